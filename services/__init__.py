@@ -1,0 +1,1 @@
+"""Kiln's processes: `api` serves, `trainer` trains, `dev` runs everything on one machine."""

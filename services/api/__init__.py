@@ -1,0 +1,1 @@
+"""Serving: FastAPI and onnxruntime. No torch."""

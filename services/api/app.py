@@ -1,0 +1,76 @@
+"""The API: `create_app(settings)`. Nothing happens at import; everything is opened and closed by the lifespan."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+from fastapi import FastAPI
+
+from services.api import errors
+from services.api.dependencies import Services
+from services.api.limits import BodyLimit
+from services.api.models import ModelPool
+from services.api.reaper import Reaper
+from services.api.routes import generate, health, jobs, models, presets
+from shared.artifacts import ArtifactStore
+from shared.broker import Broker
+from shared.errors import StoreUnavailable
+from shared.job_store import RedisJobStore
+from shared.registry import ModelRegistry
+from shared.settings import Settings, read_settings
+
+log = logging.getLogger("kiln.api")
+
+RESCAN_S = 5.0  # models are announced; a lost announcement is made up for after so long
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    settings = settings or read_settings()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        kiln = open_services(settings)
+        app.state.services = kiln
+        reaper = Reaper(kiln)
+        reaper.start()
+        watcher = asyncio.create_task(_watch_models(kiln))
+        yield
+        watcher.cancel()
+        with suppress(asyncio.CancelledError):
+            await watcher
+        await asyncio.to_thread(reaper.stop)
+
+    app = FastAPI(title="Kiln", summary="Train class-conditional GANs as durable jobs, and serve their images.",
+                  lifespan=lifespan)  # fmt: skip
+    errors.install(app)
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    for routes in (jobs, generate, models, presets, health):
+        app.include_router(routes.router)
+    return app
+
+
+def open_services(settings: Settings) -> Services:
+    registry = ModelRegistry(ArtifactStore(settings.artifact_url))
+    return Services(
+        settings=settings,
+        store=RedisJobStore(settings.redis_url),
+        broker=Broker(settings),
+        registry=registry,
+        models=ModelPool(registry, settings),
+    )
+
+
+async def _watch_models(kiln: Services) -> None:
+    """Keeps the pool in step with the registry, for as long as the API runs; no failure ends it."""
+    while True:
+        try:
+            await kiln.models.refresh()
+        except Exception:
+            log.exception("the models could not be refreshed; the old ones stay")
+        try:
+            await asyncio.to_thread(kiln.store.wait_for_announcement, RESCAN_S)
+        except StoreUnavailable:
+            await asyncio.sleep(RESCAN_S)  # files can still be looked at without Redis

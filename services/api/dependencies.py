@@ -1,0 +1,31 @@
+"""What the routes need, made once at start-up and kept on `app.state`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from services.api.models import ModelPool
+from shared.broker import Broker
+from shared.job_store import JobStore
+from shared.registry import ModelRegistry
+from shared.settings import Settings
+
+
+@dataclass(frozen=True)
+class Services:
+    settings: Settings
+    store: JobStore
+    broker: Broker
+    registry: ModelRegistry
+    models: ModelPool
+
+
+def _services(request: Request) -> Services:
+    services: Services = request.app.state.services
+    return services
+
+
+Kiln = Annotated[Services, Depends(_services)]

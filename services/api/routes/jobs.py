@@ -1,0 +1,91 @@
+"""Training jobs: submit, look at, steer."""
+
+from __future__ import annotations
+
+import csv
+import io
+from functools import partial
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi.responses import JSONResponse
+
+from services.api.dependencies import Kiln
+from services.api.schemas import JobList, JobListQuery, JobRequest, JobView, MetricsQuery, MetricsSeries, ResolvedJob
+from services.api.submission import send, submit
+from shared import jobs
+from shared.presets import resolve
+
+router = APIRouter(prefix="/jobs", tags=["jobs"])
+
+IdempotencyKey = Annotated[str | None, Header(min_length=1, max_length=255)]
+
+
+@router.post("", status_code=202, response_model=JobView, responses={200: {"model": ResolvedJob}})
+def create_job(
+    body: JobRequest, response: Response, kiln: Kiln, dry_run: bool = False, idempotency_key: IdempotencyKey = None
+) -> Any:
+    """Queues a training job. With `dry_run` it only answers what would be trained."""
+    if dry_run:
+        config = resolve(body.preset, body.overrides)
+        resolved = ResolvedJob(preset=body.preset, dataset=body.dataset, config=config)
+        return JSONResponse(resolved.model_dump(mode="json"))
+    job = submit(body, idempotency_key, kiln)
+    response.headers["Location"] = f"/jobs/{job.id}"
+    return JobView.of(job)
+
+
+@router.get("")
+def list_jobs(query: Annotated[JobListQuery, Query()], kiln: Kiln) -> JobList:
+    """Jobs, newest first."""
+    page = kiln.store.list(query.status, query.after, query.limit)
+    return JobList(data=[JobView.of(job) for job in page.jobs], has_more=page.has_more)
+
+
+@router.get("/{job_id}")
+def get_job(job_id: str, kiln: Kiln) -> JobView:
+    return JobView.of(kiln.store.get(job_id))
+
+
+@router.get("/{job_id}/metrics", response_model=MetricsSeries, responses={200: {"content": {"text/csv": {}}}})
+def get_metrics(job_id: str, query: Annotated[MetricsQuery, Query()], request: Request, kiln: Kiln) -> Any:
+    """The metrics series, one row per tick; as CSV with `Accept: text/csv`."""
+    kiln.store.get(job_id)
+    rows = kiln.store.metrics(job_id, query.after)
+    if "text/csv" in request.headers.get("accept", ""):
+        return Response(_csv(rows), media_type="text/csv")
+    return MetricsSeries(data=list(rows))
+
+
+@router.post("/{job_id}/cancel", status_code=202)
+def cancel_job(job_id: str, kiln: Kiln) -> JobView:
+    """Ends the job, wherever it is. Once it is over this changes nothing."""
+    return JobView.of(kiln.store.update(job_id, partial(jobs.ask, request="cancel")))
+
+
+@router.post("/{job_id}/pause", status_code=202)
+def pause_job(job_id: str, kiln: Kiln) -> JobView:
+    """Leaves a checkpoint and gives the worker to other jobs."""
+    return JobView.of(kiln.store.update(job_id, partial(jobs.ask, request="pause")))
+
+
+@router.post("/{job_id}/resume", status_code=202)
+def resume_job(job_id: str, kiln: Kiln) -> JobView:
+    """Goes on from the checkpoint of a paused job."""
+    job = kiln.store.update(job_id, jobs.resume)
+    return JobView.of(send(job, kiln) if job.status is jobs.JobStatus.QUEUED and job.enqueued_at is None else job)
+
+
+@router.post("/{job_id}/finish", status_code=202)
+def finish_job(job_id: str, kiln: Kiln) -> JobView:
+    """Stops training now and keeps the model so far."""
+    return JobView.of(kiln.store.update(job_id, partial(jobs.ask, request="finish")))
+
+
+def _csv(rows: Any) -> str:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    out = io.StringIO()
+    writer = csv.DictWriter(out, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()

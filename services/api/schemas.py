@@ -1,0 +1,161 @@
+"""What goes over the wire: requests as the API accepts them, answers as it gives them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from services.api.latents import MAX_SEED
+from shared.jobs import Job, JobStatus, Progress, Reason
+from shared.presets import Preset, TrainConfig
+from shared.registry import ModelManifest
+
+MAX_IMAGES = 1024
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class JobRequest(_Request):
+    """Body of POST /jobs."""
+
+    preset: Annotated[str, Field(min_length=1, max_length=100)]
+    overrides: dict[str, Any] = Field(default_factory=dict, description="Fields of the preset's config to change.")
+    dataset: Annotated[
+        str,
+        Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", description="`cifar10`, or a folder below KILN_DATASETS."),
+    ] = "cifar10"
+    name: Annotated[str | None, Field(max_length=200, description="Anything that helps you remember.")] = None
+
+
+class AliasRequest(_Request):
+    """Body of PUT /aliases/{alias}."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    model_id: Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class JobListQuery(_Request):
+    status: JobStatus | None = None
+    after: Annotated[str | None, Field(max_length=100, description="Id of the last job of the page before.")] = None
+    limit: Annotated[int, Field(ge=1, le=100)] = 20
+
+
+class MetricsQuery(_Request):
+    after: Annotated[int, Field(ge=-1, le=10**12, description="Only rows after so many images.")] = -1
+
+
+class GenerateQuery(_Request):
+    """Query of GET /generate."""
+
+    class_: Annotated[str | None, Field(alias="class", max_length=200, description="Name or number of a class.")] = None
+    n: Annotated[int, Field(ge=1, le=MAX_IMAGES, description="How many images.")] = 16
+    model: Annotated[str | None, Field(min_length=1, max_length=200, description="Id or alias.")] = None
+    seed: Annotated[int | None, Field(ge=0, le=MAX_SEED, description="Drawn and reported if absent.")] = None
+    truncation: Annotated[float | None, Field(ge=0.05, le=10, allow_inf_nan=False)] = None
+    format: Literal["png"] = "png"
+    columns: Annotated[int | None, Field(ge=1, le=MAX_IMAGES, description="Default: ceil(sqrt(n)).")] = None
+    scale: Annotated[int, Field(ge=1, le=16, description="Repeat each pixel so many times.")] = 1
+
+
+class JobView(BaseModel):
+    """A job as its user sees it."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    id: str
+    preset: str
+    name: str | None
+    dataset: str
+    status: JobStatus
+    reason: Reason | None
+    error: str | None
+    attempt: int
+    progress: Progress
+    metrics: dict[str, float]
+    config: TrainConfig
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    model_id: str | None
+    links: dict[str, str]
+
+    @classmethod
+    def of(cls, job: Job) -> JobView:
+        links = {"self": f"/jobs/{job.id}", "metrics": f"/jobs/{job.id}/metrics"}
+        if not job.is_over:
+            links |= {"cancel": f"/jobs/{job.id}/cancel"}
+        if job.model_id:
+            links |= {"model": f"/models/{job.model_id}", "generate": f"/generate?model={job.model_id}"}
+        return cls(**{name: getattr(job, name) for name in cls.model_fields if name != "links"}, links=links)
+
+
+class JobList(BaseModel):
+    data: list[JobView]
+    has_more: bool
+
+
+class MetricsSeries(BaseModel):
+    data: list[dict[str, float]]
+
+
+class ResolvedJob(BaseModel):
+    """Answer of a dry run: what would be trained."""
+
+    preset: str
+    dataset: str
+    config: TrainConfig
+
+
+class PresetView(BaseModel):
+    name: str
+    summary: str
+    parameters: dict[str, int]
+    config: TrainConfig
+    sources: dict[str, str]
+
+    @classmethod
+    def of(cls, preset: Preset) -> PresetView:
+        return cls(
+            name=preset.name, summary=preset.summary, parameters=dict(preset.parameters), config=preset.config,
+            sources=dict(preset.sources),
+        )  # fmt: skip
+
+
+class PresetList(BaseModel):
+    data: list[PresetView]
+
+
+class ModelView(BaseModel):
+    model_config = ConfigDict(protected_namespaces=())
+
+    manifest: ModelManifest
+    aliases: list[str]
+    refused: str | None  # why it is not served, if it is not
+
+
+class ModelList(BaseModel):
+    data: list[ModelView]
+
+
+class AliasView(BaseModel):
+    model_config = ConfigDict(protected_namespaces=())
+
+    alias: str
+    model_id: str
+
+
+class Health(BaseModel):
+    status: Literal["ok"] = "ok"
+
+
+class Readiness(BaseModel):
+    model_config = ConfigDict(protected_namespaces=())
+
+    status: Literal["ready"] = "ready"
+    model_id: str
+    provider: str

@@ -1,0 +1,36 @@
+"""From a request to a queued job: record first, message second."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from functools import partial
+
+from services.api.dependencies import Services
+from services.api.schemas import JobRequest
+from shared.errors import StoreUnavailable
+from shared.job_store import Idempotency
+from shared.jobs import Job, enqueued, new_job
+from shared.presets import resolve
+
+log = logging.getLogger("kiln.submission")
+
+
+def submit(request: JobRequest, idempotency_key: str | None, kiln: Services) -> Job:
+    """Stores the job, then sends it. Raises InvalidInput, IdempotencyMismatch, StoreUnavailable; then nothing is stored."""
+    config = resolve(request.preset, request.overrides)
+    make = partial(new_job, preset=request.preset, config=config, dataset=request.dataset, name=request.name)
+    digest = hashlib.sha256(request.model_dump_json().encode()).hexdigest()
+    idempotency = Idempotency(idempotency_key, digest) if idempotency_key else None
+    job, is_new = kiln.store.create(make, idempotency)
+    return send(job, kiln) if is_new else job
+
+
+def send(job: Job, kiln: Services) -> Job:
+    """Puts the job on the queue. If that fails now it is not lost: the reaper finds what was recorded and never sent."""
+    try:
+        kiln.broker.enqueue_training(job.id)
+        return kiln.store.update(job.id, enqueued)
+    except StoreUnavailable as error:
+        log.warning("job %s is recorded and will be sent later: %s", job.id, error)
+        return job

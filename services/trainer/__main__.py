@@ -1,0 +1,152 @@
+"""The training process: `python -m services.trainer train --preset tiny`, by hand or under a supervisor.
+
+By hand it prints for people and publishes the model itself. With --job it reads a job from standard input, writes one
+JSON report per line to standard output, and leaves publishing to the supervisor that started it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import json
+import os
+import signal
+import sys
+import traceback
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import TextIO
+
+from shared.errors import InvalidInput, TrainingFailed
+from shared.jobs import Job, Progress, Reason, new_job_id
+from shared.presets import PRESETS, resolve
+from shared.processes import die_with_parent
+from shared.reports import EXIT_LEFT, EventLine, FailureLine, MetricsLine, ProgressLine, ResultLine, TrainerLine
+from shared.settings import Settings, read_settings
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m services.trainer", description="Train a GAN on this machine.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    train = commands.add_parser("train", help="train a preset and publish the model")
+    train.add_argument("--preset", default="tiny", help=f"one of {', '.join(PRESETS)}")
+    train.add_argument("-o", "--override", action="append", default=[], metavar="FIELD=VALUE", help="change a value")
+    train.add_argument("--dataset", default="cifar10", help="folder below KILN_DATASETS")
+    train.add_argument("--run", default=None, help="name of the run; the name of an old one resumes it")
+    train.add_argument("--job", type=int, metavar="PARENT_PID", help="run the job that standard input describes")
+    options = parser.parse_args(arguments)
+    try:
+        settings = read_settings()
+        return _run_job(settings, options.job) if options.job else _run_by_hand(settings, options)
+    except InvalidInput as error:
+        for problem in error.problems:
+            print(f"{problem.field}: {problem.message} (got {problem.value!r})", file=sys.stderr)
+        return 2
+
+
+class StopFlag:
+    """SIGTERM: checkpoint and leave. SIGUSR1: stop now, keep the model so far. SIGTERM wins."""
+
+    def __init__(self) -> None:
+        self.value: str | None = None
+        signal.signal(signal.SIGTERM, self._on_signal)
+        signal.signal(signal.SIGUSR1, self._on_signal)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGTERM or self.value is None:
+            self.value = "leave" if number == signal.SIGTERM else "finish"
+
+
+def _run_job(settings: Settings, parent_pid: int) -> int:
+    die_with_parent(parent_pid)
+    stop = StopFlag()  # before the slow imports: a signal must never meet the default handler
+    # Standard output is the channel; what a library prints goes to the log with the rest.
+    channel = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    job = Job.model_validate_json(sys.stdin.read())
+
+    def emit(line: TrainerLine) -> None:
+        channel.write(line.model_dump_json() + "\n")
+
+    try:
+        from services.trainer.run import RunSpec, run
+
+        spec = RunSpec(job.id, job.preset, job.config, job.dataset, job.attempt)
+        return 0 if run(spec, settings, emit, lambda: stop.value) else EXIT_LEFT  # type: ignore[arg-type, return-value]
+    except Exception as error:
+        traceback.print_exc()
+        reason = _reason_of(error)
+        emit(FailureLine(reason=reason, error=str(error) if isinstance(error, TrainingFailed) else repr(error)))
+        return 1
+
+
+def _reason_of(error: Exception) -> Reason:
+    if isinstance(error, TrainingFailed):
+        return Reason(error.reason)
+    # torch's CUDA error is a RuntimeError and so is its CPU allocator's, which has no class of its own.
+    if isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error):
+        return Reason.OUT_OF_MEMORY
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return Reason.DISK_FULL
+    return Reason.ERROR
+
+
+def _run_by_hand(settings: Settings, options: argparse.Namespace) -> int:
+    config = resolve(options.preset, _parse_overrides(options.override))
+    stop = StopFlag()
+    signal.signal(signal.SIGINT, lambda number, frame: stop._on_signal(signal.SIGTERM, frame))
+    from services.trainer.run import RunSpec, run
+    from shared.artifacts import ArtifactStore
+    from shared.registry import ModelRegistry
+
+    def emit(line: TrainerLine) -> None:
+        print_line(line, sys.stderr, config.total_nimg)
+        if isinstance(line, ResultLine):
+            registry = ModelRegistry(ArtifactStore(settings.artifact_url))
+            files = {path.name: path.read_bytes() for path in sorted(Path(line.folder).iterdir())}
+            print(registry.publish(line.manifest, files).id)
+
+    spec = RunSpec(options.run or new_job_id(datetime.now(UTC)), options.preset, config, options.dataset)
+    try:
+        if run(spec, settings, emit, lambda: stop.value):  # type: ignore[arg-type, return-value]
+            return 0
+        print(f"left with a checkpoint; go on with --run {spec.run_id}", file=sys.stderr)
+        return EXIT_LEFT
+    except TrainingFailed as error:
+        print(f"{error.reason}: {error}", file=sys.stderr)
+        return 1
+
+
+def print_line(line: TrainerLine, out: TextIO, total_nimg: int) -> None:
+    """A report as one line for people."""
+    match line:
+        case ProgressLine():
+            progress = Progress.at(line.images_seen, total_nimg, line.images_per_second)
+            text = f"{progress.fraction:6.1%}  {line.images_per_second:,.0f} images/s  {progress.eta_seconds or 0:,.0f} s left"
+        case MetricsLine():
+            text = "  ".join(f"{name} {value:.4g}" for name, value in line.row.items())
+        case EventLine():
+            text = line.event.message
+        case ResultLine():
+            text = f"model {line.manifest.id}: parity {line.manifest.parity.max_abs_difference:.2g}"
+        case FailureLine():
+            text = f"{line.reason}: {line.error}"
+    print(text, file=out, flush=True)
+
+
+def _parse_overrides(pairs: list[str]) -> dict[str, object]:
+    overrides: dict[str, object] = {}
+    for pair in pairs:
+        field, separator, text = pair.partition("=")
+        if not separator:
+            raise InvalidInput.of("override", pair, "expected FIELD=VALUE")
+        try:
+            overrides[field] = json.loads(text)
+        except ValueError:
+            overrides[field] = text
+    return overrides
+
+
+if __name__ == "__main__":
+    sys.exit(main())

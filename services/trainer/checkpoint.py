@@ -1,0 +1,58 @@
+"""Checkpoints: the whole state of a run in one object, with a digest, the last two of each run kept."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from shared.artifacts import ArtifactStore
+from shared.errors import CorruptArtifact
+
+KEPT = 2
+_MAGIC = b"KILNCKP1"
+_DIGEST_BYTES = hashlib.sha256().digest_size
+
+
+class Checkpoints:
+    """The checkpoints of one run. Names are `<attempt>-<images seen>`, so that they sort by age."""
+
+    def __init__(self, artifacts: ArtifactStore, run_id: str, attempt: int) -> None:
+        self._artifacts, self._attempt = artifacts, attempt
+        self._prefix = f"jobs/{run_id}/checkpoints"
+
+    def save(self, nimg: int, state: dict[str, Any]) -> None:
+        """Stores a checkpoint atomically, then drops the oldest beyond KEPT."""
+        self._artifacts.write(f"{self._prefix}/{self._attempt:04d}-{nimg:012d}.ckpt", pack(state))
+        for name in self._artifacts.list(self._prefix)[:-KEPT]:
+            self._artifacts.delete(f"{self._prefix}/{name}")
+
+    def load_newest(self, on_corrupt: Callable[[str, str], None]) -> dict[str, Any] | None:
+        """The newest checkpoint that is whole, or None. `on_corrupt(name, why)` hears of each that is not."""
+        for name in reversed(self._artifacts.list(self._prefix)):
+            try:
+                return unpack(self._artifacts.read(f"{self._prefix}/{name}"))
+            except CorruptArtifact as error:
+                on_corrupt(name, str(error))
+                # Dropped, or the next save would count it as one of the two to keep.
+                self._artifacts.delete(f"{self._prefix}/{name}")
+        return None
+
+
+def pack(state: dict[str, Any]) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    payload = buffer.getvalue()
+    return _MAGIC + hashlib.sha256(payload).digest() + payload
+
+
+def unpack(data: bytes) -> dict[str, Any]:
+    """Raises CorruptArtifact when the bytes are not exactly what `pack` made."""
+    start = len(_MAGIC) + _DIGEST_BYTES
+    if data[: len(_MAGIC)] != _MAGIC or hashlib.sha256(data[start:]).digest() != data[len(_MAGIC) : start]:
+        raise CorruptArtifact(f"{len(data)} bytes that are no whole checkpoint")
+    state: dict[str, Any] = torch.load(io.BytesIO(data[start:]), map_location="cpu", weights_only=True)
+    return state

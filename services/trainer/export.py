@@ -1,0 +1,85 @@
+"""From a torch generator to an ONNX graph that computes the same images, with the proof."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import warnings
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from torch import Tensor, nn
+
+from shared.errors import ParityFailed
+from shared.presets import TrainConfig
+from shared.registry import Parity
+
+PARITY_BATCH_SIZES = (1, 2, 37)  # one, the smallest real batch, and an odd one that no kernel is tuned for
+PARITY_LIMIT = 1e-4  # of a range of 2; half a step of an 8-bit pixel is 39 times that
+
+
+class _Graph(nn.Module):
+    """The signature every model has: z [N, latent] float32, labels [N] int64 -> images [N, 3, 32, 32] in [-1, 1]."""
+
+    def __init__(self, generator: nn.Module) -> None:
+        super().__init__()
+        self.generator = generator
+
+    def forward(self, z: Tensor, labels: Tensor) -> Tensor:
+        images: Tensor = self.generator(z, labels)
+        return images
+
+
+def export_generator(generator: nn.Module, config: TrainConfig) -> bytes:
+    """ONNX bytes of the generator in evaluation mode, with a dynamic batch; labels are an input even if unused."""
+    network = copy.deepcopy(generator).cpu().eval().to(memory_format=torch.contiguous_format)
+    batch = torch.export.Dim("batch", min=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's remarks about its own internals
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        program = torch.onnx.export(
+            _Graph(network),
+            (torch.randn(2, config.latent_dim), torch.zeros(2, dtype=torch.int64)),
+            input_names=["z", "labels"],
+            output_names=["images"],
+            dynamic_shapes={"z": {0: batch}, "labels": {0: batch}},
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None
+    return _without_provenance(program.model_proto).SerializeToString()
+
+
+def check_parity(graph: bytes, generator: nn.Module, config: TrainConfig, num_classes: int) -> Parity:
+    """Runs both on the same inputs, on the CPU. Raises ParityFailed above PARITY_LIMIT, or when an image is not finite."""
+    network = copy.deepcopy(generator).cpu().eval().to(memory_format=torch.contiguous_format)
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    rng = torch.Generator().manual_seed(0)
+    worst = 0.0
+    for size in PARITY_BATCH_SIZES:
+        z = torch.randn(size, config.latent_dim, generator=rng)
+        labels = torch.arange(size) % num_classes
+        with torch.no_grad():
+            expected = network(z, labels).numpy()
+        (actual,) = session.run(["images"], {"z": z.numpy(), "labels": labels.numpy()})
+        difference = float(np.abs(np.asarray(actual) - expected).max())
+        worst = max(worst, difference) if np.isfinite(difference) else float("inf")
+    if worst > PARITY_LIMIT:
+        raise ParityFailed(f"ONNX and torch differ by {worst:.3g} where {PARITY_LIMIT:g} is allowed")
+    return Parity(max_abs_difference=worst, batch_sizes=PARITY_BATCH_SIZES)
+
+
+def _without_provenance(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Drops the stack traces that the exporter writes into every node: they name files of the machine it ran on."""
+    del model.metadata_props[:]
+    for graph in (model.graph, *model.functions):
+        del graph.metadata_props[:]
+        graph.doc_string = ""
+        for node in graph.node:
+            del node.metadata_props[:]
+            node.doc_string = ""
+    for value in (*model.graph.value_info, *model.graph.input, *model.graph.output, *model.graph.initializer):
+        del value.metadata_props[:]
+    return model

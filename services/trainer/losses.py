@@ -1,0 +1,54 @@
+"""Adversarial losses: scores [N] in, losses per sample [N] out. Pure; the loop averages them.
+
+Every discriminator loss is one that the discriminator *minimises*, with the sign of the paper that is named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The two players' losses, and where the discriminator draws the line between real and fake."""
+
+    discriminator: Callable[[Tensor, Tensor], Tensor]  # (real scores, fake scores) -> [N]
+    generator: Callable[[Tensor], Tensor]  # fake scores -> [N]
+    threshold: Callable[[Tensor, Tensor], Tensor]  # scores above it count as "real"
+
+
+def _zero(real: Tensor, fake: Tensor) -> Tensor:
+    return torch.zeros((), device=real.device)
+
+
+def _midpoint(real: Tensor, fake: Tensor) -> Tensor:
+    # A critic's scores mean nothing by themselves, only their differences do.
+    return (real.mean() + fake.mean()) / 2
+
+
+LOSSES: dict[str, Loss] = {
+    # Arjovsky et al. 2017, arXiv:1701.07875, eq. 2-3, with the sign of Gulrajani et al. 2017, algorithm 1, line 7.
+    "wasserstein": Loss(lambda real, fake: fake - real, lambda fake: -fake, _midpoint),
+    # Lim and Ye 2017, arXiv:1705.02894; Miyato et al. 2018, arXiv:1802.05957, eq. 16-17.
+    "hinge": Loss(lambda real, fake: F.relu(1 - real) + F.relu(1 + fake), lambda fake: -fake, _zero),
+    # Goodfellow et al. 2014, arXiv:1406.2661, eq. 1, on logits; the generator's is the non-saturating one of section 3.
+    # Mean of the real and the fake half, as Keras prints it: log 2 = 0.693 for a discriminator that knows nothing.
+    "bce": Loss(lambda real, fake: (F.softplus(-real) + F.softplus(fake)) / 2, lambda fake: F.softplus(-fake), _zero),
+}
+
+
+def gradient_penalty(discriminator: nn.Module, real: Tensor, fake: Tensor, labels: Tensor, mix: Tensor) -> Tensor:
+    """(||grad D(x)|| - 1)^2 at points between real and fake; Gulrajani et al. 2017, arXiv:1704.00028, eq. 3. -> [N]
+
+    `mix` [N] in [0, 1] says where between them: 1 is the real image. Differentiable in D's weights.
+    """
+    weight = mix[:, None, None, None]
+    between = (weight * real + (1 - weight) * fake).detach().requires_grad_()
+    scores = discriminator(between, labels)
+    (gradient,) = torch.autograd.grad(scores.sum(), between, create_graph=True)  # [N, C, H, W]
+    return (gradient.float().flatten(1).norm(2, dim=1) - 1) ** 2

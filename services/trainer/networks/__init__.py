@@ -1,0 +1,30 @@
+"""Generators `(z [N, latent], labels [N]) -> images [N, 3, 32, 32]`, discriminators `(images, labels) -> scores [N]`.
+
+Unconditional networks take the labels too and ignore them, so that nothing else has to ask which kind it has.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from services.trainer.networks import dcgan, resnet
+from shared.presets import TrainConfig
+
+IMAGE_SIZE = 32  # pixels, both ways; every network here is built for it
+IMAGE_CHANNELS = 3
+
+_FAMILIES = {
+    "dcgan": (dcgan.Generator, dcgan.Discriminator),
+    "resnet": (resnet.Generator, resnet.Discriminator),
+}
+
+
+def build_networks(config: TrainConfig, num_classes: int) -> tuple[nn.Module, nn.Module]:
+    """Freshly initialised generator and discriminator, drawn from torch's global generator."""
+    generator, discriminator = _FAMILIES[config.architecture]
+    classes = num_classes if config.conditional else None
+    return generator(config, classes), discriminator(config, classes)
+
+
+def count_parameters(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())

@@ -1,0 +1,78 @@
+"""The networks of report 1: DCGAN's shapes (Radford et al. 2016, arXiv:1511.06434) at 32 pixels, without biases.
+
+The unconditional ones are the report's, weight for weight. Conditional, the generator's batch norms look up scale and
+shift by class, and the discriminator adds a filter per class to its last layer, which is the projection of Miyato and
+Koyama (arXiv:1802.05637, eq. 3) onto the last feature map.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+from torch import Tensor, nn
+
+from services.trainer.networks.conditioning import ConditionalBatchNorm2d, add_spectral_norm
+from shared.presets import TrainConfig
+
+LEAKY_SLOPE = 0.2
+WEIGHT_STD = 0.02  # DCGAN, section 4
+
+
+class Generator(nn.Module):
+    """z -> 4x4 -> 8x8 -> ... -> 32x32, transposed convolutions of 4x4; batch norm and ReLU between, tanh at the end."""
+
+    def __init__(self, config: TrainConfig, num_classes: int | None) -> None:
+        super().__init__()
+        channels = config.g_channels
+        self.convolutions = nn.ModuleList([nn.ConvTranspose2d(config.latent_dim, channels[0], 4, 1, 0, bias=False)])
+        for c_in, c_out in zip(channels, (*channels[1:], 3), strict=True):
+            self.convolutions.append(nn.ConvTranspose2d(c_in, c_out, 4, 2, 1, bias=False))
+        self.norms = nn.ModuleList(ConditionalBatchNorm2d(c, num_classes) for c in channels)
+        initialize(self)
+
+    def forward(self, z: Tensor, labels: Tensor) -> Tensor:
+        x = z[:, :, None, None]  # [N, latent] -> [N, latent, 1, 1]
+        for convolution, norm in zip(self.convolutions, self.norms, strict=False):
+            x = norm(convolution(x), labels).relu()
+        return cast(Tensor, self.convolutions[-1](x)).tanh()
+
+
+class Discriminator(nn.Module):
+    """32x32 -> ... -> 4x4 -> one score per image; batch norm on all but the first and last layer, LeakyReLU 0.2.
+
+    With `spectral_norm` every weight is normalised instead, as in SNGAN (arXiv:1802.05957), and there is no batch norm.
+    """
+
+    def __init__(self, config: TrainConfig, num_classes: int | None) -> None:
+        super().__init__()
+        channels = config.d_channels
+        self.convolutions = nn.ModuleList(
+            nn.Conv2d(c_in, c_out, 4, 2, 1, bias=False) for c_in, c_out in zip((3, *channels), channels, strict=False)
+        )
+        norms = (nn.Identity() if config.spectral_norm else nn.BatchNorm2d(c) for c in channels[1:])
+        self.norms = nn.ModuleList([nn.Identity(), *norms])
+        self.score = nn.Conv2d(channels[-1], 1, 4, 1, 0, bias=False)
+        initialize(self)
+        self.class_filters = None
+        if num_classes is not None:
+            self.class_filters = nn.Embedding(num_classes, channels[-1] * 4 * 4)
+            nn.init.normal_(self.class_filters.weight, 0.0, WEIGHT_STD)
+        self.activation = nn.LeakyReLU(LEAKY_SLOPE)
+        if config.spectral_norm:
+            add_spectral_norm(self)
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        x = images
+        for convolution, norm in zip(self.convolutions, self.norms, strict=True):
+            x = self.activation(norm(convolution(x)))
+        score = cast(Tensor, self.score(x)).flatten()  # [N, C, 4, 4] -> [N]
+        if self.class_filters is not None:
+            score = score + (self.class_filters(labels) * x.flatten(1)).sum(1)
+        return score
+
+
+def initialize(network: nn.Module) -> None:
+    """DCGAN's initial weights: N(0, 0.02) for convolutions; batch norm keeps torch's ones and zeros."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.normal_(module.weight, 0.0, WEIGHT_STD)

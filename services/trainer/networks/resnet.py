@@ -1,0 +1,107 @@
+"""Small residual networks in the manner of SNGAN with projection (Miyato et al. 2018, arXiv:1802.05957, 1802.05637).
+
+The generator doubles the resolution in each block from 4x4 to 32x32; the discriminator halves it. Class by conditional
+batch norm and by projection.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from services.trainer.networks.conditioning import ConditionalBatchNorm2d, add_spectral_norm
+from shared.presets import TrainConfig
+
+
+class GeneratorBlock(nn.Module):
+    """Norm, ReLU, upsample, convolve; norm, ReLU, convolve; plus an upsampled shortcut. [N, C, H, W] -> [N, C', 2H, 2W]."""
+
+    def __init__(self, c_in: int, c_out: int, num_classes: int | None) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = ConditionalBatchNorm2d(c_in, num_classes), ConditionalBatchNorm2d(c_out, num_classes)
+        self.conv1, self.conv2 = nn.Conv2d(c_in, c_out, 3, padding=1), nn.Conv2d(c_out, c_out, 3, padding=1)
+        self.shortcut = nn.Conv2d(c_in, c_out, 1)
+
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        h = F.interpolate(self.norm1(x, labels).relu(), scale_factor=2.0, mode="nearest")
+        h = self.conv2(self.norm2(self.conv1(h), labels).relu())
+        # A 1x1 convolution and nearest upsampling commute; this order does a quarter of the work.
+        return h + F.interpolate(self.shortcut(x), scale_factor=2.0, mode="nearest")
+
+
+class Generator(nn.Module):
+    """z -> 4x4 -> a block per doubling -> 32x32, tanh."""
+
+    def __init__(self, config: TrainConfig, num_classes: int | None) -> None:
+        super().__init__()
+        channels = config.g_channels
+        self.first_channels = channels[0]
+        self.linear = nn.Linear(config.latent_dim, channels[0] * 4 * 4)
+        self.blocks = nn.ModuleList(
+            GeneratorBlock(c_in, c_out, num_classes) for c_in, c_out in zip(channels, channels[1:], strict=False)
+        )
+        self.norm = nn.BatchNorm2d(channels[-1])
+        self.to_rgb = nn.Conv2d(channels[-1], 3, 3, padding=1)
+        initialize(self)
+
+    def forward(self, z: Tensor, labels: Tensor) -> Tensor:
+        x = self.linear(z).view(-1, self.first_channels, 4, 4)  # [N, latent] -> [N, C, 4, 4]
+        for block in self.blocks:
+            x = block(x, labels)
+        return cast(Tensor, self.to_rgb(self.norm(x).relu())).tanh()
+
+
+class DiscriminatorBlock(nn.Module):
+    """(ReLU) convolve, ReLU, convolve, halve; plus a halved shortcut. [N, C, H, W] -> [N, C', H/2, W/2]."""
+
+    def __init__(self, c_in: int, c_out: int, *, is_first: bool) -> None:
+        super().__init__()
+        self.is_first = is_first  # the first block sees pixels, which a ReLU would cut
+        self.conv1, self.conv2 = nn.Conv2d(c_in, c_out, 3, padding=1), nn.Conv2d(c_out, c_out, 3, padding=1)
+        self.shortcut = nn.Conv2d(c_in, c_out, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv1(x if self.is_first else x.relu())
+        h = F.avg_pool2d(self.conv2(h.relu()), 2)
+        return cast(Tensor, h + self.shortcut(F.avg_pool2d(x, 2)))
+
+
+class Discriminator(nn.Module):
+    """A block per halving, ReLU, sum over pixels, then score + class projection. [N, 3, 32, 32] -> [N]."""
+
+    def __init__(self, config: TrainConfig, num_classes: int | None) -> None:
+        super().__init__()
+        channels = config.d_channels
+        self.blocks = nn.ModuleList(
+            DiscriminatorBlock(c_in, c_out, is_first=c_in == 3)
+            for c_in, c_out in zip((3, *channels), channels, strict=False)
+        )
+        self.score = nn.Linear(channels[-1], 1)
+        self.class_embedding = None if num_classes is None else nn.Embedding(num_classes, channels[-1])
+        initialize(self)
+        if config.spectral_norm:
+            add_spectral_norm(self)
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        x = images
+        for block in self.blocks:
+            x = block(x)
+        features = x.relu().sum((2, 3))  # [N, C, H, W] -> [N, C]
+        score = cast(Tensor, self.score(features)).flatten()
+        if self.class_embedding is not None:
+            score = score + (self.class_embedding(labels) * features).sum(1)
+        return score
+
+
+def initialize(network: nn.Module) -> None:
+    """Orthogonal weights and zero biases, as in BigGAN (Brock et al. 2019, arXiv:1809.11096, appendix C)."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.orthogonal_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    if isinstance(network, Discriminator) and network.class_embedding is not None:
+        torch.nn.init.orthogonal_(network.class_embedding.weight)

@@ -1,0 +1,165 @@
+"""One training run from data set to exported model: what a job does, and what the command line does by hand."""
+
+from __future__ import annotations
+
+import io
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from services.trainer import training_loop as loop
+from services.trainer.checkpoint import Checkpoints
+from services.trainer.data import ImageDataset, load_dataset
+from services.trainer.export import check_parity, export_generator
+from services.trainer.sampling import reestimate_batch_norm, sample_grid
+from services.trainer.training_state import TrainState
+from shared.artifacts import ArtifactStore
+from shared.errors import BadConfig
+from shared.jobs import Event
+from shared.presets import TrainConfig
+from shared.registry import GENERATOR_FILE, PREVIEW_FILE, ModelManifest, model_id_of
+from shared.reports import EventLine, MetricsLine, ProgressLine, ResultLine, TrainerLine
+from shared.settings import Settings
+
+EXPORT_NORM_IMAGES = 4096  # batch statistics of the exported model are averages over so many
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """What to train, and under which name."""
+
+    run_id: str
+    preset: str
+    config: TrainConfig
+    dataset: str
+    attempt: int = 1
+
+
+def run(
+    spec: RunSpec,
+    settings: Settings,
+    emit: Callable[[TrainerLine], None],
+    should_stop: Callable[[], loop.Stop | None],
+) -> bool:
+    """Trains, going on from the last checkpoint if there is one, and exports. False: it was told to leave before the end.
+
+    Raises TrainingFailed, MemoryError, OSError.
+    """
+    device = pick_device(settings)
+    artifacts = ArtifactStore(settings.artifact_url)
+    checkpoints = Checkpoints(artifacts, spec.run_id, spec.attempt)
+    dataset = load_dataset(settings.dataset_root, spec.dataset).to(device)
+    state = TrainState(spec.config, len(dataset.classes), device)
+    _tell(emit, "started", f"{len(dataset):,} images of {len(dataset.classes)} classes, on {device_name(device)}")
+    _restore(state, checkpoints, emit)
+
+    started_s = time.monotonic() - state.wall_seconds
+
+    def on_report(report: loop.Report) -> None:
+        state.wall_seconds = time.monotonic() - started_s
+        match report:
+            case loop.ProgressReport(nimg, images_per_second):
+                emit(ProgressLine(images_seen=nimg, images_per_second=images_per_second))
+            case loop.MetricsReport(row):
+                emit(MetricsLine(row=row))
+            case loop.SamplesReport(nimg, images):
+                key = f"jobs/{spec.run_id}/samples/{nimg:012d}.png"
+                artifacts.write(key, grid_png(images))
+                _tell(emit, "sample", f"sample grid after {nimg:,} images", nimg=nimg, key=key)
+            case loop.CheckpointReport(saved):
+                checkpoints.save(saved.cur_nimg, saved.state_dict())
+                _tell(emit, "checkpoint", f"checkpoint after {saved.cur_nimg:,} images", nimg=saved.cur_nimg)
+
+    if loop.train(state, dataset, on_report, should_stop) == "leave":
+        return False
+    _tell(emit, "exporting", "training is done; exporting to ONNX")
+    emit(export(spec, state, dataset, settings))
+    return True
+
+
+def export(spec: RunSpec, state: TrainState, dataset: ImageDataset, settings: Settings) -> ResultLine:
+    """Writes the model's files into a folder of the run and describes them. Raises ParityFailed."""
+    config = spec.config
+    reestimate_batch_norm(state.ema, config, len(dataset.classes), EXPORT_NORM_IMAGES)
+    graph = export_generator(state.ema, config)
+    parity = check_parity(graph, state.ema, config, len(dataset.classes))
+    folder = run_folder(settings, spec.run_id) / "export"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / GENERATOR_FILE).write_bytes(graph)
+    (folder / PREVIEW_FILE).write_bytes(grid_png(sample_grid(state.ema, config, dataset, reestimate=False)))
+    manifest = ModelManifest(
+        id=model_id_of(spec.run_id, spec.preset),
+        job_id=spec.run_id,
+        created_at=datetime.now(UTC),
+        preset=spec.preset,
+        config=config,
+        dataset=spec.dataset,
+        classes=dataset.classes,
+        latent_dim=config.latent_dim,
+        conditional=config.conditional,
+        parity=parity,
+        images_seen=state.cur_nimg,
+        device=device_name(state.device),
+        wall_seconds=round(state.wall_seconds, 1),
+    )
+    return ResultLine(manifest=manifest, folder=str(folder))
+
+
+def pick_device(settings: Settings) -> torch.device:
+    """CUDA if there is any, else the CPU with the threads of the settings. Raises BadConfig if CUDA is required."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if settings.require_cuda:
+        raise BadConfig("KILN_REQUIRE_CUDA is set and torch sees no CUDA device")
+    torch.set_num_threads(settings.threads or os.cpu_count() or 1)
+    return torch.device("cpu")
+
+
+def device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} threads"
+
+
+def run_folder(settings: Settings, run_id: str) -> Path:
+    """Scratch space of a run on this machine: its log and its export. Nothing in it is needed to go on elsewhere."""
+    return settings.data / "work" / run_id
+
+
+def grid_png(images: Tensor) -> bytes:
+    """PNG of images [N, 3, H, W] uint8, ten to a row."""
+    count, _, height, width = images.shape
+    columns = min(10, count)
+    rows = -(-count // columns)
+    sheet = torch.zeros(rows * columns, 3, height, width, dtype=torch.uint8)
+    sheet[:count] = images
+    pixels = sheet.view(rows, columns, 3, height, width).permute(0, 3, 1, 4, 2).reshape(rows * height, columns * width, 3)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels.numpy()).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _restore(state: TrainState, checkpoints: Checkpoints, emit: Callable[[TrainerLine], None]) -> None:
+    def on_corrupt(name: str, why: str) -> None:
+        _tell(emit, "warning", f"checkpoint {name} is damaged and was passed over: {why}", checkpoint=name)
+
+    saved = checkpoints.load_newest(on_corrupt)
+    if saved is None:
+        return
+    state.load_state_dict(saved)
+    # What was trained beyond the checkpoint is trained again; what was reported up to it stands, and is told again
+    # in case the last worker died before it could pass it on.
+    for row in state.metrics:
+        emit(MetricsLine(row=row))
+    _tell(emit, "resumed", f"going on after {state.cur_nimg:,} images", nimg=state.cur_nimg)
+
+
+def _tell(emit: Callable[[TrainerLine], None], kind: str, message: str, **data: object) -> None:
+    emit(EventLine(event=Event(kind=kind, message=message, data=data)))

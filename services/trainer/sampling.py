@@ -1,0 +1,63 @@
+"""Drawing from a generator: batch statistics put right, and the sample grid of a run."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from services.trainer.augment import to_bytes
+from services.trainer.data import ImageDataset
+from shared.presets import TrainConfig
+
+GRID_IMAGES = 100  # ten rows of ten; one class per row where there are ten
+BATCH = 64
+
+
+def sample_grid(
+    generator: nn.Module, config: TrainConfig, dataset: ImageDataset, *, reestimate: bool = True
+) -> Tensor:
+    """GRID_IMAGES images [100, 3, H, W] uint8 on the CPU, of the same latents whenever it is called in a run.
+
+    Classes go round-robin by rows. Leaves torch's global random state as it was.
+    """
+    device = next(generator.parameters()).device
+    if reestimate:
+        reestimate_batch_norm(generator, config, len(dataset.classes), images=10 * BATCH)
+    z = torch.randn(GRID_IMAGES, config.latent_dim, generator=_own_generator(config, "grid")).to(device)
+    labels = (torch.arange(GRID_IMAGES) // 10 % len(dataset.classes)).to(device)
+    generator.eval()
+    with torch.no_grad():
+        images = torch.cat([generator(*pair) for pair in zip(z.split(BATCH), labels.split(BATCH), strict=True)])
+    return to_bytes(images).cpu()
+
+
+def reestimate_batch_norm(generator: nn.Module, config: TrainConfig, num_classes: int, images: int) -> None:
+    """Replaces the running statistics of all batch norms by plain averages over `images` fresh images.
+
+    Averaged weights never saw a batch of their own, so statistics copied from the trained network do not fit them
+    (Brock et al. 2019, arXiv:1809.11096, appendix C: "standing statistics").
+    """
+    norms = [module for module in generator.modules() if isinstance(module, nn.BatchNorm2d)]
+    if not norms:
+        return
+    device = next(generator.parameters()).device
+    rng = _own_generator(config, "norm")
+    momenta = [norm.momentum for norm in norms]
+    generator.train()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # torch's word for a cumulative average
+    with torch.no_grad():
+        for _ in range(images // BATCH):
+            z = torch.randn(BATCH, config.latent_dim, generator=rng)
+            labels = torch.randint(0, num_classes, (BATCH,), generator=rng)
+            generator(z.to(device), labels.to(device))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    generator.eval()
+
+
+def _own_generator(config: TrainConfig, purpose: str) -> torch.Generator:
+    """A random source of its own, so that looking at a run does not change it."""
+    offset = {"grid": 1, "norm": 2}[purpose]
+    return torch.Generator().manual_seed((config.seed + offset) % 2**63)

@@ -1,0 +1,37 @@
+"""The Celery worker: takes a job's id from the queue and hands it to the supervisor. Imports no torch.
+
+Started with `python -m celery -A services.trainer.tasks worker --pool threads --concurrency 1`: one job at a time, in a
+thread of the main process, so that SIGTERM reaches the supervisor and no process lies between it and the trainer.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import Any
+
+from celery.signals import worker_shutting_down
+
+from services.trainer.supervisor import Supervisor
+from shared.artifacts import ArtifactStore
+from shared.broker import TRAINING_TASK, make_celery
+from shared.job_store import RedisJobStore
+from shared.registry import ModelRegistry
+from shared.settings import read_settings
+
+logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+settings = read_settings()
+app = make_celery(settings)
+_leaving = threading.Event()
+
+
+@worker_shutting_down.connect  # type: ignore[untyped-decorator]
+def _on_shutdown(**_: Any) -> None:
+    _leaving.set()
+
+
+@app.task(name=TRAINING_TASK)  # type: ignore[untyped-decorator]
+def train(job_id: str) -> None:
+    registry = ModelRegistry(ArtifactStore(settings.artifact_url))
+    Supervisor(RedisJobStore(settings.redis_url), registry, settings, _leaving).supervise(job_id)

@@ -1,0 +1,194 @@
+"""The training loop: discriminator steps, a generator step, averaging, tick.
+
+It knows nothing of files, jobs or Redis: it talks outward through `report(...)` and `should_stop()` only.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from services.trainer.augment import augment
+from services.trainer.data import ImageDataset, Sampler
+from services.trainer.losses import LOSSES, gradient_penalty
+from services.trainer.sampling import sample_grid
+from services.trainer.training_state import SUMMED, TrainState
+from shared.errors import Diverged
+from shared.presets import TrainConfig
+
+PROGRESS_EVERY_S = 1.0
+
+Stop = Literal["leave", "finish"]  # leave: checkpoint, somebody goes on later; finish: keep the model so far
+
+
+@dataclass(frozen=True)
+class ProgressReport:
+    nimg: int
+    images_per_second: float
+
+
+@dataclass(frozen=True)
+class MetricsReport:
+    row: dict[str, float]
+
+
+@dataclass(frozen=True)
+class SamplesReport:
+    nimg: int
+    images: Tensor  # uint8 [N, 3, H, W] on the CPU, N = 100
+
+
+@dataclass(frozen=True)
+class CheckpointReport:
+    state: TrainState
+
+
+Report = ProgressReport | MetricsReport | SamplesReport | CheckpointReport
+
+
+def train(
+    state: TrainState,
+    dataset: ImageDataset,
+    report: Callable[[Report], None],
+    should_stop: Callable[[], Stop | None],
+) -> Literal["leave", "done"]:
+    """Trains `state` in place until its budget is spent or it is told to stop.
+
+    Reports progress about once a second; metrics, samples and checkpoints where the config says. Ends with a
+    checkpoint in any case. Raises Diverged when a loss is no longer finite.
+    """
+    config = state.config
+    sampler = Sampler(len(dataset), config.seed)
+    nimg_per_iteration = config.n_critic * config.batch_size
+    speed = _Speedometer(state.cur_nimg)
+    last_checkpoint_s = last_progress_s = time.monotonic()
+    if state.cur_nimg == 0:
+        report(SamplesReport(0, sample_grid(state.ema, config, dataset)))
+
+    while (stop := should_stop()) is None and state.cur_nimg < config.total_nimg:
+        # Step: n_critic times the discriminator, once the generator.
+        lr = state.set_learning_rates()
+        for step in range(config.n_critic):
+            chosen = sampler.batch(state.cur_nimg + step * config.batch_size, config.batch_size)
+            chosen = chosen.to(dataset.images.device, non_blocking=True)
+            discriminator_step(state, augment(dataset.images[chosen], config), dataset.labels[chosen])
+        generator_step(state, len(dataset.classes))
+        before, state.cur_nimg = state.cur_nimg, state.cur_nimg + nimg_per_iteration
+        state.update_ema(nimg_per_iteration)
+        is_last = state.cur_nimg >= config.total_nimg
+
+        # Tick: the sums become a row; this is the only place that waits for the device.
+        if is_last or _crosses(before, state.cur_nimg, config.tick_nimg):
+            report(MetricsReport(close_tick(state, lr)))
+        now_s = time.monotonic()
+        if is_last or now_s - last_progress_s >= PROGRESS_EVERY_S:
+            last_progress_s = now_s
+            report(ProgressReport(state.cur_nimg, speed.measure(state.cur_nimg)))
+
+        # Snapshot: a sample grid and a checkpoint; checkpoints by the clock as well.
+        is_snapshot = is_last or _crosses(before, state.cur_nimg, config.snapshot_nimg)
+        if is_snapshot:
+            report(SamplesReport(state.cur_nimg, sample_grid(state.ema, config, dataset)))
+        if is_snapshot or now_s - last_checkpoint_s >= config.checkpoint_every_s:
+            report(CheckpointReport(state))
+            last_checkpoint_s = time.monotonic()
+
+    if stop is not None and state.cur_nimg < config.total_nimg:
+        report(CheckpointReport(state))
+    return "leave" if stop == "leave" else "done"
+
+
+def discriminator_step(state: TrainState, real: Tensor, labels: Tensor) -> None:
+    """One step of D on a batch of real images [N, 3, H, W] in [-1, 1] and as many fake ones of the same classes."""
+    config, loss = state.config, LOSSES[state.config.loss]
+    with torch.no_grad():
+        z = torch.randn(len(real), config.latent_dim, device=state.device)
+        fake = state.generator(z, labels)
+    real_scores, fake_scores = score_pair(state.discriminator, real, fake, labels)
+    losses = loss.discriminator(real_scores, fake_scores)
+    penalty = torch.zeros((), device=state.device)
+    if config.gp_weight:
+        mix = torch.rand(len(real), device=state.device)
+        penalty = gradient_penalty(state.discriminator, real, fake, labels, mix).mean()
+        # A compiled or captured path that lost the second derivative would train on without a penalty.
+        assert penalty.requires_grad
+    state.opt_d.zero_grad(set_to_none=True)
+    (losses.mean() + config.gp_weight * penalty).backward()
+    state.opt_d.step()
+
+    with torch.no_grad():
+        threshold = loss.threshold(real_scores, fake_scores)
+        accuracies = (real_scores > threshold).double().mean(), (fake_scores <= threshold).double().mean()
+        _add_to_sums(state, 1 / config.n_critic, loss_d=losses.mean(), gradient_penalty=penalty,
+                     d_accuracy_real=accuracies[0], d_accuracy_fake=accuracies[1])
+
+
+def score_pair(discriminator: nn.Module, real: Tensor, fake: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Scores of real and fake images [N] each, in one call where that changes nothing."""
+    # Batch norm would mix the statistics of the two halves; spectral norm allows but one call per step.
+    if any(isinstance(module, nn.BatchNorm2d) for module in discriminator.modules()):
+        return discriminator(real, labels), discriminator(fake, labels)
+    scores = discriminator(torch.cat([real, fake]), torch.cat([labels, labels]))
+    real_scores, fake_scores = scores.chunk(2)
+    return real_scores, fake_scores
+
+
+def generator_step(state: TrainState, num_classes: int) -> None:
+    """One step of G on fresh latents and classes drawn evenly."""
+    config = state.config
+    z = torch.randn(config.batch_size, config.latent_dim, device=state.device)
+    labels = torch.randint(0, num_classes, (config.batch_size,), device=state.device)
+    state.discriminator.requires_grad_(False)  # its gradients would be thrown away
+    losses = LOSSES[config.loss].generator(state.discriminator(state.generator(z, labels), labels))
+    state.opt_g.zero_grad(set_to_none=True)
+    losses.mean().backward()
+    state.opt_g.step()
+    state.discriminator.requires_grad_(True)
+    _add_to_sums(state, 1.0, loss_g=losses.mean().detach())
+    state.steps_summed += 1
+
+
+def close_tick(state: TrainState, lr: float) -> dict[str, float]:
+    """Turns the sums since the last tick into a row of the metrics series, and starts anew.
+
+    Raises Diverged when a mean is not finite.
+    """
+    means = (state.sums / state.steps_summed).tolist()
+    row = {"nimg": state.cur_nimg, **dict(zip(SUMMED, means, strict=True)), "lr": lr}
+    if not torch.isfinite(state.sums).all():
+        wrong = ", ".join(f"{name} is {row[name]}" for name in SUMMED if row[name] - row[name] != 0)
+        raise Diverged(f"{wrong} after {state.cur_nimg} images; a lower learning rate usually helps")
+    if not state.config.gp_weight:
+        del row["gradient_penalty"]
+    state.metrics.append(row)
+    state.sums.zero_()
+    state.steps_summed = 0
+    return row
+
+
+def _add_to_sums(state: TrainState, weight: float, **values: Tensor) -> None:
+    for name, value in values.items():
+        state.sums[SUMMED.index(name)] += weight * value.double()
+
+
+def _crosses(before: int, after: int, every: int) -> bool:
+    return before // every != after // every
+
+
+class _Speedometer:
+    """Images per second since the start of this process, start-up costs of the first moments forgotten as it goes."""
+
+    def __init__(self, nimg: int) -> None:
+        self.nimg, self.at_s, self.rate = nimg, time.monotonic(), 0.0
+
+    def measure(self, nimg: int) -> float:
+        now_s = time.monotonic()
+        latest = (nimg - self.nimg) / max(now_s - self.at_s, 1e-9)
+        self.rate = latest if self.rate == 0 else 0.8 * self.rate + 0.2 * latest
+        self.nimg, self.at_s = nimg, now_s
+        return self.rate

@@ -1,0 +1,1 @@
+"""The contract between Kiln's services: no torch, no onnxruntime, no FastAPI in here."""

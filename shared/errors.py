@@ -1,0 +1,168 @@
+"""Everything that can go wrong, in the domain's words; no HTTP in here.
+
+KilnError
+├── InvalidInput             the caller's values: each problem names its field and the value
+├── NotFound
+│   ├── UnknownJob
+│   ├── UnknownModel
+│   ├── UnknownPreset
+│   └── UnknownAlias
+├── Conflict                 the request is fine, the state it meets is not
+│   └── IllegalTransition
+├── IdempotencyMismatch      one Idempotency-Key, two different bodies
+├── StaleFence               a worker that lost its lease tried to write
+├── Unavailable              try again later
+│   ├── StoreUnavailable
+│   ├── NoModelReady
+│   └── Overloaded
+├── CorruptArtifact          stored bytes are not what was stored
+└── TrainingFailed           a training run cannot go on; carries a ReasonCode
+    ├── BadConfig
+    ├── BadDataset
+    ├── Diverged
+    └── ParityFailed
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+MAX_VALUE_CHARS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class FieldProblem:
+    """One thing wrong with one field. `field` is dotted, e.g. `overrides.lr`."""
+
+    field: str
+    value: Any
+    message: str
+
+    def as_json(self) -> dict[str, Any]:
+        return {"field": self.field, "value": printable(self.value), "message": self.message}
+
+
+def printable(value: Any) -> Any:
+    """The value as it may stand in a JSON error: short, and with NaN and infinities as words."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if value is None or isinstance(value, bool | float):
+        return value
+    # Python refuses to print integers of more than 4300 digits; nobody needs to read them either.
+    if isinstance(value, int):
+        return value if abs(value) < 10**18 else f"an integer of {value.bit_length()} bits"
+    text = value if isinstance(value, str) else repr(value)
+    # A lone surrogate is legal in a JSON string and cannot be encoded as UTF-8 again.
+    text = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return text if len(text) <= MAX_VALUE_CHARS else text[:MAX_VALUE_CHARS] + "…"
+
+
+class KilnError(Exception):
+    """Any error that Kiln raises on purpose."""
+
+
+class InvalidInput(KilnError):
+    """The caller sent values that cannot be used; `problems` names each field and value."""
+
+    def __init__(self, problems: Sequence[FieldProblem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("; ".join(f"{p.field}: {p.message} (got {printable(p.value)!r})" for p in self.problems))
+
+    @classmethod
+    def of(cls, field: str, value: Any, message: str) -> InvalidInput:
+        return cls([FieldProblem(field, value, message)])
+
+
+class NotFound(KilnError):
+    """What was named does not exist."""
+
+    kind = "thing"
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        super().__init__(f"there is no {self.kind} {printable(name)!r}")
+
+
+class UnknownJob(NotFound):
+    kind = "job"
+
+
+class UnknownModel(NotFound):
+    kind = "model"
+
+
+class UnknownPreset(NotFound):
+    kind = "preset"
+
+
+class UnknownAlias(NotFound):
+    kind = "alias"
+
+
+class Conflict(KilnError):
+    """The request is well formed but does not fit the present state."""
+
+
+class IllegalTransition(Conflict):
+    """A job cannot go from the status it has to the one asked for."""
+
+
+class IdempotencyMismatch(KilnError):
+    """An Idempotency-Key was used before with another body."""
+
+
+class StaleFence(KilnError):
+    """The writer no longer owns the job: somebody else claimed it since, or it has ended."""
+
+
+class Unavailable(KilnError):
+    """Something Kiln needs is not there at the moment; worth trying again after `retry_after_s` seconds."""
+
+    retry_after_s = 2
+
+
+class StoreUnavailable(Unavailable):
+    """The job store (Redis) does not answer."""
+
+
+class NoModelReady(Unavailable):
+    """No model is loaded yet: none is published, or it is being warmed up."""
+
+
+class Overloaded(Unavailable):
+    """More images wait than the server is willing to queue."""
+
+
+class CorruptArtifact(KilnError):
+    """Stored bytes do not match the digest they were stored under."""
+
+
+class TrainingFailed(KilnError):
+    """A training run cannot go on. `reason` is a ReasonCode of `shared.jobs`."""
+
+    reason = "error"
+
+
+class BadConfig(TrainingFailed):
+    """The configuration is valid by itself but cannot be trained (say, no such data set)."""
+
+    reason = "bad_config"
+
+
+class BadDataset(BadConfig):
+    """The data set is missing, incomplete or has nothing in it."""
+
+
+class Diverged(TrainingFailed):
+    """A loss stopped being a finite number."""
+
+    reason = "diverged"
+
+
+class ParityFailed(TrainingFailed):
+    """The exported ONNX graph does not compute what the torch network computes."""
+
+    reason = "parity"

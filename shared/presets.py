@@ -1,0 +1,210 @@
+"""What can be trained: `TrainConfig`, the table of presets, and `resolve(preset, overrides)`.
+
+Progress is counted in real images shown to the discriminator (`nimg`); every schedule is a plain function of it.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
+
+from shared.errors import FieldProblem, InvalidInput
+
+# A JSON array arrives as a list; the config keeps it as a tuple so that it stays frozen.
+Channels = Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(strict=False, min_length=2, max_length=6)]
+
+
+class TrainConfig(BaseModel):
+    """Everything that decides what a training run computes. Frozen; unknown fields are refused; types are strict."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    # Networks
+    architecture: Literal["dcgan", "resnet"] = Field(description="Family of both networks; see services/trainer/networks.")
+    conditional: bool = Field(description="Condition both networks on the class.")
+    latent_dim: int = Field(ge=1, le=1024, description="Length of the latent vector z.")
+    g_channels: Channels = Field(description="Generator channels, from 4x4 pixels upward.")
+    d_channels: Channels = Field(description="Discriminator channels, from the image downward.")
+    spectral_norm: bool = Field(False, description="Divide each discriminator weight by its spectral norm.")
+
+    # Objective
+    loss: Literal["wasserstein", "hinge", "bce"] = Field(description="Adversarial loss; see services/trainer/losses.py.")
+    gp_weight: float = Field(0.0, ge=0, le=1e6, description="Weight of the gradient penalty; 0 leaves it out.")
+    n_critic: int = Field(1, ge=1, le=100, description="Discriminator steps per generator step.")
+
+    # Optimization
+    batch_size: int = Field(64, ge=2, le=4096, description="Images per step.")
+    total_nimg: int = Field(ge=1, le=10**10, description="Budget: real images shown to the discriminator.")
+    lr: float = Field(gt=0, le=1, description="Learning rate of Adam, both networks.")
+    lr_d: float | None = Field(None, gt=0, le=1, description="The discriminator's own learning rate; null: the same as lr.")
+    adam_beta1: float = Field(0.5, ge=0, lt=1, description="Adam's beta 1.")
+    adam_beta2: float = Field(0.999, ge=0, lt=1, description="Adam's beta 2.")
+    lr_step_nimg: int | None = Field(None, ge=1, description="Multiply the learning rates every so many images; null: never.")
+    lr_step_factor: float = Field(0.1, gt=0, le=1, description="What to multiply them with.")
+    lr_tail: float = Field(0.0, ge=0, le=1, description="Share of the budget, at its end, over which lr falls to zero.")
+    ema_halflife_nimg: int = Field(0, ge=0, description="Half-life of the averaged generator, in images; 0: no averaging.")
+
+    # Data
+    flip: bool = Field(False, description="Flip half of the real images horizontally.")
+    rotation_degrees: float = Field(0.0, ge=0, le=180, description="Rotate real images by up to this angle.")
+    crop_padding: int = Field(0, ge=0, le=16, description="Pad by so many pixels, then crop at random.")
+
+    # Reporting
+    tick_nimg: int = Field(50_000, ge=1, description="Images between two rows of the metrics series.")
+    snapshot_nimg: int = Field(500_000, ge=1, description="Images between two sample grids with checkpoints.")
+    checkpoint_every_s: float = Field(120.0, ge=0, description="Seconds between two checkpoints, besides the snapshots'.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Seed of everything random in the run.")
+
+    @model_validator(mode="after")
+    def _networks_fit_32_pixels(self) -> Self:
+        # Each resolution from 4x4 to 32x32 has its place in the tuple; another length is another image size.
+        g_stages, d_stages = {"dcgan": (3, range(3, 4)), "resnet": (4, range(2, 5))}[self.architecture]
+        _check("g_channels", self.g_channels, len(self.g_channels) == g_stages, f"{self.architecture} takes {g_stages} values")
+        lengths = " to ".join(str(n) for n in sorted({d_stages.start, d_stages.stop - 1}))
+        _check("d_channels", self.d_channels, len(self.d_channels) in d_stages, f"{self.architecture} takes {lengths} values")
+        # torch refuses to call a spectrally normalised network twice in one step, which the penalty would need.
+        both = self.spectral_norm and self.gp_weight > 0
+        _check("gp_weight", self.gp_weight, not both, "a gradient penalty and spectral_norm exclude each other")
+        return self
+
+
+def _check(name: str, value: Any, holds: bool, message: str) -> None:
+    if not holds:
+        raise PydanticCustomError("config", "{message}", {"message": message, "field": name, "value": value})
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One row of the table: a complete config, where its values come from, and what it builds."""
+
+    name: str
+    summary: str
+    config: TrainConfig
+    parameters: Mapping[str, int]  # of the two networks with ten classes; tests count the real ones
+    sources: Mapping[str, str] = field(default_factory=dict)  # field -> where its value comes from
+
+
+REPORT_1 = "report 1 (WGAN-GP on CIFAR-10)"
+WGAN_GP_PAPER = "Gulrajani et al. 2017, arXiv:1704.00028"
+
+_WGAN_GP = TrainConfig(
+    architecture="dcgan",
+    conditional=False,
+    latent_dim=100,
+    g_channels=(512, 256, 128),
+    d_channels=(128, 256, 512),
+    loss="wasserstein",
+    gp_weight=10.0,
+    n_critic=5,
+    batch_size=64,
+    total_nimg=100 * 50_000,
+    lr=2e-4,
+    adam_beta1=0.5,
+    adam_beta2=0.999,
+    lr_step_nimg=30 * 50_000,
+    lr_step_factor=0.1,
+    flip=True,
+    rotation_degrees=10.0,
+    crop_padding=4,
+    tick_nimg=50_000,
+    snapshot_nimg=10 * 50_000,
+)
+
+_WGAN_GP_SOURCES = {
+    **dict.fromkeys(
+        "architecture latent_dim g_channels d_channels loss gp_weight batch_size total_nimg lr adam_beta1 adam_beta2 "
+        "lr_step_nimg lr_step_factor flip rotation_degrees crop_padding tick_nimg snapshot_nimg".split(),
+        REPORT_1,
+    ),
+    "n_critic": f"{WGAN_GP_PAPER}, algorithm 1; the report does not state it",
+    "ema_halflife_nimg": "0: report 1 averages no weights",
+}
+
+_TINY = TrainConfig(
+    architecture="resnet",
+    conditional=True,
+    latent_dim=64,
+    g_channels=(128, 64, 32, 32),
+    d_channels=(32, 64, 128),
+    spectral_norm=True,
+    loss="hinge",
+    batch_size=64,
+    total_nimg=60_000,
+    lr=2e-4,
+    adam_beta1=0.5,
+    adam_beta2=0.999,
+    lr_tail=0.4,
+    ema_halflife_nimg=5_000,
+    flip=True,
+    tick_nimg=2_000,
+    snapshot_nimg=10_000,
+    checkpoint_every_s=20.0,
+)
+
+PRESETS: dict[str, Preset] = {
+    row.name: row
+    for row in (
+        Preset(
+            name="wgan-gp",
+            summary="Report 1 as described: a DCGAN-shaped WGAN-GP, unconditional, 100 epochs of CIFAR-10.",
+            config=_WGAN_GP,
+            parameters={"generator": 3_448_576, "discriminator": 2_637_312},
+            sources=_WGAN_GP_SOURCES,
+        ),
+        Preset(
+            name="wgan-gp-conditional",
+            summary="Report 1 with the class given to both networks.",
+            config=_WGAN_GP.model_copy(update={"conditional": True}),
+            parameters={"generator": 0, "discriminator": 0},
+            sources=_WGAN_GP_SOURCES
+            | {"conditional": "conditional batch norm (arXiv:1610.07629) and projection (arXiv:1802.05637)"},
+        ),
+        Preset(
+            name="tiny",
+            summary="Small, class-conditional, for two CPU cores: its classes look different after about three minutes.",
+            config=_TINY,
+            parameters={"generator": 0, "discriminator": 0},
+            sources={},
+        ),
+    )
+}
+
+
+def find_preset(name: str) -> Preset:
+    """The preset of that name. Raises InvalidInput, which lists the names there are."""
+    preset = PRESETS.get(name)
+    if preset is None:
+        raise InvalidInput.of("preset", name, f"unknown preset; there are {', '.join(PRESETS)}{_nearest(name, PRESETS)}")
+    return preset
+
+
+def resolve(preset: str, overrides: Mapping[str, Any]) -> TrainConfig:
+    """The preset's config with some values replaced, all of them checked.
+
+    Raises InvalidInput with one problem per wrong value; fields are named `overrides.<field>`.
+    """
+    base = find_preset(preset).config
+    try:
+        return TrainConfig.model_validate(base.model_dump() | dict(overrides))
+    except ValidationError as error:
+        raise InvalidInput([_problem(dict(details)) for details in error.errors(include_url=False)]) from None
+
+
+def _problem(details: dict[str, Any]) -> FieldProblem:
+    path = ".".join(str(part) for part in details["loc"])
+    message, value = details["msg"], details["input"]
+    if details["type"] == "config":  # a rule over several fields; it says itself which one to change
+        path, value = details["ctx"]["field"], details["ctx"]["value"]
+    if details["type"] == "extra_forbidden":
+        message = f"unknown override{_nearest(path, TrainConfig.model_fields)}"
+    return FieldProblem(f"overrides.{path}", value, message)
+
+
+def _nearest(name: str, names: Mapping[str, Any]) -> str:
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""

@@ -1,0 +1,145 @@
+"""Published models: a manifest and its files each, and aliases that point at them.
+
+A model exists if and only if its manifest does. `publish` writes the files first and the manifest last, so a machine
+that dies in between leaves nothing that anybody would load.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from shared.artifacts import ArtifactStore
+from shared.errors import CorruptArtifact, InvalidInput, UnknownAlias, UnknownModel
+from shared.presets import TrainConfig
+
+DEFAULT_ALIAS = "default"
+GENERATOR_FILE = "generator.onnx"
+PREVIEW_FILE = "preview.png"
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
+
+
+class ModelMetrics(BaseModel):
+    """Quality figures; null is "not measured". They mean nothing without their protocol."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    fid: float | None = None
+    kid: float | None = None
+    inception_score: float | None = None
+    precision: float | None = None
+    recall: float | None = None
+    class_accuracy: float | None = None
+    protocol: dict[str, Any] | None = None
+
+
+class Parity(BaseModel):
+    """How far the exported graph's images are from torch's."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    max_abs_difference: float
+    batch_sizes: tuple[int, ...]
+
+
+class ModelManifest(BaseModel):
+    """What a model is and where it comes from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    id: str
+    job_id: str
+    created_at: datetime
+    preset: str
+    config: TrainConfig
+    dataset: str
+    classes: tuple[str, ...]
+    latent_dim: int
+    conditional: bool
+    metrics: ModelMetrics = Field(default_factory=ModelMetrics)
+    parity: Parity
+    images_seen: int
+    device: str
+    wall_seconds: float
+    files: dict[str, str] = Field(default_factory=dict)  # name -> SHA-256
+
+    @property
+    def digest(self) -> str:
+        """What tells this model's images from any other's: the SHA-256 of its generator."""
+        return self.files[GENERATOR_FILE]
+
+
+def model_id_of(job_id: str, preset: str) -> str:
+    """A job makes one model, whatever becomes of the worker that publishes it."""
+    return f"{preset}-{job_id}"
+
+
+class ModelRegistry:
+    def __init__(self, artifacts: ArtifactStore) -> None:
+        self._artifacts = artifacts
+
+    def publish(self, draft: ModelManifest, files: Mapping[str, bytes]) -> ModelManifest:
+        """Stores the files, then the manifest with their digests; the very first model becomes the alias `default`."""
+        digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+        manifest = draft.model_copy(update={"files": digests})
+        for name, data in files.items():
+            self._artifacts.write(f"models/{manifest.id}/{name}", data)
+        self._artifacts.write(f"models/{manifest.id}/manifest.json", manifest.model_dump_json(indent=2).encode())
+        self._artifacts.create(f"aliases/{DEFAULT_ALIAS}", _alias_record(manifest.id))
+        return manifest
+
+    def list(self) -> list[ModelManifest]:
+        """All models, newest first."""
+        ids = [name for name in self._artifacts.list("models") if self._artifacts.exists(f"models/{name}/manifest.json")]
+        return sorted((self.get(model_id) for model_id in ids), key=lambda m: m.created_at, reverse=True)
+
+    def get(self, model_id: str) -> ModelManifest:
+        """Raises UnknownModel."""
+        if not _NAME.fullmatch(model_id):
+            raise UnknownModel(model_id)
+        try:
+            return ModelManifest.model_validate_json(self._artifacts.read(f"models/{model_id}/manifest.json"))
+        except FileNotFoundError:
+            raise UnknownModel(model_id) from None
+
+    def read_file(self, manifest: ModelManifest, name: str) -> bytes:
+        """A file of the model, checked against the digest in its manifest. Raises CorruptArtifact."""
+        try:
+            data = self._artifacts.read(f"models/{manifest.id}/{name}")
+        except FileNotFoundError:
+            raise CorruptArtifact(f"model {manifest.id} has lost its file {name}") from None
+        if hashlib.sha256(data).hexdigest() != manifest.files.get(name):
+            raise CorruptArtifact(f"{name} of model {manifest.id} is not the file that was published")
+        return data
+
+    def aliases(self) -> dict[str, str]:
+        """alias -> model id."""
+        return {alias: self.resolve(alias) for alias in self._artifacts.list("aliases")}
+
+    def resolve(self, alias: str) -> str:
+        """The id of the model that an alias points at. Raises UnknownAlias."""
+        if not _NAME.fullmatch(alias):
+            raise UnknownAlias(alias)
+        try:
+            record = json.loads(self._artifacts.read(f"aliases/{alias}"))
+        except FileNotFoundError:
+            raise UnknownAlias(alias) from None
+        return str(record["model_id"])
+
+    def set_alias(self, alias: str, model_id: str) -> None:
+        """Points an alias, new or old, at a model. Raises UnknownModel, and InvalidInput for a name no alias may have."""
+        if not _NAME.fullmatch(alias):
+            raise InvalidInput.of("alias", alias, "an alias is made of a-z, 0-9, '.', '_' and '-', up to 100 of them")
+        self.get(model_id)
+        self._artifacts.write(f"aliases/{alias}", _alias_record(model_id))
+
+
+def _alias_record(model_id: str) -> bytes:
+    return json.dumps({"model_id": model_id}).encode()

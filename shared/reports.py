@@ -1,0 +1,58 @@
+"""What a training process tells its supervisor: one JSON object per line, told apart by `kind`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from shared.jobs import Event, Reason
+from shared.registry import ModelManifest
+
+
+class _Line(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ProgressLine(_Line):
+    kind: Literal["progress"] = "progress"
+    images_seen: int
+    images_per_second: float
+
+
+class MetricsLine(_Line):
+    kind: Literal["metrics"] = "metrics"
+    row: dict[str, float]
+
+
+class EventLine(_Line):
+    kind: Literal["event"] = "event"
+    event: Event
+
+
+class ResultLine(_Line):
+    """Training is done. The files of the model lie in `folder`; publishing them is the receiver's business."""
+
+    kind: Literal["result"] = "result"
+    manifest: ModelManifest
+    folder: str
+
+
+class FailureLine(_Line):
+    kind: Literal["failure"] = "failure"
+    reason: Reason
+    error: str
+
+
+TrainerLine = Annotated[ProgressLine | MetricsLine | EventLine | ResultLine | FailureLine, Field(discriminator="kind")]
+
+_ADAPTER: TypeAdapter[TrainerLine] = TypeAdapter(TrainerLine)
+
+
+def parse_line(line: str | bytes) -> TrainerLine:
+    """Raises pydantic.ValidationError on anything that is not one of the above."""
+    return _ADAPTER.validate_json(line)
+
+
+# A trainer that was told to leave, and left a checkpoint, ends with this status (EX_TEMPFAIL of sysexits.h).
+EXIT_LEFT = 75

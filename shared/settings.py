@@ -1,0 +1,61 @@
+"""Every setting, read from the environment (prefix `KILN_`) once, into one frozen object. Documented here and only here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from shared.errors import FieldProblem, InvalidInput
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix="KILN_", frozen=True, extra="ignore")
+
+    data: Path = Field(Path("data"), description="Folder for everything Kiln writes.")
+    datasets: Path | None = Field(None, description="Folder of data sets: cifar10/, or a user's own. Default: <data>/datasets.")
+    artifacts: str | None = Field(None, description="fsspec URL of models and checkpoints. Default: file://<data>/artifacts.")
+    redis_url: str = Field("redis://127.0.0.1:6379/0", description="Redis with the jobs and the queue.")
+
+    host: str = Field("127.0.0.1", description="Address the API listens on.")
+    port: int = Field(8000, ge=1, le=65535, description="Port of the API.")
+    max_body_bytes: int = Field(1 << 20, ge=1024, description="Larger request bodies are refused with 413.")
+    max_waiting_images: int = Field(8192, ge=1024, description="Images that may wait for one model before 503.")
+
+    threads: int | None = Field(None, ge=1, description="CPU threads of torch and of onnxruntime. Default: all cores.")
+    require_cuda: bool = Field(False, description="Not ready, and no training, without a CUDA device.")
+
+    lease_s: float = Field(15.0, ge=0.2, description="A worker that is silent for so many seconds has lost its job.")
+    max_attempts: int = Field(3, ge=1, description="A job that lost its worker so many times is lost for good.")
+    stop_grace_s: float = Field(30.0, ge=0, description="Seconds a trainer has to checkpoint before it is killed.")
+
+    @model_validator(mode="after")
+    def _fill_in_places(self) -> Self:
+        data = self.data.expanduser().resolve()
+        datasets = (self.datasets or data / "datasets").expanduser().resolve()
+        object.__setattr__(self, "data", data)
+        object.__setattr__(self, "datasets", datasets)
+        object.__setattr__(self, "artifacts", self.artifacts or f"file://{data / 'artifacts'}")
+        return self
+
+    @property
+    def dataset_root(self) -> Path:
+        assert self.datasets is not None  # filled in above
+        return self.datasets
+
+    @property
+    def artifact_url(self) -> str:
+        assert self.artifacts is not None  # filled in above
+        return self.artifacts
+
+
+def read_settings() -> Settings:
+    """The environment's settings. Raises InvalidInput that names the variable and its value."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise InvalidInput(
+            [FieldProblem(f"KILN_{str(e['loc'][0]).upper()}" if e["loc"] else "KILN_*", e["input"], e["msg"]) for e in error.errors()]
+        ) from None
