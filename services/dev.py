@@ -84,7 +84,10 @@ class Stack:
             while not self._told_to_stop and not self._ended():
                 self._told_to_stop = signal.sigwait(awaited) != signal.SIGCHLD
             for child in self._ended():
-                print(f"kiln: {child.name} ended with status {child.process.returncode}; stopping the rest", file=sys.stderr)
+                print(
+                    f"kiln: {child.name} ended with status {child.process.returncode}; stopping the rest",
+                    file=sys.stderr,
+                )
             return 0 if self._told_to_stop else 1
         finally:
             self._stop_all()
@@ -196,7 +199,9 @@ def _check_port(settings: Settings) -> None:
         try:
             probe.bind((settings.host, settings.port))
         except OSError as error:
-            message = f"port {settings.port} on {settings.host} cannot be used ({error.strerror}); choose another with --port"
+            message = (
+                f"port {settings.port} on {settings.host} cannot be used ({error.strerror}); choose another with --port"
+            )
             raise CannotStart(message) from None
 
 
@@ -207,7 +212,9 @@ def _lock(data: Path) -> IO[str]:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         file.close()
-        raise CannotStart(f"{data} is in use by another `python -m services.dev`; choose another folder with --data") from None
+        raise CannotStart(
+            f"{data} is in use by another `python -m services.dev`; choose another folder with --data"
+        ) from None
     return file
 
 

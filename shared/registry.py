@@ -97,7 +97,9 @@ class ModelRegistry:
 
     def list(self) -> list[ModelManifest]:
         """All models, newest first."""
-        ids = [name for name in self._artifacts.list("models") if self._artifacts.exists(f"models/{name}/manifest.json")]
+        ids = [
+            name for name in self._artifacts.list("models") if self._artifacts.exists(f"models/{name}/manifest.json")
+        ]
         return sorted((self.get(model_id) for model_id in ids), key=lambda m: m.created_at, reverse=True)
 
     def get(self, model_id: str) -> ModelManifest:

@@ -15,8 +15,12 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="KILN_", frozen=True, extra="ignore")
 
     data: Path = Field(Path("data"), description="Folder for everything Kiln writes.")
-    datasets: Path | None = Field(None, description="Folder of data sets: cifar10/, or a user's own. Default: <data>/datasets.")
-    artifacts: str | None = Field(None, description="fsspec URL of models and checkpoints. Default: file://<data>/artifacts.")
+    datasets: Path | None = Field(
+        None, description="Folder of data sets: cifar10/, or a user's own. Default: <data>/datasets."
+    )
+    artifacts: str | None = Field(
+        None, description="fsspec URL of models and checkpoints. Default: file://<data>/artifacts."
+    )
     redis_url: str = Field("redis://127.0.0.1:6379/0", description="Redis with the jobs and the queue.")
 
     host: str = Field("127.0.0.1", description="Address the API listens on.")
@@ -57,5 +61,8 @@ def read_settings() -> Settings:
         return Settings()
     except ValidationError as error:
         raise InvalidInput(
-            [FieldProblem(f"KILN_{str(e['loc'][0]).upper()}" if e["loc"] else "KILN_*", e["input"], e["msg"]) for e in error.errors()]
+            [
+                FieldProblem(f"KILN_{str(e['loc'][0]).upper()}" if e["loc"] else "KILN_*", e["input"], e["msg"])
+                for e in error.errors()
+            ]
         ) from None

@@ -52,7 +52,9 @@ class OnnxEngine:
     def _check_signature(self) -> None:
         inputs = {i.name: (i.type, len(i.shape)) for i in self._session.get_inputs()}
         outputs = {o.name: o.type for o in self._session.get_outputs()}
-        if inputs != {"z": ("tensor(float)", 2), "labels": ("tensor(int64)", 1)} or outputs != {"images": "tensor(float)"}:
+        if inputs != {"z": ("tensor(float)", 2), "labels": ("tensor(int64)", 1)} or outputs != {
+            "images": "tensor(float)"
+        }:
             raise CorruptArtifact(f"not a generator: inputs {inputs}, outputs {outputs}")
 
     def _check_images(self) -> None:

@@ -28,7 +28,11 @@ async def generate_sheet(query: GenerateQuery, model: LoadedModel) -> Sheet:
     label = model.class_index(query.class_)
     pixels = query.n * (TILE * query.scale) ** 2
     if pixels > MAX_SHEET_PIXELS:
-        raise InvalidInput.of("scale", query.scale, f"{query.n} images at this scale are {pixels:,} pixels; {MAX_SHEET_PIXELS:,} are allowed")
+        raise InvalidInput.of(
+            "scale",
+            query.scale,
+            f"{query.n} images at this scale are {pixels:,} pixels; {MAX_SHEET_PIXELS:,} are allowed",
+        )
     seed = secrets.randbelow(2**32) if query.seed is None else query.seed
     latents = await asyncio.to_thread(draw_latents, seed, range(query.n), model.manifest.latent_dim, query.truncation)
     images = await model.generate(latents, [label] * query.n)

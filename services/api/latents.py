@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 MAX_SEED = 2**63 - 1
 
 
-def draw_latents(seed: int, indices: Iterable[int], latent_dim: int, truncation: float | None = None) -> NDArray[np.float32]:
+def draw_latents(
+    seed: int, indices: Iterable[int], latent_dim: int, truncation: float | None = None
+) -> NDArray[np.float32]:
     """Standard normal vectors, one independent stream per image. -> [N, latent_dim]
 
     With `truncation`, values further from zero than that are drawn again from the same stream (Brock et al. 2019,

@@ -58,7 +58,9 @@ class LoadedModel:
         names = self.manifest.classes
         if not self.manifest.conditional:
             if wanted is not None:
-                raise InvalidInput.of("class", wanted, f"model {self.manifest.id} is unconditional and knows no classes")
+                raise InvalidInput.of(
+                    "class", wanted, f"model {self.manifest.id} is unconditional and knows no classes"
+                )
             return 0
         if wanted in names:
             return names.index(wanted)

@@ -67,7 +67,9 @@ def _load_cifar10(folder: Path, split: Split) -> ImageDataset:
 
 def _load_folder(folder: Path) -> ImageDataset:
     if not folder.is_dir():
-        raise BadDataset(f"there is no data set at {folder}: a folder with one sub-folder of images per class is expected")
+        raise BadDataset(
+            f"there is no data set at {folder}: a folder with one sub-folder of images per class is expected"
+        )
     try:
         source = datasets.ImageFolder(str(folder), loader=_open_rgb, transform=_fit())
     except FileNotFoundError as error:

@@ -140,7 +140,9 @@ def grid_png(images: Tensor) -> bytes:
     rows = -(-count // columns)
     sheet = torch.zeros(rows * columns, 3, height, width, dtype=torch.uint8)
     sheet[:count] = images
-    pixels = sheet.view(rows, columns, 3, height, width).permute(0, 3, 1, 4, 2).reshape(rows * height, columns * width, 3)
+    pixels = (
+        sheet.view(rows, columns, 3, height, width).permute(0, 3, 1, 4, 2).reshape(rows * height, columns * width, 3)
+    )
     buffer = io.BytesIO()
     Image.fromarray(pixels.numpy()).save(buffer, "PNG")
     return buffer.getvalue()

@@ -13,9 +13,7 @@ GRID_IMAGES = 100  # ten rows of ten; one class per row where there are ten
 BATCH = 64
 
 
-def sample_grid(
-    generator: nn.Module, config: TrainConfig, dataset: ImageDataset, *, reestimate: bool = True
-) -> Tensor:
+def sample_grid(generator: nn.Module, config: TrainConfig, dataset: ImageDataset, *, reestimate: bool = True) -> Tensor:
     """GRID_IMAGES images [100, 3, H, W] uint8 on the CPU, of the same latents whenever it is called in a run.
 
     Classes go round-robin by rows. Leaves torch's global random state as it was.

@@ -59,9 +59,7 @@ class Supervisor:
         if self._stop.is_set():
             return  # the reaper sends it again, to a worker that stays
         try:
-            job = self._store.update(
-                job_id, partial(jobs.claim, worker=self._worker, lease_s=self._settings.lease_s)
-            )
+            job = self._store.update(job_id, partial(jobs.claim, worker=self._worker, lease_s=self._settings.lease_s))
         except (IllegalTransition, UnknownJob) as error:
             log.info("not taken: %s", error)
             return
@@ -171,7 +169,9 @@ class _Attempt:
         elif self.job.request == "finish":
             self._tell(process, signal.SIGUSR1)
         if time.monotonic() >= self.kill_at_s:
-            log.warning("job %s: the trainer did not leave within %g s and is killed", self.job.id, self.settings.stop_grace_s)
+            log.warning(
+                "job %s: the trainer did not leave within %g s and is killed", self.job.id, self.settings.stop_grace_s
+            )
             _kill(process)
 
     def _flush(self) -> None:

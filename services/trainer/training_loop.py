@@ -124,8 +124,14 @@ def discriminator_step(state: TrainState, real: Tensor, labels: Tensor) -> None:
     with torch.no_grad():
         threshold = loss.threshold(real_scores, fake_scores)
         accuracies = (real_scores > threshold).double().mean(), (fake_scores <= threshold).double().mean()
-        _add_to_sums(state, 1 / config.n_critic, loss_d=losses.mean(), gradient_penalty=penalty,
-                     d_accuracy_real=accuracies[0], d_accuracy_fake=accuracies[1])
+        _add_to_sums(
+            state,
+            1 / config.n_critic,
+            loss_d=losses.mean(),
+            gradient_penalty=penalty,
+            d_accuracy_real=accuracies[0],
+            d_accuracy_fake=accuracies[1],
+        )
 
 
 def score_pair(discriminator: nn.Module, real: Tensor, fake: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
