@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -64,10 +65,8 @@ class ArtifactStore:
 
     def delete(self, key: str) -> None:
         """Removes an object; one that is not there is no error."""
-        try:
+        with suppress(FileNotFoundError):
             self._fs.rm_file(self._path(key))
-        except FileNotFoundError:
-            pass
 
     def _path(self, key: str) -> str:
         # No "..", no absolute path, no hidden file: a key cannot point outside the store.
@@ -86,9 +85,9 @@ def _write_durably(path: Path, data: bytes, *, replace: bool) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp's 0600 would hide it from another service's user
+        Path(temporary).chmod(0o644)  # mkstemp's 0600 would hide it from another service's user
         if replace:
-            os.replace(temporary, path)
+            Path(temporary).replace(path)
         else:
             os.link(temporary, path)  # unlike rename, fails when the name is taken
     finally:

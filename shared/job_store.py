@@ -280,7 +280,7 @@ def _same_request(known: dict[str, str], idempotency: Idempotency) -> str:
 
 
 def _event(entry_id: str, fields: dict[str, str]) -> Event:
-    at = datetime.fromtimestamp(int(entry_id.split("-")[0]) / 1000, UTC)
+    at = datetime.fromtimestamp(int(entry_id.partition("-")[0]) / 1000, UTC)
     return Event(kind=fields["kind"], message=fields["message"], data=json.loads(fields["data"]), id=entry_id, at=at)
 
 

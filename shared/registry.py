@@ -136,7 +136,7 @@ class ModelRegistry:
         return str(record["model_id"])
 
     def set_alias(self, alias: str, model_id: str) -> None:
-        """Points an alias, new or old, at a model. Raises UnknownModel, and InvalidInput for a name no alias may have."""
+        """Points an alias, new or old, at a model. Raises UnknownModel, InvalidInput for a name no alias may have."""
         if not _NAME.fullmatch(alias):
             raise InvalidInput.of("alias", alias, "an alias is made of a-z, 0-9, '.', '_' and '-', up to 100 of them")
         self.get(model_id)

@@ -1,4 +1,4 @@
-"""Every setting, read from the environment (prefix `KILN_`) once, into one frozen object. Documented here and only here."""
+"""Every setting, read once from the environment (prefix `KILN_`) into one frozen object; documented here only."""
 
 from __future__ import annotations
 

@@ -23,8 +23,11 @@ class OnnxEngine:
     """One session. `run` is not safe to call from two threads at a time: one thread owns it."""
 
     def __init__(self, graph: bytes, latent_dim: int, settings: Settings) -> None:
-        """Opens and warms the model. Raises CorruptArtifact when it is not a generator of the expected signature or
-        its first batch is not made of images, and NoModelReady when CUDA is required and absent."""
+        """Opens and warms the model.
+
+        Raises CorruptArtifact when it is not a generator of the expected signature or its first batch is not made of
+        images, and NoModelReady when CUDA is required and absent.
+        """
         self.latent_dim = latent_dim
         providers = _providers(settings)
         options = onnxruntime.SessionOptions()
@@ -58,7 +61,7 @@ class OnnxEngine:
             raise CorruptArtifact(f"not a generator: inputs {inputs}, outputs {outputs}")
 
     def _check_images(self) -> None:
-        """A real batch before the first request: it pays the first run's price, and shows that the weights are sound."""
+        """A real batch before the first request: pays the first run's price, and shows that the weights are sound."""
         z = np.random.default_rng(0).standard_normal((4, self.latent_dim), dtype=np.float32)
         try:
             images = self._infer(z, np.zeros(4, dtype=np.int64))
@@ -71,7 +74,8 @@ class OnnxEngine:
 def to_pixels(images: NDArray[np.float32]) -> NDArray[np.uint8]:
     """[N, 3, H, W] in [-1, 1] -> [N, H, W, 3] in 0..255, rounded to nearest."""
     scaled = np.rint((images.transpose(0, 2, 3, 1) + 1) * 127.5)
-    return np.clip(scaled, 0, 255).astype(np.uint8)
+    pixels: NDArray[np.uint8] = np.clip(scaled, 0, 255).astype(np.uint8)
+    return pixels
 
 
 def _providers(settings: Settings) -> list[Any]:

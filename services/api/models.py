@@ -46,9 +46,9 @@ class LoadedModel:
         """latents [N, latent], labels [N] -> pixels [N, 32, 32, 3]. Raises Overloaded."""
         return np.stack(await self._batcher.submit(list(zip(latents, labels, strict=True))))
 
-    def _run(self, draws: list[Draw]) -> NDArray[np.uint8]:
+    def _run(self, draws: list[Draw]) -> list[NDArray[np.uint8]]:
         z = np.stack([latent for latent, _ in draws])
-        return self._engine.run(z, np.array([label for _, label in draws], dtype=np.int64))
+        return list(self._engine.run(z, np.array([label for _, label in draws], dtype=np.int64)))
 
     def class_index(self, wanted: str | None) -> int:
         """The class by name or by number; 0 for an unconditional model, which ignores it.
@@ -101,7 +101,7 @@ class ModelPool:
             raise NoModelReady(f"model {name} is not served: {error}") from error
 
     async def refresh(self) -> None:
-        """Looks where the aliases point now, and moves each as soon as its model is warm. A bad model changes nothing."""
+        """Moves each alias to where it points now, as soon as that model is warm; a bad model changes nothing."""
         wanted = await asyncio.to_thread(self._registry.aliases)
         for alias, model_id in wanted.items():
             serving = self._aliases.get(alias)

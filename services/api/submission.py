@@ -17,7 +17,10 @@ log = logging.getLogger("kiln.submission")
 
 
 def submit(request: JobRequest, idempotency_key: str | None, kiln: Services) -> Job:
-    """Stores the job, then sends it. Raises InvalidInput, IdempotencyMismatch, StoreUnavailable; then nothing is stored."""
+    """Stores the job, then sends it.
+
+    Raises InvalidInput, IdempotencyMismatch or StoreUnavailable, and then nothing is stored.
+    """
     config = resolve(request.preset, request.overrides)
     make = partial(new_job, preset=request.preset, config=config, dataset=request.dataset, name=request.name)
     digest = hashlib.sha256(request.model_dump_json().encode()).hexdigest()
@@ -27,7 +30,7 @@ def submit(request: JobRequest, idempotency_key: str | None, kiln: Services) -> 
 
 
 def send(job: Job, kiln: Services) -> Job:
-    """Puts the job on the queue. If that fails now it is not lost: the reaper finds what was recorded and never sent."""
+    """Puts the job on the queue. If that fails it is not lost: the reaper finds what was recorded and never sent."""
     try:
         kiln.broker.enqueue_training(job.id)
         return kiln.store.update(job.id, enqueued)

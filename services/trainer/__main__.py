@@ -123,7 +123,8 @@ def print_line(line: TrainerLine, out: TextIO, total_nimg: int) -> None:
     match line:
         case ProgressLine():
             progress = Progress.at(line.images_seen, total_nimg, line.images_per_second)
-            text = f"{progress.fraction:6.1%}  {line.images_per_second:,.0f} images/s  {progress.eta_seconds or 0:,.0f} s left"
+            left_s = progress.eta_seconds or 0
+            text = f"{progress.fraction:6.1%}  {line.images_per_second:,.0f} images/s  {left_s:,.0f} s left"
         case MetricsLine():
             text = "  ".join(f"{name} {value:.4g}" for name, value in line.row.items())
         case EventLine():

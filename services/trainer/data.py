@@ -89,7 +89,10 @@ def _open_rgb(path: str) -> Image.Image:
 
 def _fit() -> Callable[[Image.Image], Tensor]:
     """Shorter side to 32 pixels, then the middle 32x32."""
-    return v2.Compose([v2.Resize(IMAGE_SIZE), v2.CenterCrop(IMAGE_SIZE), v2.PILToTensor()])
+    fit: Callable[[Image.Image], Tensor] = v2.Compose(
+        [v2.Resize(IMAGE_SIZE), v2.CenterCrop(IMAGE_SIZE), v2.PILToTensor()]
+    )
+    return fit
 
 
 class Sampler:

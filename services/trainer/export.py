@@ -49,11 +49,12 @@ def export_generator(generator: nn.Module, config: TrainConfig) -> bytes:
             verbose=False,
         )
     assert program is not None
-    return _without_provenance(program.model_proto).SerializeToString()
+    graph: bytes = _without_provenance(program.model_proto).SerializeToString()
+    return graph
 
 
 def check_parity(graph: bytes, generator: nn.Module, config: TrainConfig, num_classes: int) -> Parity:
-    """Runs both on the same inputs, on the CPU. Raises ParityFailed above PARITY_LIMIT, or when an image is not finite."""
+    """Runs both on the same inputs, on the CPU. Raises ParityFailed above PARITY_LIMIT, or for images not finite."""
     network = copy.deepcopy(generator).cpu().eval().to(memory_format=torch.contiguous_format)
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
     rng = torch.Generator().manual_seed(0)

@@ -51,4 +51,5 @@ def gradient_penalty(discriminator: nn.Module, real: Tensor, fake: Tensor, label
     between = (weight * real + (1 - weight) * fake).detach().requires_grad_()
     scores = discriminator(between, labels)
     (gradient,) = torch.autograd.grad(scores.sum(), between, create_graph=True)  # [N, C, H, W]
-    return (gradient.float().flatten(1).norm(2, dim=1) - 1) ** 2
+    norm: Tensor = gradient.float().flatten(1).norm(2, dim=1)
+    return (norm - 1) ** 2

@@ -48,9 +48,9 @@ def run(
     emit: Callable[[TrainerLine], None],
     should_stop: Callable[[], loop.Stop | None],
 ) -> bool:
-    """Trains, going on from the last checkpoint if there is one, and exports. False: it was told to leave before the end.
+    """Trains, going on from the last checkpoint if there is one, and exports.
 
-    Raises TrainingFailed, MemoryError, OSError.
+    False when it was told to leave before the end. Raises TrainingFailed, MemoryError, OSError.
     """
     device = pick_device(settings)
     artifacts = ArtifactStore(settings.artifact_url)

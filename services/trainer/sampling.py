@@ -25,7 +25,7 @@ def sample_grid(generator: nn.Module, config: TrainConfig, dataset: ImageDataset
     labels = (torch.arange(GRID_IMAGES) // 10 % len(dataset.classes)).to(device)
     generator.eval()
     with torch.no_grad():
-        images = torch.cat([generator(*pair) for pair in zip(z.split(BATCH), labels.split(BATCH), strict=True)])
+        images = torch.cat([generator(z[i : i + BATCH], labels[i : i + BATCH]) for i in range(0, len(z), BATCH)])
     return to_bytes(images).cpu()
 
 

@@ -19,7 +19,6 @@ from services.trainer.losses import LOSSES, gradient_penalty
 from services.trainer.sampling import sample_grid
 from services.trainer.training_state import SUMMED, TrainState
 from shared.errors import Diverged
-from shared.presets import TrainConfig
 
 PROGRESS_EVERY_S = 1.0
 
@@ -118,7 +117,7 @@ def discriminator_step(state: TrainState, real: Tensor, labels: Tensor) -> None:
         # A compiled or captured path that lost the second derivative would train on without a penalty.
         assert penalty.requires_grad
     state.opt_d.zero_grad(set_to_none=True)
-    (losses.mean() + config.gp_weight * penalty).backward()
+    _backward(losses.mean() + config.gp_weight * penalty)
     state.opt_d.step()
 
     with torch.no_grad():
@@ -152,7 +151,7 @@ def generator_step(state: TrainState, num_classes: int) -> None:
     state.discriminator.requires_grad_(False)  # its gradients would be thrown away
     losses = LOSSES[config.loss].generator(state.discriminator(state.generator(z, labels), labels))
     state.opt_g.zero_grad(set_to_none=True)
-    losses.mean().backward()
+    _backward(losses.mean())
     state.opt_g.step()
     state.discriminator.requires_grad_(True)
     _add_to_sums(state, 1.0, loss_g=losses.mean().detach())
@@ -180,6 +179,10 @@ def close_tick(state: TrainState, lr: float) -> dict[str, float]:
 def _add_to_sums(state: TrainState, weight: float, **values: Tensor) -> None:
     for name, value in values.items():
         state.sums[SUMMED.index(name)] += weight * value.double()
+
+
+def _backward(loss: Tensor) -> None:
+    loss.backward()  # type: ignore[no-untyped-call]
 
 
 def _crosses(before: int, after: int, every: int) -> bool:

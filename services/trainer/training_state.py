@@ -6,7 +6,7 @@ import copy
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from services.trainer.networks import build_networks
 from services.trainer.schedules import ema_decay, learning_rate_factor
@@ -27,8 +27,8 @@ class TrainState:
         self.config, self.device = config, device
         generator, discriminator = build_networks(config, num_classes)
         # Convolutions are faster on pixels that lie together, on the CPU as on tensor cores.
-        self.generator = generator.to(device=device, memory_format=torch.channels_last)
-        self.discriminator = discriminator.to(device=device, memory_format=torch.channels_last)
+        self.generator = generator.to(device).to(memory_format=torch.channels_last)
+        self.discriminator = discriminator.to(device).to(memory_format=torch.channels_last)
         self.ema = copy.deepcopy(self.generator).requires_grad_(False)
         betas = (config.adam_beta1, config.adam_beta2)
         self.opt_g = torch.optim.Adam(self.generator.parameters(), config.lr, betas, fused=True)
@@ -51,7 +51,8 @@ class TrainState:
     def update_ema(self, batch_nimg: int) -> None:
         """Moves the averaged generator's weights towards the present ones. Its batch statistics are not averages."""
         decay = ema_decay(self.config, self.cur_nimg, batch_nimg)
-        average, present = list(self.ema.parameters()), list(self.generator.parameters())
+        average: list[Tensor] = list(self.ema.parameters())
+        present: list[Tensor] = list(self.generator.parameters())
         torch._foreach_lerp_(average, present, 1 - decay)
 
     def networks(self) -> dict[str, nn.Module]:

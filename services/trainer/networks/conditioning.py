@@ -32,7 +32,7 @@ class ConditionalBatchNorm2d(nn.Module):
 
 
 def add_spectral_norm(network: nn.Module) -> None:
-    """Divides every weight by its spectral norm; Miyato et al. 2018, arXiv:1802.05957, eq. 8, one power iteration a step.
+    """Divides every weight by its spectral norm, one power iteration a step; Miyato et al., arXiv:1802.05957, eq. 8.
 
     A zero weight has no direction to iterate on, so weights must be initialised before.
     """

@@ -6,6 +6,7 @@ batch norm and by projection.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import cast
 
 import torch
@@ -17,7 +18,7 @@ from shared.presets import TrainConfig
 
 
 class GeneratorBlock(nn.Module):
-    """Norm, ReLU, upsample, convolve; norm, ReLU, convolve; plus an upsampled shortcut. [N, C, H, W] -> [N, C', 2H, 2W]."""
+    """Norm, ReLU, upsample, convolve; norm, ReLU, convolve; plus the shortcut. [N, C, H, W] -> [N, C', 2H, 2W]."""
 
     def __init__(self, c_in: int, c_out: int, num_classes: int | None) -> None:
         super().__init__()
@@ -27,7 +28,7 @@ class GeneratorBlock(nn.Module):
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
         h = F.interpolate(self.norm1(x, labels).relu(), scale_factor=2.0, mode="nearest")
-        h = self.conv2(self.norm2(self.conv1(h), labels).relu())
+        h = cast(Tensor, self.conv2(self.norm2(self.conv1(h), labels).relu()))
         # A 1x1 convolution and nearest upsampling commute; this order does a quarter of the work.
         return h + F.interpolate(self.shortcut(x), scale_factor=2.0, mode="nearest")
 
@@ -40,9 +41,7 @@ class Generator(nn.Module):
         channels = config.g_channels
         self.first_channels = channels[0]
         self.linear = nn.Linear(config.latent_dim, channels[0] * 4 * 4)
-        self.blocks = nn.ModuleList(
-            GeneratorBlock(c_in, c_out, num_classes) for c_in, c_out in zip(channels, channels[1:], strict=False)
-        )
+        self.blocks = nn.ModuleList(GeneratorBlock(c_in, c_out, num_classes) for c_in, c_out in pairwise(channels))
         self.norm = nn.BatchNorm2d(channels[-1])
         self.to_rgb = nn.Conv2d(channels[-1], 3, 3, padding=1)
         initialize(self)
