@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: up test lint format lock clean
+.PHONY: up test lint format lock secrets clean
 
 up: $(VENV)/.installed
 	$(BIN)/python -m services.dev
@@ -32,6 +32,16 @@ $(VENV)/.installed: requirements.lock
 # Pins every dependency of every group in pyproject.toml, for all platforms and Pythons, without index URLs.
 lock:
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --group dev --no-header --no-annotate --no-emit-index-url --upgrade -o requirements.lock
+
+# The password that `docker compose` hands to Redis and its clients. It is made once; to change it, delete the file.
+# The folder keeps other users of this machine out. The file itself is readable, because compose mounts it with the
+# mode it has here, and the users inside the containers are others than this one.
+secrets: secrets/redis_password
+
+secrets/redis_password:
+	@mkdir -p secrets && chmod 700 secrets
+	@$(PYTHON) -c 'import secrets; print(secrets.token_hex(32))' > $@.new
+	@chmod 444 $@.new && mv $@.new $@
 
 clean:
 	rm -rf $(VENV)

@@ -100,6 +100,7 @@ class Stack:
             "KILN_ARTIFACTS": self._settings.artifact_url,
             "KILN_REDIS_URL": f"redis://127.0.0.1:{redis_port}/0",
         }
+        environment.pop("KILN_REDIS_PASSWORD_FILE", None)  # of another Redis; this one refuses a password it has not got
         redis_data = self._settings.data / "redis"
         redis_data.mkdir(exist_ok=True)
         self._start("redis", redis_command(self._redis_server, redis_port, redis_data), environment)
@@ -134,7 +135,7 @@ class Stack:
         return [child for child in self._children if child.process.poll() is not None]
 
     def _stop_all(self) -> None:
-        """The worker and the API first, for they still have something to tell Redis; whoever does not leave is killed."""
+        """The worker and the API first, for they still have something to tell Redis; who does not leave is killed."""
         patience_s = self._settings.stop_grace_s + STOP_MARGIN_S
         for names in ({"worker", "api"}, {"redis"}):
             leaving = [child for child in self._children if child.name in names]

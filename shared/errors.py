@@ -42,7 +42,7 @@ class FieldProblem:
     message: str
 
     def as_json(self) -> dict[str, Any]:
-        return {"field": self.field, "value": printable(self.value), "message": self.message}
+        return {"field": printable(self.field), "value": printable(self.value), "message": self.message}
 
 
 def printable(value: Any) -> Any:
@@ -54,10 +54,17 @@ def printable(value: Any) -> Any:
     # Python refuses to print integers of more than 4300 digits; nobody needs to read them either.
     if isinstance(value, int):
         return value if abs(value) < 10**18 else f"an integer of {value.bit_length()} bits"
-    text = value if isinstance(value, str) else repr(value)
+    text = value if isinstance(value, str) else _repr(value)
     # A lone surrogate is legal in a JSON string and cannot be encoded as UTF-8 again.
     text = text.encode("utf-8", "backslashreplace").decode("utf-8")
     return text if len(text) <= MAX_VALUE_CHARS else text[:MAX_VALUE_CHARS] + "…"
+
+
+def _repr(value: Any) -> str:
+    try:
+        return repr(value)
+    except (ValueError, RecursionError):  # an integer too long to print somewhere inside, or too deep a nesting
+        return f"a {type(value).__name__} that cannot be printed"
 
 
 class KilnError(Exception):
@@ -69,7 +76,7 @@ class InvalidInput(KilnError):
 
     def __init__(self, problems: Sequence[FieldProblem]) -> None:
         self.problems = tuple(problems)
-        super().__init__("; ".join(f"{p.field}: {p.message} (got {printable(p.value)!r})" for p in self.problems))
+        super().__init__("; ".join(f"{printable(p.field)}: {p.message} (got {printable(p.value)!r})" for p in self.problems))
 
     @classmethod
     def of(cls, field: str, value: Any, message: str) -> InvalidInput:

@@ -218,8 +218,9 @@ class MemoryJobStore:
     def update(self, job_id: str, change: Change, metrics: Sequence[Metrics] = (), events: Sequence[Event] = ()) -> Job:
         with self._lock:
             now = self._clock()
-            self._jobs[job_id] = after = change(self.get(job_id), now)
-            self._metrics[job_id].update({row["nimg"]: row for row in metrics})
+            after, rows = change(self.get(job_id), now), {row["nimg"]: row for row in metrics}
+            self._jobs[job_id] = after  # from here on nothing can fail
+            self._metrics[job_id].update(rows)
             for event in events:
                 stored = event.model_copy(update={"id": f"{len(self._events[job_id]) + 1:012d}-0", "at": now})
                 self._events[job_id].append(stored)

@@ -178,17 +178,26 @@ def finish(
     job: Job, now: datetime, *, fence: int, status: JobStatus,
     reason: Reason | None = None, error: str | None = None, model_id: str | None = None,
 ) -> Job:  # fmt: skip
-    """The worker is done with the job, for better or worse."""
+    """The worker is done with the job, for better or worse: `status` is a terminal one."""
     _check_fence(job, fence)
+    if status not in TERMINAL:
+        raise IllegalTransition(f"job {job.id} cannot be finished as {status}")
     return _end(job, now, status, reason=reason, error=error, model_id=model_id)
 
 
 def hand_back(job: Job, now: datetime, *, fence: int, status: JobStatus, crashed: bool = False) -> Job:
-    """The worker leaves and somebody may go on later: back to QUEUED, or PAUSED when the user asked for that."""
+    """The worker leaves and somebody may go on later: back to QUEUED, or PAUSED when the user asked for that.
+
+    A cancel that came while the worker was leaving is honoured here; nobody else would.
+    """
     _check_fence(job, fence)
-    return _move(
-        job, status, lease_until=None, worker=None, request=None, enqueued_at=None, crashes=job.crashes + crashed
-    )
+    crashes = job.crashes + crashed
+    if status not in (JobStatus.QUEUED, JobStatus.PAUSED):
+        raise IllegalTransition(f"job {job.id} cannot be handed back as {status}")
+    if job.request == "cancel":
+        return _end(job, now, JobStatus.CANCELLED, reason=Reason.CANCELLED_BY_USER, crashes=crashes)
+    request = None if status is JobStatus.PAUSED else job.request
+    return _move(job, status, lease_until=None, worker=None, request=request, enqueued_at=None, crashes=crashes)
 
 
 def expire(job: Job, now: datetime, *, max_attempts: int) -> Job:
@@ -225,7 +234,7 @@ def ask(job: Job, now: datetime, *, request: Request) -> Job:
     if request == "cancel":
         return _end(job, now, JobStatus.CANCELLED, reason=Reason.CANCELLED_BY_USER)
     if request == "pause":
-        return job if job.status is JobStatus.PAUSED else _move(job, JobStatus.PAUSED)
+        return job if job.status is JobStatus.PAUSED else _move(job, JobStatus.PAUSED, request=None)
     raise IllegalTransition(f"job {job.id} is {job.status}: only a running job can be finished early")
 
 

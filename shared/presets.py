@@ -217,7 +217,10 @@ def resolve(preset: str, overrides: Mapping[str, Any]) -> TrainConfig:
     try:
         return TrainConfig.model_validate(base.model_dump() | dict(overrides))
     except ValidationError as error:
-        raise InvalidInput([_problem(dict(details)) for details in error.errors(include_url=False)]) from None
+        found = error.errors(include_url=False)
+        # A tuple whose items were refused is reported again, as too short; the items say it.
+        inside = {details["loc"][:-1] for details in found if len(details["loc"]) > 1}
+        raise InvalidInput([_problem(dict(details)) for details in found if details["loc"] not in inside]) from None
 
 
 def _problem(details: dict[str, Any]) -> FieldProblem:

@@ -11,7 +11,7 @@ from shared.registry import ModelManifest
 
 
 class _Line(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class ProgressLine(_Line):

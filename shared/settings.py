@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Self
+from urllib.parse import quote, urlsplit
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shared.errors import FieldProblem, InvalidInput
@@ -21,7 +22,10 @@ class Settings(BaseSettings):
     artifacts: str | None = Field(
         None, description="fsspec URL of models and checkpoints. Default: file://<data>/artifacts."
     )
-    redis_url: str = Field("redis://127.0.0.1:6379/0", description="Redis with the jobs and the queue.")
+    redis_url: str = Field("redis://127.0.0.1:6379/0", repr=False, description="Redis with the jobs and the queue.")
+    redis_password_file: Path | None = Field(
+        None, description="File that holds the password of Redis, for a redis_url without one: no environment shows it."
+    )
 
     host: str = Field("127.0.0.1", description="Address the API listens on.")
     port: int = Field(8000, ge=1, le=65535, description="Port of the API.")
@@ -31,17 +35,30 @@ class Settings(BaseSettings):
     threads: int | None = Field(None, ge=1, description="CPU threads of torch and of onnxruntime. Default: all cores.")
     require_cuda: bool = Field(False, description="Not ready, and no training, without a CUDA device.")
 
-    lease_s: float = Field(15.0, ge=0.2, description="A worker that is silent for so many seconds has lost its job.")
+    lease_s: float = Field(15.0, ge=0.2, le=86_400, description="A worker that is silent for so many seconds has lost its job.")
     max_attempts: int = Field(3, ge=1, description="A job that lost its worker so many times is lost for good.")
-    stop_grace_s: float = Field(30.0, ge=0, description="Seconds a trainer has to checkpoint before it is killed.")
+    stop_grace_s: float = Field(30.0, ge=0, le=86_400, description="Seconds a trainer has to checkpoint before it is killed.")
+
+    @field_validator("data", "datasets")
+    @classmethod
+    def _absolute(cls, path: Path | None) -> Path | None:
+        try:
+            return None if path is None else path.expanduser().resolve()
+        except RuntimeError as error:  # ~somebody who does not exist, or a loop of links
+            raise ValueError(str(error)) from None
 
     @model_validator(mode="after")
     def _fill_in_places(self) -> Self:
-        data = self.data.expanduser().resolve()
-        datasets = (self.datasets or data / "datasets").expanduser().resolve()
-        object.__setattr__(self, "data", data)
-        object.__setattr__(self, "datasets", datasets)
-        object.__setattr__(self, "artifacts", self.artifacts or f"file://{data / 'artifacts'}")
+        object.__setattr__(self, "datasets", self.datasets or self.data / "datasets")
+        object.__setattr__(self, "artifacts", self.artifacts or f"file://{self.data / 'artifacts'}")
+        return self
+
+    @model_validator(mode="after")
+    def _fill_in_password(self) -> Self:
+        if self.redis_password_file is not None and not urlsplit(self.redis_url).password:
+            # InvalidInput and no ValueError: pydantic's own error would quote all settings, and with them a password.
+            password = _read_password(self.redis_password_file)
+            object.__setattr__(self, "redis_url", _with_password(self.redis_url, password))
         return self
 
     @property
@@ -66,3 +83,21 @@ def read_settings() -> Settings:
                 for e in error.errors()
             ]
         ) from None
+
+
+def _read_password(file: Path) -> str:
+    """The one line of the file. Raises InvalidInput that names the variable."""
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise InvalidInput.of("KILN_REDIS_PASSWORD_FILE", str(file), f"cannot be read: {why}") from None
+    if len(lines) != 1 or not lines[0]:
+        raise InvalidInput.of("KILN_REDIS_PASSWORD_FILE", str(file), "must hold one line, the password")
+    return lines[0]
+
+
+def _with_password(url: str, password: str) -> str:
+    parts = urlsplit(url)
+    user, _, place = parts.netloc.rpartition("@")
+    return parts._replace(netloc=f"{user.rstrip(':')}:{quote(password, safe='')}@{place}").geturl()

@@ -1,0 +1,53 @@
+"""What all tests share: a real redis-server on a free port, settings that point into a temporary folder, real CIFAR-10."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from services.dev import find_redis_server, free_port, redis_command, wait_for_redis
+from shared.settings import Settings
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of a redis-server that this test session owns."""
+    port = free_port()
+    command = redis_command(find_redis_server(), port, tmp_path_factory.mktemp("redis"))
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        wait_for_redis(port, process)
+        yield f"redis://127.0.0.1:{port}/0"
+        process.terminate()
+
+
+@pytest.fixture
+def redis_url(redis_server: str) -> str:
+    """The same, emptied."""
+    with redis.Redis.from_url(redis_server) as client:
+        client.flushall()
+    return redis_server
+
+
+@pytest.fixture
+def settings(tmp_path: Path, redis_url: str) -> Settings:
+    """Settings of a stack of the test's own: Redis, data and data sets in a temporary folder."""
+    return Settings(data=tmp_path / "data", datasets=tmp_path / "datasets", redis_url=redis_url, lease_s=2.0)
+
+
+@pytest.fixture(scope="session")
+def cifar10_root() -> Path:
+    """Folder with the official CIFAR-10 in `cifar10/`. Skips without it; under CI that is a failure."""
+    folder = os.environ.get("KILN_DATASETS")
+    if folder and (Path(folder) / "cifar10").is_dir():
+        return Path(folder).resolve()
+    reason = f"needs the real CIFAR-10: KILN_DATASETS={folder!r} has no cifar10/"
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)

@@ -1,0 +1,103 @@
+"""`python -m services.dev`: starts everything, stops everything, takes up where it left off."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.processes import ROOT, processes_of, running_stack, small_overrides, wait_for, write_color_dataset
+
+
+@pytest.fixture
+def datasets(tmp_path: Path) -> Path:
+    write_color_dataset(tmp_path / "datasets")
+    return tmp_path / "datasets"
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_told_to_stop_it_leaves_no_process_and_no_work_behind(
+    how: signal.Signals, tmp_path: Path, datasets: Path
+) -> None:
+    data = tmp_path / "data"
+    # Given a stack in the middle of a job
+    with running_stack(data, datasets) as stack:
+        job_id = stack.submit(preset="tiny", dataset="colors", overrides=small_overrides(total_nimg=64_000))
+        stack.wait_for_job(job_id, lambda job: job["progress"]["images_seen"] > 0)
+        assert len(processes_of(data)) >= 4  # redis, worker, trainer, API
+
+        # When it is told to stop, it stops cleanly and so does everything it started
+        stack.process.send_signal(how)
+        assert stack.process.wait() == 0
+        assert processes_of(data) == {}
+
+    # Then a second one goes on with the job from its checkpoint, and ends it
+    with running_stack(data, datasets) as stack:
+        job = stack.wait_until_over(job_id)
+        assert (job["status"], job["attempt"]) == ("succeeded", 2)
+        assert stack.http.get("/models").json()["data"][0]["manifest"]["job_id"] == job_id
+
+
+@pytest.mark.parametrize("victim", ["redis", "worker", "api", "itself"])
+def test_killed_outright_it_leaves_no_process_behind(victim: str, tmp_path: Path, datasets: Path) -> None:
+    data = tmp_path / "data"
+    # Given a stack in the middle of a job
+    with running_stack(data, datasets, KILN_STOP_GRACE_S="5") as stack:
+        job_id = stack.submit(preset="tiny", dataset="colors", overrides=small_overrides(total_nimg=10**9))
+        stack.wait_for_job(job_id, lambda job: job["progress"]["images_seen"] > 0)
+
+        # When one of its processes, or it itself, is killed with no chance to say good-bye
+        os.kill(stack.process.pid if victim == "itself" else stack.pids()[victim], signal.SIGKILL)
+
+        # Then all the others go too, and its exit status says that this was not the plan
+        assert stack.process.wait() == (-signal.SIGKILL if victim == "itself" else 1)
+        wait_for(lambda: processes_of(data), lambda processes: processes == {})
+
+
+def test_two_stacks_run_side_by_side(tmp_path: Path, datasets: Path) -> None:
+    with running_stack(tmp_path / "one", datasets) as one, running_stack(tmp_path / "two", datasets) as two:
+        job_id = one.submit(preset="tiny", dataset="colors", overrides=small_overrides())
+
+        assert two.http.get(f"/jobs/{job_id}").status_code == 404
+        assert one.wait_until_over(job_id)["status"] == "succeeded"
+        assert two.http.get("/models").json()["data"] == []
+
+
+def test_a_taken_port_is_one_line_before_anything_starts(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = start_in_vain(tmp_path, port)
+
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert f"port {port}" in done.stderr
+    assert not (tmp_path / "data" / "redis").exists()
+
+
+def test_one_data_folder_serves_one_stack(tmp_path: Path, datasets: Path) -> None:
+    with running_stack(tmp_path / "data", datasets):
+        done = start_in_vain(tmp_path, 1)
+
+    assert done.returncode == 1
+    assert "in use by another" in done.stderr
+
+
+def test_a_bad_setting_is_one_line_that_names_it(tmp_path: Path) -> None:
+    done = start_in_vain(tmp_path, 70_000)
+
+    assert done.returncode == 1
+    assert "KILN_PORT" in done.stderr
+    assert "70000" in done.stderr
+
+
+def start_in_vain(folder: Path, port: int) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "services.dev", "--port", str(port), "--data", str(folder / "data")]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

@@ -1,0 +1,134 @@
+"""A whole stack in its own processes, for tests that must see the real thing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+from PIL import Image
+
+from services.dev import free_port
+
+ROOT = Path(__file__).parents[1]
+PATIENCE_S = 240.0  # after which a test gives up waiting; nothing is judged by it
+
+
+class Stack:
+    """`python -m services.dev` on a free port, and an HTTP client for its API."""
+
+    def __init__(self, process: subprocess.Popen[str], port: int, data: Path) -> None:
+        self.process, self.port, self.data = process, port, data
+        self.http = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30)
+
+    def submit(self, **body: Any) -> str:
+        answer = self.http.post("/jobs", json=body)
+        assert answer.status_code == 202, answer.text
+        return str(answer.json()["id"])
+
+    def job(self, job_id: str) -> dict[str, Any]:
+        job: dict[str, Any] = self.http.get(f"/jobs/{job_id}").json()
+        return job
+
+    def wait_for_job(self, job_id: str, is_so: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        return wait_for(lambda: self.job(job_id), is_so)
+
+    def wait_until_over(self, job_id: str) -> dict[str, Any]:
+        return self.wait_for_job(job_id, lambda job: job["status"] not in ("queued", "running", "paused"))
+
+    def pids(self) -> dict[str, int]:
+        """Of the children, by name; the stack printed them when it started."""
+        lines = (self.data / "stack.out").read_text().splitlines()
+        return {line.split()[0]: int(line.split()[2]) for line in lines if " pid " in line}
+
+
+def wait_for(look: Callable[[], Any], is_so: Callable[[Any], bool]) -> Any:
+    """Looks, over HTTP or at the file system, until it is so. Fails with what it saw last."""
+    deadline_s = time.monotonic() + PATIENCE_S
+    while True:
+        seen = look()
+        if is_so(seen):
+            return seen
+        assert time.monotonic() < deadline_s, f"waited {PATIENCE_S:g} s in vain; last seen: {seen}"
+        time.sleep(0.1)
+
+
+@contextmanager
+def running_stack(data: Path, datasets: Path, **settings: str) -> Iterator[Stack]:
+    """Starts a stack, waits until its API answers, and stops it in the end."""
+    data.mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    output = data / "stack.out"
+    with output.open("w") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "services.dev", "--port", str(port), "--data", str(data),
+             "--datasets", str(datasets)],
+            cwd=ROOT, env=os.environ | settings, stdout=out, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+    stack = Stack(process, port, data)
+    try:
+        wait_for(lambda: (process.poll(), _is_live(stack)), lambda seen: seen[0] is not None or seen[1])
+        assert process.poll() is None, output.read_text()
+        yield stack
+    finally:
+        stack.http.close()
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+        process.wait(PATIENCE_S)
+
+
+def processes_of(data: Path) -> dict[int, str]:
+    """Every process on this machine, zombies aside, that was started for this data folder: pid -> command line."""
+    found = {}
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit() or int(folder.name) == os.getpid():
+            continue
+        try:
+            environment, command = (folder / "environ").read_bytes(), (folder / "cmdline").read_bytes()
+            place = (folder / "cwd").readlink()
+        except OSError:  # gone by now, or somebody else's
+            continue
+        # redis-server writes its title over its environment, but works in its folder.
+        if f"KILN_DATA={data}".encode() in environment.split(b"\0") or place.is_relative_to(data):
+            found[int(folder.name)] = command.replace(b"\0", b" ").decode(errors="replace")
+    return found
+
+
+def write_color_dataset(root: Path, name: str = "colors", per_class: int = 40) -> None:
+    """A data set of two classes that anybody can tell apart: reddish and bluish noise."""
+    rng = np.random.default_rng(0)
+    for label, channel in (("blue", 2), ("red", 0)):
+        folder = root / name / "train" / label
+        folder.mkdir(parents=True)
+        for number in range(per_class):
+            pixels = rng.integers(0, 60, (32, 32, 3), dtype=np.uint8)
+            pixels[:, :, channel] += 180
+            Image.fromarray(pixels).save(folder / f"{number:03d}.png")
+
+
+SMALL = {"g_channels": [16, 8, 8], "d_channels": [8, 8, 16], "latent_dim": 8, "batch_size": 16}
+
+
+def small_overrides(**more: Any) -> dict[str, Any]:
+    """`tiny` made tinier, for tests of everything but the images."""
+    return SMALL | {"total_nimg": 640, "tick_nimg": 160, "snapshot_nimg": 320} | more
+
+
+def _is_live(stack: Stack) -> bool:
+    try:
+        return stack.http.get("/healthz").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def dumps(value: Any) -> str:
+    return json.dumps(value, indent=2, sort_keys=True)

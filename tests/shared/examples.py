@@ -1,0 +1,39 @@
+"""Jobs and models to test with: valid records, of which a test changes what it is about."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from shared.jobs import Job, JobStatus, new_job
+from shared.presets import PRESETS
+from shared.registry import ModelManifest, Parity
+
+NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
+LEASE_S = 15.0
+FENCE = 7
+
+
+def a_job(now: datetime = NOW) -> Job:
+    """A job as it is when it was just submitted."""
+    return new_job(now, preset="tiny", config=PRESETS["tiny"].config, dataset="cifar10", name=None)
+
+
+def job_in(status: JobStatus, **changes: Any) -> Job:
+    """A job that came to be in some status; a running one has a live lease and the fence FENCE."""
+    job = a_job().model_copy(update={"status": status, "fence": FENCE, "attempt": FENCE})
+    if status is JobStatus.RUNNING:
+        lease_until = NOW + timedelta(seconds=LEASE_S)
+        job = job.model_copy(update={"worker": "w1", "started_at": NOW, "lease_until": lease_until})
+    return job.model_copy(update=changes)
+
+
+def a_model(model_id: str = "tiny-1", created_at: datetime = NOW) -> ModelManifest:
+    """A manifest as the trainer hands it over: the digests of its files are still missing."""
+    config = PRESETS["tiny"].config
+    return ModelManifest(
+        id=model_id, job_id="1", created_at=created_at, preset="tiny", config=config, dataset="cifar10",
+        classes=("cat", "dog"), latent_dim=config.latent_dim, conditional=True,
+        parity=Parity(max_abs_difference=1e-6, batch_sizes=(1, 8)),
+        images_seen=config.total_nimg, device="cpu", wall_seconds=1.5,
+    )  # fmt: skip

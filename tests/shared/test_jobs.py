@@ -1,0 +1,427 @@
+"""How a job may change, status by status: the functions of `shared.jobs` are pure, so tables say all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from shared.errors import IllegalTransition, KilnError, StaleFence
+from shared.jobs import (
+    TERMINAL,
+    TRANSITIONS,
+    Job,
+    JobStatus,
+    Progress,
+    Reason,
+    Request,
+    ask,
+    claim,
+    enqueued,
+    expire,
+    finish,
+    hand_back,
+    new_job_id,
+    renew,
+    resume,
+)
+from tests.shared.examples import FENCE, LEASE_S, NOW, a_job, job_in
+
+LATE = NOW + timedelta(seconds=LEASE_S)  # the very moment at which the lease of `job_in(RUNNING)` runs out
+REQUESTS: tuple[Request, ...] = get_args(Request)
+
+Change = Callable[[Job, datetime], Job]
+
+claim_it = partial(claim, worker="w2", lease_s=LEASE_S)
+renew_it = partial(renew, fence=FENCE, lease_s=LEASE_S)
+reap_it = partial(expire, max_attempts=3)
+
+CALLS: dict[str, tuple[Change, datetime]] = {
+    "claim": (claim_it, NOW),
+    "claim-late": (claim_it, LATE),
+    "renew": (renew_it, NOW),
+    "renew-late": (renew_it, LATE),
+    "expire": (reap_it, NOW),
+    "expire-late": (reap_it, LATE),
+    "expire-last": (partial(expire, max_attempts=1), LATE),
+    "ask-cancel": (partial(ask, request="cancel"), NOW),
+    "ask-pause": (partial(ask, request="pause"), NOW),
+    "ask-finish": (partial(ask, request="finish"), NOW),
+    "resume": (resume, NOW),
+    "enqueued": (enqueued, LATE),
+    **{f"finish-{status}": (partial(finish, fence=FENCE, status=status), NOW) for status in JobStatus},
+    **{f"hand_back-{status}": (partial(hand_back, fence=FENCE, status=status), NOW) for status in JobStatus},
+}
+
+# What becomes of a job in the status above when the function on the left is called: the status it has then;
+# "same": not a single field changes; "refused": IllegalTransition; "stale": StaleFence.
+TABLE = """
+                     queued     running    paused     succeeded  failed     lost       cancelled
+claim                running    refused    refused    refused    refused    refused    refused
+claim-late           running    running    refused    refused    refused    refused    refused
+renew                stale      same       stale      stale      stale      stale      stale
+renew-late           stale      running    stale      stale      stale      stale      stale
+expire               same       same       same       same       same       same       same
+expire-late          same       queued     same       same       same       same       same
+expire-last          same       lost       same       same       same       same       same
+ask-cancel           cancelled  running    cancelled  same       same       same       same
+ask-pause            paused     running    same       same       same       same       same
+ask-finish           refused    running    refused    same       same       same       same
+resume               same       same       queued     refused    refused    refused    refused
+enqueued             queued     same       same       same       same       same       same
+finish-queued        stale      refused    stale      stale      stale      stale      stale
+finish-running       stale      refused    stale      stale      stale      stale      stale
+finish-paused        stale      refused    stale      stale      stale      stale      stale
+finish-succeeded     stale      succeeded  stale      stale      stale      stale      stale
+finish-failed        stale      failed     stale      stale      stale      stale      stale
+finish-lost          stale      lost       stale      stale      stale      stale      stale
+finish-cancelled     stale      cancelled  stale      stale      stale      stale      stale
+hand_back-queued     stale      queued     stale      stale      stale      stale      stale
+hand_back-running    stale      refused    stale      stale      stale      stale      stale
+hand_back-paused     stale      paused     stale      stale      stale      stale      stale
+hand_back-succeeded  stale      refused    stale      stale      stale      stale      stale
+hand_back-failed     stale      refused    stale      stale      stale      stale      stale
+hand_back-lost       stale      refused    stale      stale      stale      stale      stale
+hand_back-cancelled  stale      refused    stale      stale      stale      stale      stale
+"""
+HEADER, *ROWS = [line.split() for line in TABLE.strip().splitlines()]
+CELLS = [
+    pytest.param(name, JobStatus(status), outcome, id=f"{name}-when-{status}")
+    for name, *outcomes in ROWS
+    for status, outcome in zip(HEADER, outcomes, strict=True)
+]
+ERRORS: dict[str, type[KilnError]] = {"refused": IllegalTransition, "stale": StaleFence}
+
+
+def test_the_table_is_complete() -> None:
+    assert [JobStatus(status) for status in HEADER] == list(JobStatus)
+    assert {name for name, *_ in ROWS} == set(CALLS)
+
+
+@pytest.mark.parametrize(("name", "status", "outcome"), CELLS)
+def test_what_a_call_does_in_a_status(name: str, status: JobStatus, outcome: str) -> None:
+    call, now = CALLS[name]
+    before = job_in(status)
+
+    if outcome in ERRORS:
+        with pytest.raises(ERRORS[outcome], match=before.id):
+            call(before, now)
+    elif outcome == "same":
+        assert call(before, now) == before
+    else:
+        after = call(before, now)
+        assert after.status == outcome
+        assert after != before
+
+
+def test_transitions_say_exactly_what_the_functions_do() -> None:
+    moves: set[tuple[JobStatus, JobStatus]] = set()
+    for call, now in CALLS.values():
+        for status in JobStatus:
+            before = job_in(status)
+            try:
+                after = call(before, now)
+            except KilnError:
+                continue
+            if after.status is not before.status or after.fence != before.fence:
+                moves.add((before.status, after.status))
+
+    assert moves == {(before, after) for before, reachable in TRANSITIONS.items() for after in reachable}
+
+
+def test_a_job_is_over_when_no_way_leads_on() -> None:
+    over = {JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.LOST, JobStatus.CANCELLED}
+
+    assert over == TERMINAL
+    assert {status for status in JobStatus if job_in(status).is_over} == over
+
+
+# Claims and leases
+
+
+def test_a_claim_gives_the_job_to_a_worker_for_the_time_of_a_lease() -> None:
+    job = claim(a_job(), NOW, worker="w1", lease_s=LEASE_S)
+
+    assert (job.status, job.worker, job.started_at, job.lease_until) == (JobStatus.RUNNING, "w1", NOW, LATE)
+    assert (job.fence, job.attempt, job.crashes) == (1, 1, 0)
+
+
+def test_a_live_lease_is_not_taken_over() -> None:
+    just_before = LATE - timedelta(microseconds=1)
+
+    with pytest.raises(IllegalTransition, match="is running on w1"):
+        claim_it(job_in(JobStatus.RUNNING), just_before)
+
+
+def test_an_expired_lease_is_taken_over_and_counts_as_a_crash() -> None:
+    before = job_in(JobStatus.RUNNING)
+
+    after = claim_it(before, LATE)
+
+    assert (after.worker, after.fence) == ("w2", before.fence + 1)
+    assert (after.attempt, after.crashes) == (before.attempt + 1, before.crashes + 1)
+    assert after.lease_until == LATE + timedelta(seconds=LEASE_S)
+    assert after.started_at == before.started_at
+
+
+@pytest.mark.parametrize("name", ["renew", *(f"{f}-{s}" for f in ("finish", "hand_back") for s in JobStatus)])
+@pytest.mark.parametrize("true_fence", [FENCE - 1, FENCE + 1])
+def test_a_worker_with_another_fence_changes_nothing(name: str, true_fence: int) -> None:
+    call, now = CALLS[name]
+
+    with pytest.raises(StaleFence, match=f"under fence {true_fence}; the writer holds fence {FENCE}"):
+        call(job_in(JobStatus.RUNNING, fence=true_fence), now)
+
+
+def test_a_worker_that_comes_back_after_another_one_took_over_is_refused() -> None:
+    mine = claim(a_job(), NOW, worker="w1", lease_s=LEASE_S)
+    theirs = claim(mine, LATE, worker="w2", lease_s=LEASE_S)
+
+    with pytest.raises(StaleFence):
+        renew(theirs, LATE, fence=mine.fence, lease_s=LEASE_S)
+    assert renew(theirs, LATE, fence=theirs.fence, lease_s=LEASE_S).worker == "w2"
+
+
+def test_a_worker_that_was_late_and_lost_nothing_goes_on() -> None:
+    after = renew_it(job_in(JobStatus.RUNNING), LATE)
+
+    assert (after.worker, after.fence) == ("w1", FENCE)
+    assert after.lease_until == LATE + timedelta(seconds=LEASE_S)
+
+
+def test_renewing_takes_what_the_trainer_said() -> None:
+    progress, metrics = Progress.at(10, 100, 5.0), {"nimg": 10.0, "loss_d": 0.5}
+
+    after = renew_it(job_in(JobStatus.RUNNING), NOW, progress=progress, metrics=metrics)
+
+    assert (after.progress, after.metrics) == (progress, metrics)
+
+
+def test_renewing_without_news_keeps_what_was_known_and_what_was_asked() -> None:
+    before = job_in(JobStatus.RUNNING, progress=Progress.at(10, 100), metrics={"nimg": 10.0}, request="cancel")
+
+    after = renew_it(before, LATE)
+
+    assert (after.progress, after.metrics, after.request) == (before.progress, before.metrics, "cancel")
+
+
+# Ends
+
+
+def test_a_finished_job_says_how_it_ended_and_belongs_to_nobody() -> None:
+    before = job_in(JobStatus.RUNNING, request="finish")
+
+    after = finish(before, LATE, fence=FENCE, status=JobStatus.SUCCEEDED, model_id="tiny-1")
+
+    assert (after.status, after.finished_at, after.model_id) == (JobStatus.SUCCEEDED, LATE, "tiny-1")
+    assert (after.lease_until, after.worker, after.request) == (None, None, None)
+
+
+def test_a_failed_job_carries_reason_and_error() -> None:
+    after = finish(
+        job_in(JobStatus.RUNNING), NOW, fence=FENCE, status=JobStatus.FAILED, reason=Reason.DIVERGED, error="loss is nan"
+    )
+
+    assert (after.reason, after.error, after.model_id) == (Reason.DIVERGED, "loss is nan", None)
+
+
+@pytest.mark.parametrize(("crashed", "crashes"), [(False, 1), (True, 2)])
+def test_a_job_that_is_handed_back_waits_to_be_sent_again(crashed: bool, crashes: int) -> None:
+    before = job_in(JobStatus.RUNNING, crashes=1, enqueued_at=NOW)
+
+    after = hand_back(before, NOW, fence=FENCE, status=JobStatus.QUEUED, crashed=crashed)
+
+    assert (after.status, after.crashes) == (JobStatus.QUEUED, crashes)
+    assert (after.lease_until, after.worker, after.enqueued_at, after.finished_at) == (None, None, None, None)
+
+
+@pytest.mark.parametrize("status", [JobStatus.QUEUED, JobStatus.PAUSED])
+def test_a_cancel_that_comes_while_the_worker_leaves_is_honoured(status: JobStatus) -> None:
+    after = hand_back(job_in(JobStatus.RUNNING, request="cancel"), NOW, fence=FENCE, status=status)
+
+    assert (after.status, after.reason, after.finished_at) == (JobStatus.CANCELLED, Reason.CANCELLED_BY_USER, NOW)
+
+
+def test_a_wish_to_finish_outlives_the_worker_it_was_told_to() -> None:
+    asked = job_in(JobStatus.RUNNING, request="finish")
+
+    assert hand_back(asked, NOW, fence=FENCE, status=JobStatus.QUEUED, crashed=True).request == "finish"
+    assert reap_it(asked, LATE).request == "finish"
+
+
+def test_pausing_fulfils_the_wish_to_pause() -> None:
+    asked = job_in(JobStatus.RUNNING, request="pause")
+
+    assert hand_back(asked, NOW, fence=FENCE, status=JobStatus.PAUSED).request is None
+
+
+# The reaper
+
+
+@pytest.mark.parametrize("crashes", [0, 1])
+def test_a_job_whose_worker_fell_silent_is_queued_again(crashes: int) -> None:
+    before = job_in(JobStatus.RUNNING, crashes=crashes, enqueued_at=NOW)
+
+    after = expire(before, LATE, max_attempts=3)
+
+    assert (after.status, after.crashes, after.fence) == (JobStatus.QUEUED, crashes + 1, FENCE)
+    assert (after.lease_until, after.worker, after.enqueued_at, after.finished_at) == (None, None, None, None)
+
+
+@pytest.mark.parametrize("max_attempts", [1, 2, 3])
+def test_a_job_that_keeps_losing_its_worker_is_lost(max_attempts: int) -> None:
+    before = job_in(JobStatus.RUNNING, crashes=max_attempts - 1)
+
+    after = expire(before, LATE, max_attempts=max_attempts)
+
+    assert (after.status, after.reason, after.finished_at) == (JobStatus.LOST, Reason.WORKER_LOST, LATE)
+    assert after.error == f"its worker vanished {max_attempts} times; the last one was w1"
+
+
+@pytest.mark.parametrize("max_attempts", [1, 3])
+def test_a_cancel_is_honoured_when_the_worker_that_should_obey_is_gone(max_attempts: int) -> None:
+    after = expire(job_in(JobStatus.RUNNING, request="cancel"), LATE, max_attempts=max_attempts)
+
+    assert (after.status, after.reason, after.crashes) == (JobStatus.CANCELLED, Reason.CANCELLED_BY_USER, 1)
+
+
+def test_the_fence_grows_over_a_whole_life() -> None:
+    job, now, fences = a_job(), NOW, [0]
+    for _ in range(3):
+        job = claim(job, now, worker="w", lease_s=LEASE_S)
+        fences.append(job.fence)
+        now += timedelta(seconds=LEASE_S)
+        job = expire(job, now, max_attempts=10)
+
+    assert fences == [0, 1, 2, 3]
+    assert (job.status, job.attempt, job.crashes) == (JobStatus.QUEUED, 3, 3)
+
+
+# What users ask for
+
+
+@pytest.mark.parametrize("pending", [None, *REQUESTS])
+@pytest.mark.parametrize("request_", REQUESTS)
+@pytest.mark.parametrize("status", JobStatus)
+def test_asking_twice_is_asking_once(status: JobStatus, request_: Request, pending: Request | None) -> None:
+    wish = partial(ask, request=request_)
+    before = job_in(status, request=pending)
+    try:
+        once = wish(before, NOW)
+    except IllegalTransition:
+        assert request_ == "finish"  # a job that has not begun has nothing to keep: refused each time
+        return
+
+    assert wish(once, LATE) == once
+
+
+@pytest.mark.parametrize("request_", REQUESTS)
+def test_a_running_job_only_notes_what_is_asked(request_: Request) -> None:
+    before = job_in(JobStatus.RUNNING)
+
+    after = ask(before, NOW, request=request_)
+
+    assert after == before.model_copy(update={"request": request_})
+
+
+@pytest.mark.parametrize("status", [JobStatus.QUEUED, JobStatus.PAUSED])
+def test_a_job_that_does_not_run_is_cancelled_at_once(status: JobStatus) -> None:
+    after = ask(job_in(status), NOW, request="cancel")
+
+    assert (after.status, after.reason, after.finished_at) == (JobStatus.CANCELLED, Reason.CANCELLED_BY_USER, NOW)
+
+
+def test_a_paused_job_that_is_resumed_waits_to_be_sent_again() -> None:
+    after = resume(job_in(JobStatus.PAUSED, enqueued_at=NOW), LATE)
+
+    assert (after.status, after.enqueued_at) == (JobStatus.QUEUED, None)
+
+
+def test_resuming_takes_back_a_pause_that_was_only_asked_for() -> None:
+    asked = ask(job_in(JobStatus.RUNNING), NOW, request="pause")
+
+    assert resume(asked, NOW) == job_in(JobStatus.RUNNING, id=asked.id)
+
+
+@pytest.mark.parametrize("request_", ["cancel", "finish"])
+def test_resuming_takes_back_nothing_else(request_: Request) -> None:
+    asked = ask(job_in(JobStatus.RUNNING), NOW, request=request_)
+
+    assert resume(asked, NOW) == asked
+
+
+def test_a_job_that_was_paused_once_more_after_its_worker_vanished_runs_on_when_it_is_resumed() -> None:
+    # Given a running job that was asked to pause, whose worker fell silent before it could obey
+    queued = expire(ask(job_in(JobStatus.RUNNING), NOW, request="pause"), LATE, max_attempts=3)
+
+    # When it is paused where it waits, and resumed
+    resumed = resume(ask(queued, LATE, request="pause"), LATE)
+
+    # Then its next worker is not told to pause again
+    assert (resumed.status, resumed.request) == (JobStatus.QUEUED, None)
+
+
+def test_a_message_is_noted_on_a_waiting_job_only() -> None:
+    assert enqueued(job_in(JobStatus.QUEUED), LATE).enqueued_at == LATE
+    assert enqueued(job_in(JobStatus.RUNNING), LATE).enqueued_at is None
+
+
+# Records
+
+
+def test_a_job_is_frozen() -> None:
+    job = a_job()
+    with pytest.raises(ValidationError, match="frozen"):
+        job.status = JobStatus.RUNNING  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("status", JobStatus)
+def test_a_job_survives_being_stored(status: JobStatus) -> None:
+    job = job_in(status, progress=Progress.at(1, 3, 0.1), metrics={"nimg": 1.0}, request="pause", reason=Reason.STALLED)
+
+    assert Job.model_validate_json(job.model_dump_json()) == job
+
+
+@given(*2 * [st.datetimes(datetime(2000, 1, 1), datetime(2999, 1, 1), timezones=st.just(UTC))])
+def test_ids_sort_by_time(one: datetime, other: datetime) -> None:
+    earlier, later = sorted((one, other))
+    if earlier < later:
+        assert new_job_id(earlier) < new_job_id(later)
+
+
+def test_ids_can_be_read() -> None:
+    job_id = new_job_id(datetime(2026, 11, 21, 21, 34, 55, 0xABCDE, tzinfo=UTC))
+
+    assert job_id.startswith("20261121-213455-abcde")
+    assert len(job_id) == len("20261121-213455-9c4d1f7a")
+
+
+def test_ids_of_one_microsecond_are_told_apart_by_chance() -> None:
+    ids = {new_job_id(NOW) for _ in range(100)}
+
+    assert len(ids) > 80  # of 4096 there are: 99 are expected
+
+
+def test_progress_by_hand() -> None:
+    # 25 of 100 thousand images are a quarter; the other 75 thousand take 150 s at 500 images/s.
+    assert Progress.at(25_000, 100_000, 500.0) == Progress(
+        fraction=0.25, images_seen=25_000, images_total=100_000, images_per_second=500.0, eta_seconds=150.0
+    )
+
+
+def test_progress_never_passes_its_end() -> None:
+    # The last step of a run may overshoot the budget.
+    progress = Progress.at(1_040, 1_000, 10.0)
+
+    assert (progress.fraction, progress.eta_seconds, progress.images_seen) == (1.0, 0.0, 1_040)
+
+
+@pytest.mark.parametrize("images_per_second", [None, 0.0])
+def test_progress_without_a_rate_promises_no_time(images_per_second: float | None) -> None:
+    assert Progress.at(0, 10, images_per_second).eta_seconds is None

@@ -1,0 +1,172 @@
+"""Losses and the gradient penalty, on numbers one can check by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from services.trainer.losses import LOSSES, gradient_penalty
+from services.trainer.networks import build_networks
+from tests.trainer.small import small_config, small_resnet
+
+LOG_2 = math.log(2)
+
+
+@pytest.mark.parametrize(
+    ("name", "real", "fake", "expected"),
+    [
+        ("wasserstein", [3.0, 1.0, 0.0], [1.0, 2.0, 0.0], [-2.0, 1.0, 0.0]),
+        ("hinge", [2.0, 0.5, -1.0], [-2.0, -0.5, 1.0], [0.0, 1.0, 4.0]),
+        # sigmoid(log 3) = 3/4: three quarters sure, and right (-log 3/4) or wrong (-log 1/4)
+        ("bce", [0.0, math.log(3), -math.log(3)], [0.0, -math.log(3), math.log(3)], [LOG_2, math.log(4 / 3), math.log(4)]),
+        ("bce", [math.log(3)], [0.0], [(math.log(4 / 3) + LOG_2) / 2]),
+    ],
+)  # fmt: skip
+def test_discriminator_loss_per_image(name: str, real: list[float], fake: list[float], expected: list[float]) -> None:
+    losses = LOSSES[name].discriminator(torch.tensor(real), torch.tensor(fake))
+    assert losses.tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "fake", "expected"),
+    [
+        ("wasserstein", [1.0, -2.0], [-1.0, 2.0]),
+        ("hinge", [1.0, -2.0], [-1.0, 2.0]),
+        ("bce", [0.0, -math.log(3), math.log(3)], [LOG_2, math.log(4), math.log(4 / 3)]),
+    ],
+)
+def test_generator_loss_per_image(name: str, fake: list[float], expected: list[float]) -> None:
+    assert LOSSES[name].generator(torch.tensor(fake)).tolist() == pytest.approx(expected)
+
+
+def test_a_critic_that_scores_real_images_higher_has_the_lower_wgan_gp_loss() -> None:
+    """The sign of Gulrajani et al. 2017, algorithm 1; report 1 prints it the other way round."""
+    high, low = torch.tensor([5.0]), torch.tensor([-5.0])
+    discriminator_loss = LOSSES["wasserstein"].discriminator
+    assert discriminator_loss(high, low).item() == -10.0
+    assert discriminator_loss(low, high).item() == 10.0
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_the_players_pull_the_scores_apart_and_together(name: str) -> None:
+    # Given undecided scores
+    real, fake = torch.zeros(1, requires_grad=True), torch.zeros(1, requires_grad=True)
+    # When the discriminator goes downhill, Then scores of real images rise and those of fake ones fall
+    LOSSES[name].discriminator(real, fake).sum().backward()
+    assert real.grad is not None
+    assert fake.grad is not None
+    assert real.grad.item() < 0 < fake.grad.item()
+    # When the generator goes downhill, Then scores of fake images rise
+    fake.grad = None
+    LOSSES[name].generator(fake).sum().backward()
+    assert fake.grad is not None
+    assert fake.grad.item() < 0
+
+
+def test_bce_stays_finite_for_scores_that_overflow_an_exponential() -> None:
+    huge = torch.tensor([1e4])
+    assert LOSSES["bce"].discriminator(-huge, huge).item() == pytest.approx(1e4)
+    assert LOSSES["bce"].generator(-huge).item() == pytest.approx(1e4)
+
+
+@pytest.mark.parametrize(("name", "expected"), [("wasserstein", 1.75), ("hinge", 0.0), ("bce", 0.0)])
+def test_where_the_line_between_real_and_fake_is_drawn(name: str, expected: float) -> None:
+    # A critic's scores have no zero of their own: its line lies between the means, 3 and 0.5.
+    real, fake = torch.tensor([2.0, 4.0]), torch.tensor([0.0, 1.0])
+    assert LOSSES[name].threshold(real, fake).item() == expected
+
+
+class LinearCritic(nn.Module):
+    """score = <weight, image>: its gradient is its weight, wherever one looks."""
+
+    def __init__(self, *leading: float) -> None:
+        super().__init__()
+        weight = torch.zeros(3 * 32 * 32)
+        weight[: len(leading)] = torch.tensor(leading)
+        self.weight = nn.Parameter(weight)
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        return images.flatten(1) @ self.weight
+
+
+class ClassCritic(nn.Module):
+    """score = label * first pixel: the norm of its gradient is the label."""
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        return labels * images[:, 0, 0, 0]
+
+
+class QuadraticCritic(nn.Module):
+    """score = |image|^2 / 2: its gradient is the image itself."""
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        return images.flatten(1).square().sum(1) / 2
+
+
+@pytest.mark.parametrize(("leading", "expected"), [((3.0, 4.0), 16.0), ((0.6, 0.8), 0.0), ((0.3, 0.4), 0.25)])
+def test_penalty_of_a_linear_critic_is_its_distance_from_slope_one(leading: tuple[float, ...], expected: float) -> None:
+    real, fake, labels = torch.randn(3, 3, 32, 32), torch.randn(3, 3, 32, 32), torch.zeros(3, dtype=torch.int64)
+    penalty = gradient_penalty(LinearCritic(*leading), real, fake, labels, torch.rand(3))
+    assert penalty.tolist() == pytest.approx([expected] * 3, abs=1e-5)
+
+
+def test_penalty_pulls_a_linear_critic_towards_slope_one() -> None:
+    # Given a critic of slope 5
+    critic = LinearCritic(3.0, 4.0)
+    real, fake, labels = torch.randn(2, 3, 32, 32), torch.randn(2, 3, 32, 32), torch.zeros(2, dtype=torch.int64)
+    # When its penalty is differentiated once more
+    gradient_penalty(critic, real, fake, labels, torch.rand(2)).mean().backward()
+    # Then the gradient is 2 (|w| - 1) w / |w| = 8 w / 5
+    assert critic.weight.grad is not None
+    assert critic.weight.grad[:3].tolist() == pytest.approx([4.8, 6.4, 0.0])
+
+
+def test_penalty_is_taken_between_the_images_where_one_is_real() -> None:
+    # Given a critic whose slope at an image is the image's length; real ones have length 5, fake ones 1
+    real, fake = torch.zeros(3, 3, 32, 32), torch.zeros(3, 3, 32, 32)
+    real[:, 0, 0, 0], fake[:, 0, 0, 0] = 5.0, 1.0
+    mix = torch.tensor([1.0, 0.5, 0.0])
+    # Then at the real image it is (5 - 1)^2, half-way (3 - 1)^2, and at the fake image (1 - 1)^2
+    penalty = gradient_penalty(QuadraticCritic(), real, fake, torch.zeros(3, dtype=torch.int64), mix)
+    assert penalty.tolist() == pytest.approx([16.0, 4.0, 0.0])
+
+
+def test_penalty_sees_each_image_with_its_own_class() -> None:
+    images, labels = torch.randn(3, 3, 32, 32), torch.tensor([1, 2, 4])
+    penalty = gradient_penalty(ClassCritic(), images, -images, labels, torch.rand(3))
+    assert penalty.tolist() == pytest.approx([0.0, 1.0, 9.0])
+
+
+@pytest.mark.parametrize(
+    "config", [small_config("wgan-gp-conditional"), small_resnet("wgan-gp-conditional")], ids=["dcgan", "resnet"]
+)
+def test_gradient_of_the_penalty_is_the_slope_one_measures(config: object) -> None:
+    """The second derivative through a real discriminator, against finite differences in double precision."""
+    # Given a discriminator, a direction in the space of its weights, and a penalty
+    torch.manual_seed(0)
+    _, discriminator = build_networks(config, num_classes=10)  # type: ignore[arg-type]
+    discriminator.double()
+    real, fake = torch.randn(2, 3, 32, 32).double(), torch.randn(2, 3, 32, 32).double()
+    labels, mix = torch.tensor([1, 2]), torch.rand(2).double()
+    parameters = list(discriminator.parameters())
+    direction = [torch.randn_like(p) for p in parameters]
+
+    def penalty_at(step: float) -> Tensor:
+        with torch.no_grad():
+            torch._foreach_add_(parameters, direction, alpha=step)
+        penalty = gradient_penalty(discriminator, real, fake, labels, mix).mean()
+        with torch.no_grad():
+            torch._foreach_add_(parameters, direction, alpha=-step)
+        return penalty
+
+    # When it is differentiated
+    gradients = torch.autograd.grad(penalty_at(0.0), parameters, allow_unused=True)
+    # Then the derivative along the direction is the difference quotient
+    slope = sum((g * d).sum().item() for g, d in zip(gradients, direction, strict=True) if g is not None)
+    step = 1e-7
+    measured = (penalty_at(step) - penalty_at(-step)).item() / (2 * step)
+    assert slope == pytest.approx(measured, rel=1e-4)
+    assert abs(slope) > 1e-3

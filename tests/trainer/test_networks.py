@@ -1,0 +1,176 @@
+"""The networks are the ones that the presets describe: sizes, shapes, and what the class does."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from services.trainer.networks import build_networks, count_parameters
+from services.trainer.networks.conditioning import ConditionalBatchNorm2d
+from shared.presets import PRESETS, TrainConfig, resolve
+from tests.trainer.small import small_config, small_resnet
+
+KINDS = {
+    "dcgan": small_config("wgan-gp"),
+    "dcgan, conditional": small_config("wgan-gp-conditional"),
+    "dcgan, spectral norm": small_config("tiny", spectral_norm=True),
+    "resnet": small_resnet(conditional=False),
+    "resnet, conditional": small_resnet(),
+    "resnet, two stages, spectral norm": small_resnet(d_channels=[8, 8], spectral_norm=True),
+}
+CONDITIONAL = [name for name, config in KINDS.items() if config.conditional]
+UNCONDITIONAL = [name for name, config in KINDS.items() if not config.conditional]
+
+
+def test_wgan_gp_has_the_parameter_counts_of_report_1() -> None:
+    generator, discriminator = build_networks(PRESETS["wgan-gp"].config, num_classes=10)
+    assert count_parameters(generator) == 3_448_576
+    assert count_parameters(discriminator) == 2_637_312
+
+
+def test_wgan_gp_has_the_layers_of_report_1() -> None:
+    generator, discriminator = build_networks(PRESETS["wgan-gp"].config, num_classes=10)
+    # Transposed convolutions are [in, out, height, width]; then scale and shift of each batch norm.
+    assert shapes(generator) == [
+        (100, 512, 4, 4), (512, 256, 4, 4), (256, 128, 4, 4), (128, 3, 4, 4),
+        (512,), (512,), (256,), (256,), (128,), (128,),
+    ]  # fmt: skip
+    # Convolutions are [out, in, height, width]; there is no batch norm after the first and the last.
+    assert shapes(discriminator) == [
+        (128, 3, 4, 4), (256, 128, 4, 4), (512, 256, 4, 4),
+        (256,), (256,), (512,), (512,),
+        (1, 512, 4, 4),
+    ]  # fmt: skip
+
+
+def test_wgan_gp_goes_through_the_resolutions_of_report_1() -> None:
+    generator, discriminator = build_networks(PRESETS["wgan-gp"].config, num_classes=10)
+    z, labels = torch.randn(2, 100), torch.zeros(2, dtype=torch.int64)
+    upward = feature_maps(generator, nn.ConvTranspose2d, z, labels)
+    downward = feature_maps(discriminator, nn.Conv2d, torch.randn(2, 3, 32, 32), labels)
+    assert upward == [(512, 4, 4), (256, 8, 8), (128, 16, 16), (3, 32, 32)]
+    assert downward == [(128, 16, 16), (256, 8, 8), (512, 4, 4), (1, 1, 1)]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_table_of_presets_tells_the_real_parameter_counts(name: str) -> None:
+    generator, discriminator = build_networks(PRESETS[name].config, num_classes=10)
+    counted = {"generator": count_parameters(generator), "discriminator": count_parameters(discriminator)}
+    assert counted == PRESETS[name].parameters
+
+
+def test_an_override_of_channels_changes_the_networks_accordingly() -> None:
+    # Given channels that no preset has
+    config = resolve("wgan-gp", {"latent_dim": 5, "g_channels": [4, 3, 2], "d_channels": [2, 3, 4]})
+    # When the networks are built
+    generator, discriminator = build_networks(config, num_classes=10)
+    # Then they have the size one can work out: 4x4 kernels, and two numbers per normalised channel
+    assert count_parameters(generator) == 16 * (5 * 4 + 4 * 3 + 3 * 2 + 2 * 3) + 2 * (4 + 3 + 2)
+    assert count_parameters(discriminator) == 16 * (3 * 2 + 2 * 3 + 3 * 4 + 4 * 1) + 2 * (3 + 4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("count", [2, 5])
+def test_generators_make_images_and_discriminators_score_them(kind: str, count: int) -> None:
+    config = KINDS[kind]
+    generator, discriminator = randomized_networks(config)
+    labels = torch.arange(count)
+    images = generator(100 * torch.randn(count, config.latent_dim), labels)
+    scores = discriminator(images, labels)
+    assert images.shape == (count, 3, 32, 32)
+    assert images.dtype == torch.float32
+    assert images.abs().max() <= 1
+    assert images.std() > 0.1
+    assert scores.shape == (count,)
+    assert scores.std() > 0
+
+
+@pytest.mark.parametrize("kind", UNCONDITIONAL)
+def test_unconditional_networks_ignore_the_labels(kind: str) -> None:
+    generator, discriminator = randomized_networks(KINDS[kind])
+    z, images = torch.randn(4, KINDS[kind].latent_dim), torch.randn(4, 3, 32, 32)
+    zeros, others = torch.zeros(4, dtype=torch.int64), torch.arange(4) + 3
+    assert torch.equal(generator(z, zeros), generator(z, others))
+    assert torch.equal(discriminator(images, zeros), discriminator(images, others))
+
+
+@pytest.mark.parametrize("kind", CONDITIONAL)
+def test_a_label_changes_its_own_image_and_score_and_no_other(kind: str) -> None:
+    # Given networks in evaluation mode, where images of a batch do not meet
+    generator, discriminator = (network.eval() for network in randomized_networks(KINDS[kind]))
+    z, images = torch.randn(4, KINDS[kind].latent_dim), torch.randn(4, 3, 32, 32)
+    # When the third label of four is another one
+    before, after = torch.tensor([0, 1, 2, 3]), torch.tensor([0, 1, 9, 3])
+    # Then the third image and the third score are other ones, and the rest stay
+    image_change = (generator(z, before) - generator(z, after)).abs().amax((1, 2, 3))
+    score_change = (discriminator(images, before) - discriminator(images, after)).abs()
+    for change in (image_change, score_change):
+        assert (change > 1e-4).tolist() == [False, False, True, False]
+
+
+def test_conditional_batch_norm_is_batch_norm_with_scale_and_shift_by_class() -> None:
+    # Given another scale and shift for each of three classes
+    layer = ConditionalBatchNorm2d(2, num_classes=3)
+    assert layer.scale is not None
+    assert layer.shift is not None
+    layer.scale.weight.data = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+    layer.shift.weight.data = torch.tensor([[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]])
+    x, labels = torch.randn(4, 2, 3, 3), torch.tensor([2, 0, 0, 1])
+    # When a batch passes
+    y = layer(x, labels)
+    # Then it is normalised as a whole, and scaled and shifted image by image
+    normal = F.batch_norm(x, None, None, training=True)
+    for i, label in enumerate(labels.tolist()):
+        for channel in range(2):
+            scale, shift = 1 + 2 * label + channel, 2 * label + channel
+            torch.testing.assert_close(y[i, channel], scale * normal[i, channel] + shift)
+
+
+@pytest.mark.parametrize("kind", [name for name, config in KINDS.items() if config.spectral_norm])
+def test_spectral_norm_brings_the_largest_singular_value_of_every_weight_to_one(kind: str) -> None:
+    # Given a discriminator of large weights
+    torch.manual_seed(0)
+    _, discriminator = build_networks(KINDS[kind], num_classes=10)
+    for parameter in discriminator.parameters():
+        parameter.data = torch.randn_like(parameter)
+    # When its power iterations have had the steps to converge
+    for _ in range(100):
+        discriminator(torch.randn(2, 3, 32, 32), torch.arange(2))
+    # Then no weight stretches anything more than by one
+    layers = [m for m in discriminator.modules() if isinstance(m, nn.Conv2d | nn.Linear | nn.Embedding)]
+    norms = [torch.linalg.matrix_norm(layer.weight.flatten(1), ord=2).item() for layer in layers]
+    assert norms == pytest.approx([1.0] * len(norms), abs=0.01)
+    assert len(norms) >= 4
+
+
+def test_dcgan_starts_from_normal_weights_of_standard_deviation_one_fiftieth() -> None:
+    for network in build_networks(PRESETS["wgan-gp-conditional"].config, num_classes=10):
+        weights = [p for p in network.parameters() if p.dim() == 4]
+        assert [w.std().item() for w in weights] == pytest.approx([0.02] * 4, rel=0.05)
+        assert [w.mean().item() for w in weights] == pytest.approx([0.0] * 4, abs=0.001)
+
+
+def randomized_networks(config: TrainConfig) -> tuple[nn.Module, nn.Module]:
+    """As after some training: fresh class embeddings are all alike, and fresh scores nearly zero."""
+    torch.manual_seed(0)
+    networks = build_networks(config, num_classes=10)
+    for network in networks:
+        for parameter in network.parameters():
+            parameter.data += 0.2 * torch.randn_like(parameter)
+    return networks
+
+
+def shapes(network: nn.Module) -> list[tuple[int, ...]]:
+    return [tuple(parameter.shape) for parameter in network.parameters()]
+
+
+def feature_maps(network: nn.Module, kind: type[nn.Module], *inputs: Tensor) -> list[tuple[int, ...]]:
+    """Shapes [C, H, W] of what the layers of a kind put out, in the order they are called."""
+    seen: list[tuple[int, ...]] = []
+    for module in network.modules():
+        if isinstance(module, kind):
+            module.register_forward_hook(lambda module, args, output: seen.append(tuple(output.shape[1:])))
+    network(*inputs)
+    return seen
