@@ -100,7 +100,7 @@ class Stack:
             "KILN_ARTIFACTS": self._settings.artifact_url,
             "KILN_REDIS_URL": f"redis://127.0.0.1:{redis_port}/0",
         }
-        environment.pop("KILN_REDIS_PASSWORD_FILE", None)  # of another Redis; this one refuses a password it has not got
+        environment.pop("KILN_REDIS_PASSWORD_FILE", None)  # that of another Redis; this one has no password
         redis_data = self._settings.data / "redis"
         redis_data.mkdir(exist_ok=True)
         self._start("redis", redis_command(self._redis_server, redis_port, redis_data), environment)

@@ -18,7 +18,7 @@ KilnError
 ├── CorruptArtifact          stored bytes are not what was stored
 └── TrainingFailed           a training run cannot go on; carries a ReasonCode
     ├── BadConfig
-    ├── BadDataset
+    │   └── BadDataset
     ├── Diverged
     └── ParityFailed
 """
@@ -76,7 +76,8 @@ class InvalidInput(KilnError):
 
     def __init__(self, problems: Sequence[FieldProblem]) -> None:
         self.problems = tuple(problems)
-        super().__init__("; ".join(f"{printable(p.field)}: {p.message} (got {printable(p.value)!r})" for p in self.problems))
+        told = (f"{printable(p.field)}: {p.message} (got {printable(p.value)!r})" for p in self.problems)
+        super().__init__("; ".join(told))
 
     @classmethod
     def of(cls, field: str, value: Any, message: str) -> InvalidInput:

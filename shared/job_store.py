@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import redis
 from redis.exceptions import RedisError, ResponseError, WatchError
 
+from shared.announcements import CHANNEL
 from shared.errors import IdempotencyMismatch, StoreUnavailable, UnknownJob
 from shared.jobs import Event, Job, JobStatus
 
@@ -57,7 +58,7 @@ class JobStore(Protocol):
     def metrics(self, job_id: str, after_nimg: int = -1) -> Sequence[Metrics]: ...
     def events(self, job_id: str, after: str = "") -> Sequence[Event]: ...
     def announce(self) -> None: ...
-    def wait_for_announcement(self, timeout_s: float) -> None: ...
+    def close(self) -> None: ...
 
 
 class RedisJobStore:
@@ -67,9 +68,6 @@ class RedisJobStore:
         self._redis: Any = redis.Redis.from_url(
             url, decode_responses=True, socket_timeout=timeout_s, socket_connect_timeout=timeout_s
         )
-        # A subscription waits longer than a call may take.
-        self._patient: Any = redis.Redis.from_url(url, decode_responses=True, socket_connect_timeout=timeout_s)
-        self._subscription: Any = None
 
     def ping(self) -> None:
         with _translated():
@@ -151,25 +149,12 @@ class RedisJobStore:
         return [_event(entry_id, fields) for entry_id, fields in entries]
 
     def announce(self) -> None:
-        """Wakes everybody who waits for an announcement: there is a new model, or an alias moved."""
+        """Wakes every API that waits for news (`shared.announcements`): there is a new model, or an alias moved."""
         with _translated():
-            self._redis.publish(_key("announcements"), "changed")
-
-    def wait_for_announcement(self, timeout_s: float) -> None:
-        """Returns when one came, or after `timeout_s` seconds. One thread at a time."""
-        try:
-            with _translated():
-                if self._subscription is None:
-                    self._subscription = self._patient.pubsub(ignore_subscribe_messages=True)
-                    self._subscription.subscribe(_key("announcements"))
-                self._subscription.get_message(timeout=timeout_s)
-        except StoreUnavailable:
-            self._subscription = None
-            raise
+            self._redis.publish(CHANNEL, "changed")
 
     def close(self) -> None:
         self._redis.close()
-        self._patient.close()
 
     def _write(self, pipe: Any, before: Job | None, after: Job) -> None:
         pipe.set(_key("job", after.id), after.model_dump_json())
@@ -187,7 +172,6 @@ class MemoryJobStore:
     def __init__(self, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._clock = clock
         self._lock = threading.RLock()
-        self._announced = threading.Condition(self._lock)
         self._jobs: dict[str, Job] = {}
         self._metrics: dict[str, dict[float, Metrics]] = defaultdict(dict)
         self._events: dict[str, list[Event]] = defaultdict(list)
@@ -241,12 +225,10 @@ class MemoryJobStore:
             return [event for event in self._events[job_id] if event.id > after]
 
     def announce(self) -> None:
-        with self._announced:
-            self._announced.notify_all()
+        pass  # nobody else can see this store
 
-    def wait_for_announcement(self, timeout_s: float) -> None:
-        with self._announced:
-            self._announced.wait(timeout_s)
+    def close(self) -> None:
+        pass
 
 
 @contextmanager

@@ -35,9 +35,13 @@ class Settings(BaseSettings):
     threads: int | None = Field(None, ge=1, description="CPU threads of torch and of onnxruntime. Default: all cores.")
     require_cuda: bool = Field(False, description="Not ready, and no training, without a CUDA device.")
 
-    lease_s: float = Field(15.0, ge=0.2, le=86_400, description="A worker that is silent for so many seconds has lost its job.")
+    lease_s: float = Field(
+        15.0, ge=0.2, le=86_400, description="A worker that is silent for so many seconds has lost its job."
+    )
     max_attempts: int = Field(3, ge=1, description="A job that lost its worker so many times is lost for good.")
-    stop_grace_s: float = Field(30.0, ge=0, le=86_400, description="Seconds a trainer has to checkpoint before it is killed.")
+    stop_grace_s: float = Field(
+        30.0, ge=0, le=86_400, description="Seconds a trainer has to checkpoint before it is killed."
+    )
 
     @field_validator("data", "datasets")
     @classmethod
@@ -55,10 +59,8 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _fill_in_password(self) -> Self:
-        if self.redis_password_file is not None and not urlsplit(self.redis_url).password:
-            # InvalidInput and no ValueError: pydantic's own error would quote all settings, and with them a password.
-            password = _read_password(self.redis_password_file)
-            object.__setattr__(self, "redis_url", _with_password(self.redis_url, password))
+        if self.redis_password_file is not None:
+            object.__setattr__(self, "redis_url", _with_password(self.redis_url, self.redis_password_file))
         return self
 
     @property
@@ -85,8 +87,19 @@ def read_settings() -> Settings:
         ) from None
 
 
+def _with_password(url: str, file: Path) -> str:
+    """The URL with the file's password, unless it has one. Raises InvalidInput: pydantic's errors would quote it."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise InvalidInput.of("KILN_REDIS_URL", url.rpartition("@")[2], "is not a URL") from None
+    if parts.password:
+        return url
+    user, _, place = parts.netloc.rpartition("@")
+    return parts._replace(netloc=f"{user.rstrip(':')}:{quote(_read_password(file), safe='')}@{place}").geturl()
+
+
 def _read_password(file: Path) -> str:
-    """The one line of the file. Raises InvalidInput that names the variable."""
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -95,9 +108,3 @@ def _read_password(file: Path) -> str:
     if len(lines) != 1 or not lines[0]:
         raise InvalidInput.of("KILN_REDIS_PASSWORD_FILE", str(file), "must hold one line, the password")
     return lines[0]
-
-
-def _with_password(url: str, password: str) -> str:
-    parts = urlsplit(url)
-    user, _, place = parts.netloc.rpartition("@")
-    return parts._replace(netloc=f"{user.rstrip(':')}:{quote(password, safe='')}@{place}").geturl()

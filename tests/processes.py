@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -11,15 +10,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import httpx
+import httpx2
 import numpy as np
 from PIL import Image
 
 from services.dev import free_port
 
 ROOT = Path(__file__).parents[1]
+T = TypeVar("T")
+
 PATIENCE_S = 240.0  # after which a test gives up waiting; nothing is judged by it
 
 
@@ -28,7 +29,7 @@ class Stack:
 
     def __init__(self, process: subprocess.Popen[str], port: int, data: Path) -> None:
         self.process, self.port, self.data = process, port, data
-        self.http = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30)
+        self.http = httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=30)
 
     def submit(self, **body: Any) -> str:
         answer = self.http.post("/jobs", json=body)
@@ -51,7 +52,7 @@ class Stack:
         return {line.split()[0]: int(line.split()[2]) for line in lines if " pid " in line}
 
 
-def wait_for(look: Callable[[], Any], is_so: Callable[[Any], bool]) -> Any:
+def wait_for(look: Callable[[], T], is_so: Callable[[T], bool]) -> T:
     """Looks, over HTTP or at the file system, until it is so. Fails with what it saw last."""
     deadline_s = time.monotonic() + PATIENCE_S
     while True:
@@ -126,9 +127,5 @@ def small_overrides(**more: Any) -> dict[str, Any]:
 def _is_live(stack: Stack) -> bool:
     try:
         return stack.http.get("/healthz").status_code == 200
-    except httpx.TransportError:
+    except httpx2.TransportError:
         return False
-
-
-def dumps(value: Any) -> str:
-    return json.dumps(value, indent=2, sort_keys=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
@@ -15,6 +15,7 @@ from services.api.limits import BodyLimit
 from services.api.models import ModelPool
 from services.api.reaper import Reaper
 from services.api.routes import generate, health, jobs, models, presets
+from shared.announcements import Announcements
 from shared.artifacts import ArtifactStore
 from shared.broker import Broker
 from shared.errors import StoreUnavailable
@@ -36,12 +37,16 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.state.services = kiln
         reaper = Reaper(kiln)
         reaper.start()
-        watcher = asyncio.create_task(_watch_models(kiln))
+        announcements = Announcements(settings.redis_url)
+        watcher = asyncio.create_task(_watch_models(kiln, announcements))
         yield
-        watcher.cancel()
-        with suppress(asyncio.CancelledError):
-            await watcher
+        # Again and again: redis-py swallows a cancellation that meets it while it connects.
+        while not watcher.done():
+            watcher.cancel()
+            await asyncio.wait({watcher}, timeout=0.5)
+        await announcements.close()
         await asyncio.to_thread(reaper.stop)
+        kiln.close()
 
     app = FastAPI(title="Kiln", summary="Train class-conditional GANs as durable jobs, and serve their images.",
                   lifespan=lifespan)  # fmt: skip
@@ -63,7 +68,7 @@ def open_services(settings: Settings) -> Services:
     )
 
 
-async def _watch_models(kiln: Services) -> None:
+async def _watch_models(kiln: Services, announcements: Announcements) -> None:
     """Keeps the pool in step with the registry, for as long as the API runs; no failure ends it."""
     while True:
         try:
@@ -71,6 +76,6 @@ async def _watch_models(kiln: Services) -> None:
         except Exception:
             log.exception("the models could not be refreshed; the old ones stay")
         try:
-            await asyncio.to_thread(kiln.store.wait_for_announcement, RESCAN_S)
+            await announcements.wait(RESCAN_S)
         except StoreUnavailable:
             await asyncio.sleep(RESCAN_S)  # files can still be looked at without Redis

@@ -22,6 +22,10 @@ class Services:
     registry: ModelRegistry
     models: ModelPool
 
+    def close(self) -> None:
+        self.store.close()
+        self.broker.close()
+
 
 def _services(request: Request) -> Services:
     services: Services = request.app.state.services

@@ -110,10 +110,8 @@ class ModelPool:
             try:
                 self._aliases[alias] = await self._load(model_id)
                 log.info("alias %s -> %s on %s", alias, model_id, self._aliases[alias].provider)
-            except (CorruptArtifact, NoModelReady, UnknownModel) as error:
-                if self.refused.get(model_id) != str(error):
-                    log.error("model %s is not served: %s", model_id, error)
-                self.refused[model_id] = str(error)
+            except (CorruptArtifact, NoModelReady, UnknownModel):
+                continue  # noted in `refused`; the model that was served so far stays
         for alias in set(self._aliases) - set(wanted):
             del self._aliases[alias]
 
@@ -146,7 +144,12 @@ class ModelPool:
 
     def _keep(self, model_id: str, task: asyncio.Task[Any]) -> None:
         del self._loading[model_id]
-        if task.cancelled() or task.exception() is not None:
+        if task.cancelled():
+            return
+        if error := task.exception():
+            if self.refused.get(model_id) != str(error) and not isinstance(error, UnknownModel):
+                log.error("model %s is not served: %s", model_id, error)
+                self.refused[model_id] = str(error)
             return
         self.refused.pop(model_id, None)
         self._loaded[model_id] = task.result()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 
 from services.api.dependencies import Services
@@ -53,8 +53,15 @@ def reap(kiln: Services) -> None:
     queue_is_empty = kiln.broker.waiting() == 0
     long_ago = kiln.store.now() - timedelta(seconds=kiln.settings.lease_s)
     for job in _all(kiln, JobStatus.QUEUED):
-        if job.enqueued_at is None or (queue_is_empty and job.enqueued_at < long_ago):
+        if _needs_sending(job, long_ago, queue_is_empty):
             send(job, kiln)
+
+
+def _needs_sending(job: Job, long_ago: datetime, queue_is_empty: bool) -> bool:
+    if job.enqueued_at is not None:
+        return queue_is_empty and job.enqueued_at < long_ago
+    # A new job may be on its way out of the API that recorded it; one that came back from a worker is not.
+    return job.attempt > 0 or job.created_at < long_ago
 
 
 def _all(kiln: Services, status: JobStatus) -> Iterator[Job]:

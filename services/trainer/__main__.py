@@ -10,6 +10,7 @@ import argparse
 import errno
 import json
 import os
+import re
 import signal
 import sys
 import traceback
@@ -24,6 +25,8 @@ from shared.presets import PRESETS, resolve
 from shared.processes import die_with_parent
 from shared.reports import EXIT_LEFT, EventLine, FailureLine, MetricsLine, ProgressLine, ResultLine, TrainerLine
 from shared.settings import Settings, read_settings
+
+_RUN_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")  # it becomes a part of keys, and of a model's id
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -94,6 +97,9 @@ def _reason_of(error: Exception) -> Reason:
 
 def _run_by_hand(settings: Settings, options: argparse.Namespace) -> int:
     config = resolve(options.preset, _parse_overrides(options.override))
+    run_id = options.run or new_job_id(datetime.now(UTC))
+    if not _RUN_NAME.fullmatch(run_id):
+        raise InvalidInput.of("run", run_id, "a name is made of a-z, 0-9, '.', '_' and '-', up to 64 of them")
     stop = StopFlag()
     signal.signal(signal.SIGINT, lambda number, frame: stop._on_signal(signal.SIGTERM, frame))
     from services.trainer.run import RunSpec, run
@@ -107,7 +113,7 @@ def _run_by_hand(settings: Settings, options: argparse.Namespace) -> int:
             files = {path.name: path.read_bytes() for path in sorted(Path(line.folder).iterdir())}
             print(registry.publish(line.manifest, files).id)
 
-    spec = RunSpec(options.run or new_job_id(datetime.now(UTC)), options.preset, config, options.dataset)
+    spec = RunSpec(run_id, options.preset, config, options.dataset)
     try:
         if run(spec, settings, emit, lambda: stop.value):  # type: ignore[arg-type, return-value]
             return 0

@@ -16,7 +16,7 @@ from urllib.error import URLError
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torchvision import datasets
 from torchvision.transforms import v2
@@ -83,7 +83,9 @@ def _open_rgb(path: str) -> Image.Image:
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # on damaged bytes Pillow's decoders raise nearly anything, SyntaxError among it
         raise BadDataset(f"{path} cannot be read as an image: {error}") from error
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from contextlib import closing
 from typing import Any
 
 from celery.signals import worker_shutting_down
@@ -34,4 +35,5 @@ def _on_shutdown(**_: Any) -> None:
 @app.task(name=TRAINING_TASK)  # type: ignore[untyped-decorator]
 def train(job_id: str) -> None:
     registry = ModelRegistry(ArtifactStore(settings.artifact_url))
-    Supervisor(RedisJobStore(settings.redis_url), registry, settings, _leaving).supervise(job_id)
+    with closing(RedisJobStore(settings.redis_url)) as store:
+        Supervisor(store, registry, settings, _leaving).supervise(job_id)

@@ -27,7 +27,7 @@ def test_told_to_stop_it_leaves_no_process_and_no_work_behind(
     data = tmp_path / "data"
     # Given a stack in the middle of a job
     with running_stack(data, datasets) as stack:
-        job_id = stack.submit(preset="tiny", dataset="colors", overrides=small_overrides(total_nimg=64_000))
+        job_id = stack.submit(preset="tiny", dataset="colors", overrides=small_overrides(total_nimg=16_000))
         stack.wait_for_job(job_id, lambda job: job["progress"]["images_seen"] > 0)
         assert len(processes_of(data)) >= 4  # redis, worker, trainer, API
 

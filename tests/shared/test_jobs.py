@@ -225,7 +225,12 @@ def test_a_finished_job_says_how_it_ended_and_belongs_to_nobody() -> None:
 
 def test_a_failed_job_carries_reason_and_error() -> None:
     after = finish(
-        job_in(JobStatus.RUNNING), NOW, fence=FENCE, status=JobStatus.FAILED, reason=Reason.DIVERGED, error="loss is nan"
+        job_in(JobStatus.RUNNING),
+        NOW,
+        fence=FENCE,
+        status=JobStatus.FAILED,
+        reason=Reason.DIVERGED,
+        error="loss is nan",
     )
 
     assert (after.reason, after.error, after.model_id) == (Reason.DIVERGED, "loss is nan", None)
@@ -388,11 +393,15 @@ def test_a_job_survives_being_stored(status: JobStatus) -> None:
     assert Job.model_validate_json(job.model_dump_json()) == job
 
 
-@given(*2 * [st.datetimes(datetime(2000, 1, 1), datetime(2999, 1, 1), timezones=st.just(UTC))])
-def test_ids_sort_by_time(one: datetime, other: datetime) -> None:
-    earlier, later = sorted((one, other))
-    if earlier < later:
-        assert new_job_id(earlier) < new_job_id(later)
+moments = st.datetimes(datetime(2000, 1, 1), datetime(2999, 1, 1), timezones=st.just(UTC))
+gaps = st.sampled_from([10**n for n in range(14)]) | st.integers(1, 10**14)
+
+
+@given(moments, gaps)
+def test_ids_sort_by_time(earlier: datetime, gap_us: int) -> None:
+    later = earlier + timedelta(microseconds=gap_us)
+
+    assert new_job_id(earlier) < new_job_id(later)
 
 
 def test_ids_can_be_read() -> None:

@@ -13,14 +13,14 @@ CPU = torch.device("cpu")
 
 
 def small_config(preset: str = "tiny", **overrides: Any) -> TrainConfig:
-    """A preset with eight channels everywhere."""
+    """A preset with eight channels at every resolution."""
     small = {"latent_dim": 8, "g_channels": [8, 8, 8], "d_channels": [8, 8, 8], "batch_size": 8}
     return resolve(preset, small | overrides)
 
 
 def small_resnet(preset: str = "tiny", **overrides: Any) -> TrainConfig:
     """The same as residual networks, which have one more stage in the generator."""
-    return small_config(preset, **{"architecture": "resnet", "g_channels": [8, 8, 8, 8]} | overrides)
+    return small_config(preset, **{"architecture": "resnet", "g_channels": [8, 8, 8, 4]} | overrides)
 
 
 def random_images(count: int = 100, num_classes: int = 10) -> ImageDataset:

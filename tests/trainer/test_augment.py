@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from torchvision.transforms.v2 import functional as reference
 from services.trainer.augment import augment, crop, flip, rotate, to_bytes, to_unit_range
 from tests.trainer.small import random_images, small_config
 
-OFF = {"flip": False, "rotation_degrees": 0.0, "crop_padding": 0}
+OFF: dict[str, Any] = {"flip": False, "rotation_degrees": 0.0, "crop_padding": 0}
 IMAGES = random_images(200).images
 
 

@@ -1,0 +1,40 @@
+"""News of new models and moved aliases, from whoever made them to every API: Redis's publish and subscribe."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import redis.asyncio
+from redis.exceptions import RedisError
+
+from shared.errors import StoreUnavailable
+
+CHANNEL = "kiln:announcements"
+
+
+class Announcements:
+    """The listening side. What is published while nobody listens is lost, so look once after each return."""
+
+    def __init__(self, redis_url: str) -> None:
+        self._redis: Any = redis.asyncio.Redis.from_url(redis_url, socket_connect_timeout=2)
+        self._subscription: Any = None
+
+    async def wait(self, timeout_s: float) -> None:
+        """Returns when there is news, when listening has just begun, or after `timeout_s` seconds.
+
+        Raises StoreUnavailable. Can be cancelled at any time.
+        """
+        try:
+            if self._subscription is None:
+                subscription = self._redis.pubsub()
+                await subscription.subscribe(CHANNEL)
+                self._subscription = subscription
+            await self._subscription.get_message(timeout=timeout_s)
+        except (RedisError, OSError) as error:
+            self._subscription = None
+            raise StoreUnavailable(f"the announcements cannot be heard: {error}") from error
+
+    async def close(self) -> None:
+        if self._subscription is not None:
+            await self._subscription.aclose()
+        await self._redis.aclose()

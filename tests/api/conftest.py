@@ -1,0 +1,61 @@
+"""The API in this process, over a real Redis and a small hand-made model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import pytest
+from fastapi.testclient import TestClient
+
+from services.api.app import create_app
+from shared.artifacts import ArtifactStore
+from shared.presets import PRESETS
+from shared.registry import GENERATOR_FILE, ModelManifest, ModelRegistry, Parity
+from shared.settings import Settings
+from tests.api.graphs import make_generator
+
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+LATENT = 8
+
+
+@pytest.fixture
+def registry(settings: Settings) -> ModelRegistry:
+    return ModelRegistry(ArtifactStore(settings.artifact_url))
+
+
+@pytest.fixture
+def client(settings: Settings) -> Iterator[TestClient]:
+    """An API without any model."""
+    with TestClient(create_app(settings), raise_server_exceptions=False) as client:
+        yield client
+
+
+@pytest.fixture
+def serving(settings: Settings, registry: ModelRegistry) -> Iterator[TestClient]:
+    """An API that serves the model `first`."""
+    publish(registry, "first")
+    with TestClient(create_app(settings), raise_server_exceptions=False) as client:
+        wait_until_ready(client)
+        yield client
+
+
+def publish(
+    registry: ModelRegistry, model_id: str, *, graph: bytes | None = None, conditional: bool = True
+) -> ModelManifest:
+    """Publishes a model whose images depend on z and on the class; by default every id has other weights."""
+    graph = graph if graph is not None else make_generator(LATENT, len(CLASSES), seed=sum(model_id.encode()))
+    draft = ModelManifest(
+        id=model_id, job_id=f"job-of-{model_id}", created_at=datetime.now(UTC), preset="tiny",
+        config=PRESETS["tiny"].config, dataset="cifar10", classes=CLASSES, latent_dim=LATENT, conditional=conditional,
+        parity=Parity(max_abs_difference=0.0, batch_sizes=(1,)), images_seen=1, device="hand", wall_seconds=0.0,
+    )  # fmt: skip
+    return registry.publish(draft, {GENERATOR_FILE: graph})
+
+
+def wait_until_ready(client: TestClient) -> None:
+    """The watcher loads models in the background; asking again is how a client sees it."""
+    for _ in range(10_000):
+        if client.get("/readyz").status_code == 200:
+            return
+    raise AssertionError(client.get("/readyz").text)

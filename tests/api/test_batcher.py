@@ -1,0 +1,136 @@
+"""The dynamic batcher: same length, same order, whoever asks together."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from services.api.batcher import DynamicBatcher
+from shared.errors import Overloaded
+
+
+class Runner:
+    """Squares numbers, remembers its batches, and holds each batch until the gate is open."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.started = threading.Event()
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def __call__(self, items: list[int]) -> Sequence[int]:
+        self.batches.append(items)
+        self.started.set()
+        assert self.gate.wait(60)
+        if any(item < 0 for item in items):
+            raise ValueError("negative")
+        return [item * item for item in items]
+
+
+def batcher(runner: Runner, *, max_batch: int = 4, max_waiting: int = 1000) -> DynamicBatcher[int, int]:
+    return DynamicBatcher(runner, ThreadPoolExecutor(1), max_batch, max_waiting)
+
+
+@hypothesis_settings(deadline=None, max_examples=60)
+@given(st.lists(st.lists(st.integers(0, 1000), min_size=1, max_size=11), min_size=1, max_size=12), st.integers(1, 7))
+def test_everybody_gets_their_own_results_in_order(requests: list[list[int]], max_batch: int) -> None:
+    runner = Runner()
+
+    async def scenario() -> list[list[int]]:
+        subject = batcher(runner, max_batch=max_batch)
+        return list(await asyncio.gather(*(subject.submit(items) for items in requests)))
+
+    assert asyncio.run(scenario()) == [[item * item for item in items] for items in requests]
+    assert [item for batch in runner.batches for item in batch] == [item for items in requests for item in items]
+    assert max(len(batch) for batch in runner.batches) <= max_batch
+
+
+def test_what_waits_while_a_batch_runs_becomes_the_next_batch() -> None:
+    runner = Runner()
+
+    async def scenario() -> None:
+        subject = batcher(runner, max_batch=4)
+        # Given a batch that is running, and three more requests that wait
+        runner.gate.clear()
+        first = asyncio.create_task(subject.submit([1]))
+        await asyncio.to_thread(runner.started.wait, 60)
+        rest = [asyncio.create_task(subject.submit(items)) for items in ([2], [3, 4], [5, 6])]
+        await asyncio.sleep(0)
+        assert subject.waiting == 5
+        # When it ends
+        runner.gate.set()
+        await asyncio.gather(first, *rest)
+
+    asyncio.run(scenario())
+    # Then nobody waited for company, and the next batch took all there was room for, splitting the last request
+    assert runner.batches == [[1], [2, 3, 4, 5], [6]]
+
+
+def test_a_failing_batch_fails_its_own_callers_alone() -> None:
+    async def scenario() -> tuple[list[int] | BaseException, ...]:
+        subject = batcher(Runner(), max_batch=1)
+        calls = (subject.submit([2]), subject.submit([-1]), subject.submit([3]))
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+    good, bad, also_good = asyncio.run(scenario())
+    assert (good, also_good) == ([4], [9])
+    assert isinstance(bad, ValueError)
+
+
+def test_a_runner_that_loses_an_item_is_found_out() -> None:
+    async def scenario() -> None:
+        subject: DynamicBatcher[int, int] = DynamicBatcher(lambda items: items[1:], ThreadPoolExecutor(1), 4, 100)
+        await subject.submit([1, 2])
+
+    with pytest.raises(RuntimeError, match="2 items and returned 1"):
+        asyncio.run(scenario())
+
+
+def test_too_many_waiting_items_are_refused_at_once() -> None:
+    runner = Runner()
+
+    async def scenario() -> None:
+        subject = batcher(runner, max_batch=2, max_waiting=5)
+        runner.gate.clear()
+        running = asyncio.create_task(subject.submit([1, 2]))
+        await asyncio.to_thread(runner.started.wait, 60)
+        waiting = asyncio.create_task(subject.submit([3, 4, 5]))
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded, match="3 images wait and 5 may"):
+            await subject.submit([6, 7, 8])
+        # What fits still gets in, and all that got in is done
+        fits = asyncio.create_task(subject.submit([6, 7]))
+        await asyncio.sleep(0)
+        runner.gate.set()
+        assert [await running, await waiting, await fits] == [[1, 4], [9, 16, 25], [36, 49]]
+
+    asyncio.run(scenario())
+
+
+def test_the_work_of_a_caller_that_went_away_is_dropped() -> None:
+    runner = Runner()
+
+    async def scenario() -> None:
+        subject = batcher(runner, max_batch=2)
+        runner.gate.clear()
+        running = asyncio.create_task(subject.submit([1]))
+        await asyncio.to_thread(runner.started.wait, 60)
+        gone = asyncio.create_task(subject.submit([2, 3, 4]))
+        stays = asyncio.create_task(subject.submit([5]))
+        await asyncio.sleep(0)
+        gone.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await gone
+        assert subject.waiting == 1
+        runner.gate.set()
+        assert [await running, await stays] == [[1], [25]]
+
+    asyncio.run(scenario())
+    assert runner.batches == [[1], [5]]

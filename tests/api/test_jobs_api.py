@@ -1,0 +1,178 @@
+"""Jobs over HTTP, with no worker at hand: what is recorded, and what can be asked of it."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from functools import partial
+
+import pytest
+import redis
+from fastapi.testclient import TestClient
+
+from services.api.dependencies import Services
+from services.api.reaper import reap
+from shared import jobs
+from shared.broker import TRAINING_QUEUE
+from shared.jobs import JobStatus
+from shared.presets import PRESETS
+from shared.settings import Settings
+
+TINY = {"preset": "tiny"}
+
+
+@pytest.fixture
+def kiln(client: TestClient) -> Services:
+    services: Services = client.app.state.services  # type: ignore[attr-defined]
+    return services
+
+
+def messages(settings: Settings) -> int:
+    with redis.Redis.from_url(settings.redis_url) as client:
+        return int(client.llen(TRAINING_QUEUE))
+
+
+def test_a_job_is_recorded_sent_and_found_again(client: TestClient, settings: Settings) -> None:
+    answer = client.post("/jobs", json=TINY | {"overrides": {"lr": 1e-4}, "name": "slower"})
+
+    assert answer.status_code == 202
+    job = answer.json()
+    assert answer.headers["location"] == job["links"]["self"] == f"/jobs/{job['id']}"
+    assert (job["status"], job["name"], job["config"]["lr"]) == ("queued", "slower", 1e-4)
+    assert client.get(answer.headers["location"]).json() == job
+    assert messages(settings) == 1
+
+
+def test_a_dry_run_shows_the_config_and_makes_no_job(client: TestClient, settings: Settings) -> None:
+    answer = client.post("/jobs?dry_run=true", json={"preset": "wgan-gp", "overrides": {"n_critic": 1}})
+
+    assert answer.status_code == 200
+    assert (answer.json()["config"]["n_critic"], answer.json()["config"]["batch_size"]) == (1, 64)
+    assert client.get("/jobs").json()["data"] == []
+    assert messages(settings) == 0
+
+
+def test_one_idempotency_key_makes_one_job_however_often_it_comes(client: TestClient, settings: Settings) -> None:
+    send = partial(client.post, "/jobs", json=TINY, headers={"Idempotency-Key": "k"})
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: send(), range(8)))
+
+    assert {answer.status_code for answer in answers} == {202}
+    assert len({answer.json()["id"] for answer in answers}) == 1
+    assert len(client.get("/jobs").json()["data"]) == messages(settings) == 1
+
+
+def test_an_idempotency_key_belongs_to_one_body(client: TestClient) -> None:
+    client.post("/jobs", json=TINY, headers={"Idempotency-Key": "k"})
+
+    answer = client.post("/jobs", json=TINY | {"name": "other"}, headers={"Idempotency-Key": "k"})
+
+    assert answer.status_code == 422
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+def test_pages_are_newest_first_and_lose_nothing(client: TestClient) -> None:
+    made = [client.post("/jobs", json=TINY).json()["id"] for _ in range(7)]
+
+    seen, after = [], None
+    while True:
+        page = client.get("/jobs", params={"limit": 3} | ({"after": after} if after else {})).json()
+        seen += [job["id"] for job in page["data"]]
+        if not page["has_more"]:
+            break
+        after = seen[-1]
+
+    assert seen == made[::-1]
+
+
+def test_jobs_are_found_by_status(client: TestClient) -> None:
+    kept, cancelled = (client.post("/jobs", json=TINY).json()["id"] for _ in range(2))
+    client.post(f"/jobs/{cancelled}/cancel")
+
+    assert [job["id"] for job in client.get("/jobs?status=queued").json()["data"]] == [kept]
+    assert [job["id"] for job in client.get("/jobs?status=cancelled").json()["data"]] == [cancelled]
+
+
+def test_a_queued_job_obeys_at_once(client: TestClient) -> None:
+    job_id = client.post("/jobs", json=TINY).json()["id"]
+
+    assert client.post(f"/jobs/{job_id}/finish").status_code == 409  # there is no model to keep yet
+    assert client.post(f"/jobs/{job_id}/pause").json()["status"] == "paused"
+    assert client.post(f"/jobs/{job_id}/pause").json()["status"] == "paused"
+    assert client.post(f"/jobs/{job_id}/resume").json()["status"] == "queued"
+    ended = client.post(f"/jobs/{job_id}/cancel").json()
+    assert (ended["status"], ended["reason"]) == ("cancelled", "cancelled_by_user")
+    assert client.post(f"/jobs/{job_id}/cancel").json() == ended
+    assert client.post(f"/jobs/{job_id}/resume").status_code == 409
+
+
+def test_metrics_come_as_json_and_as_csv(client: TestClient, kiln: Services) -> None:
+    job_id = client.post("/jobs", json=TINY).json()["id"]
+    rows = [{"nimg": 100.0, "loss_d": 2.5}, {"nimg": 200.0, "loss_d": 1.25}]
+    kiln.store.update(job_id, lambda job, _: job, metrics=rows)
+
+    assert client.get(f"/jobs/{job_id}/metrics").json() == {"data": rows}
+    assert client.get(f"/jobs/{job_id}/metrics?after=100").json() == {"data": rows[1:]}
+    csv = client.get(f"/jobs/{job_id}/metrics", headers={"accept": "text/csv"})
+    assert csv.headers["content-type"].startswith("text/csv")
+    assert csv.text == "nimg,loss_d\n100.0,2.5\n200.0,1.25\n"
+
+
+def test_presets_say_how_large_they_are_and_where_their_values_come_from(client: TestClient) -> None:
+    presets = {preset["name"]: preset for preset in client.get("/presets").json()["data"]}
+
+    assert presets["wgan-gp"]["parameters"] == {"generator": 3_448_576, "discriminator": 2_637_312}
+    assert "report 1" in presets["wgan-gp"]["sources"]["lr"]
+    assert client.get("/presets/tiny").json() == presets["tiny"]
+
+
+class TestReaper:
+    """No job is forgotten. (The API's own reaper runs too; what it does here, it may do first.)"""
+
+    def test_a_job_that_was_recorded_and_never_sent_is_sent(self, kiln: Services, settings: Settings) -> None:
+        make = partial(jobs.new_job, preset="tiny", config=PRESETS["tiny"].config, dataset="cifar10", name=None)
+        job, _ = kiln.store.create(make)
+        reap(kiln)
+        assert messages(settings) == 0  # it may be on its way
+
+        kiln.store.update(job.id, lambda job, now: job.model_copy(update={"created_at": now - timedelta(hours=1)}))
+        reap(kiln)
+
+        assert kiln.store.get(job.id).enqueued_at is not None
+        assert messages(settings) >= 1
+
+    def test_a_job_whose_message_was_lost_is_sent_again(self, client: TestClient, settings: Settings) -> None:
+        job_id = client.post("/jobs", json=TINY).json()["id"]
+        kiln: Services = client.app.state.services  # type: ignore[attr-defined]
+        kiln.store.update(job_id, lambda job, now: job.model_copy(update={"enqueued_at": now - timedelta(hours=1)}))
+        reap(kiln)
+        assert messages(settings) == 1  # it still waits in the queue: no reason to send it twice
+
+        with redis.Redis.from_url(settings.redis_url) as broker:
+            broker.delete(TRAINING_QUEUE)
+        reap(kiln)
+
+        assert messages(settings) >= 1
+
+    def test_a_silent_worker_loses_its_job_to_the_queue_and_in_the_end_the_job_is_lost(self, kiln: Services) -> None:
+        make = partial(jobs.new_job, preset="tiny", config=PRESETS["tiny"].config, dataset="cifar10", name=None)
+        job, _ = kiln.store.create(make)
+
+        for crash in (1, 2, 3):
+            kiln.store.update(job.id, partial(jobs.claim, worker="w", lease_s=-1))  # a lease that is over already
+            reap(kiln)
+            after = kiln.store.get(job.id)
+            assert after.crashes == crash
+            assert after.status is (JobStatus.QUEUED if crash < 3 else JobStatus.LOST)
+
+        assert after.reason == "worker_lost"
+
+    def test_a_live_lease_is_left_alone(self, kiln: Services) -> None:
+        make = partial(jobs.new_job, preset="tiny", config=PRESETS["tiny"].config, dataset="cifar10", name=None)
+        job, _ = kiln.store.create(make)
+        claimed = kiln.store.update(job.id, partial(jobs.claim, worker="w", lease_s=3600))
+
+        reap(kiln)
+
+        assert kiln.store.get(job.id) == claimed

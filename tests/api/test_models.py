@@ -1,0 +1,110 @@
+"""Which model is served: only a sound one, swapped in when it is warm, moved only when told."""
+
+from __future__ import annotations
+
+import pytest
+from fastapi.testclient import TestClient
+
+from services.api.engine import OnnxEngine, has_cuda_device
+from shared.errors import CorruptArtifact, NoModelReady
+from shared.registry import GENERATOR_FILE, ModelRegistry
+from shared.settings import Settings
+from tests.api.conftest import CLASSES, LATENT, publish, wait_until_ready
+from tests.api.graphs import make_generator
+
+
+def served(client: TestClient) -> str:
+    answer = client.get("/generate", params={"class": "cat"})
+    assert answer.status_code == 200, answer.text
+    return str(answer.headers["x-kiln-model"])
+
+
+def test_a_model_published_while_the_api_runs_is_served_without_a_restart(
+    client: TestClient, registry: ModelRegistry
+) -> None:
+    assert client.get("/readyz").status_code == 503
+
+    publish(registry, "late")
+    client.app.state.services.store.announce()  # type: ignore[attr-defined]
+
+    wait_until_ready(client)
+    assert served(client) == "late"
+
+
+def test_a_second_model_changes_nothing_until_it_is_promoted(serving: TestClient, registry: ModelRegistry) -> None:
+    publish(registry, "second")
+    assert served(serving) == "first"
+
+    assert serving.put("/aliases/default", json={"model_id": "second"}).json() == {
+        "alias": "default",
+        "model_id": "second",
+    }
+
+    assert served(serving) == "second"
+    assert registry.resolve("default") == "second"
+    listed = {view["manifest"]["id"]: view["aliases"] for view in serving.get("/models").json()["data"]}
+    assert listed == {"first": [], "second": ["default"]}
+
+
+BROKEN = {
+    "no ONNX at all": b"not a graph",
+    "NaN": make_generator(LATENT, len(CLASSES), gain=float("nan")),
+    "out of range": make_generator(LATENT, len(CLASSES), squash="Identity", gain=100),
+    "wrong shape": make_generator(LATENT, len(CLASSES), height=16),
+    "wrong signature": make_generator(LATENT, len(CLASSES), z_name="noise"),
+}
+
+
+@pytest.mark.parametrize("graph", BROKEN.values(), ids=BROKEN.keys())
+def test_a_broken_model_is_never_served_and_the_old_one_stays(
+    graph: bytes, serving: TestClient, registry: ModelRegistry
+) -> None:
+    publish(registry, "broken", graph=graph)
+
+    refused = serving.put("/aliases/default", json={"model_id": "broken"})
+    asked_for = serving.get("/generate", params={"class": "cat", "model": "broken"})
+
+    assert refused.status_code == asked_for.status_code == 503
+    assert registry.resolve("default") == served(serving) == "first"
+    assert serving.get("/models/broken").json()["refused"]
+
+
+def test_a_model_whose_file_changed_since_is_never_served(
+    serving: TestClient, registry: ModelRegistry, settings: Settings
+) -> None:
+    publish(registry, "tampered")
+    path = settings.data / "artifacts" / "models" / "tampered" / GENERATOR_FILE
+    path.write_bytes(make_generator(LATENT, len(CLASSES), seed=666))
+
+    answer = serving.get("/generate", params={"class": "cat", "model": "tampered"})
+
+    assert answer.status_code == 503
+    assert "not the file that was published" in answer.json()["detail"]
+
+
+def test_readiness_names_the_model_and_the_provider(serving: TestClient) -> None:
+    ready = serving.get("/readyz").json()
+
+    provider = "CUDAExecutionProvider" if has_cuda_device() else "CPUExecutionProvider"
+    assert ready == {"status": "ready", "model_id": "first", "provider": provider}
+
+
+def test_without_cuda_where_it_is_required_no_engine_opens(settings: Settings) -> None:
+    if has_cuda_device():
+        pytest.skip("this machine has CUDA")
+    with pytest.raises(NoModelReady, match="KILN_REQUIRE_CUDA"):
+        OnnxEngine(make_generator(LATENT, 10), LATENT, settings.model_copy(update={"require_cuda": True}))
+
+
+def test_the_latent_length_must_be_the_manifests(settings: Settings) -> None:
+    with pytest.raises(CorruptArtifact, match="first batch"):
+        OnnxEngine(make_generator(LATENT, 10), LATENT + 1, settings)
+
+
+def test_an_unconditional_model_knows_no_classes(client: TestClient, registry: ModelRegistry) -> None:
+    publish(registry, "plain", conditional=False)
+
+    assert client.get("/generate", params={"model": "plain"}).status_code == 200
+    answer = client.get("/generate", params={"model": "plain", "class": "cat"})
+    assert answer.status_code == 422
+    assert "unconditional" in answer.json()["errors"][0]["message"]

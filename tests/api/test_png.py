@@ -1,0 +1,60 @@
+"""Sheets of tiles, and what their files say about themselves."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from services.api.png import encode_png, read_provenance, tile
+
+
+def squares(count: int) -> np.ndarray:
+    """Image i is all of value i."""
+    return np.stack([np.full((32, 32, 3), value, dtype=np.uint8) for value in range(1, count + 1)])
+
+
+@pytest.mark.parametrize(
+    ("count", "columns", "size"),
+    [(1, None, (1, 1)), (16, None, (4, 4)), (5, None, (2, 3)), (10, 5, (2, 5)), (3, 7, (1, 7))],
+)
+def test_tiles_stand_row_by_row_without_padding(count: int, columns: int | None, size: tuple[int, int]) -> None:
+    sheet = tile(squares(count), columns)
+
+    rows, across = size
+    assert sheet.shape == (rows * 32, across * 32, 3)
+    for index in range(rows * across):
+        row, column = divmod(index, across)
+        expected = index + 1 if index < count else 0  # black where there is no image
+        assert (sheet[row * 32 : row * 32 + 32, column * 32 : column * 32 + 32] == expected).all()
+
+
+def test_scale_repeats_pixels() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+
+    sheet = tile(images, 2, scale=3)
+
+    assert sheet.shape == (96, 192, 3)
+    np.testing.assert_array_equal(sheet[1::3, 2::3], tile(images, 2))
+
+
+def test_a_png_holds_the_pixels_and_their_provenance() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    provenance = {"seed": 2**62, "class": "Füchse", "truncation": None}
+
+    png = encode_png(pixels, provenance)
+
+    with Image.open(io.BytesIO(png)) as image:
+        image.load()
+        np.testing.assert_array_equal(np.asarray(image), pixels)
+    assert read_provenance(png) == provenance
+    assert encode_png(pixels, provenance) == png
+
+
+def test_somebody_elses_png_has_no_provenance() -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(buffer, "PNG")
+
+    assert read_provenance(buffer.getvalue()) is None

@@ -1,0 +1,130 @@
+"""Announcements wake whoever listens; and listening begins anew when Redis was gone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from services.dev import free_port
+from shared.announcements import Announcements
+from shared.errors import StoreUnavailable
+from shared.job_store import RedisJobStore
+from tests.shared.servers import redis_on
+
+pytestmark = pytest.mark.timeout(60)  # who is not woken would wait for an hour
+
+AN_HOUR_S = 3600.0
+
+
+@asynccontextmanager
+async def listening(url: str) -> AsyncIterator[Announcements]:
+    announcements = Announcements(url)
+    try:
+        await announcements.wait(AN_HOUR_S)  # returns, for listening has just begun
+        yield announcements
+    finally:
+        await announcements.close()
+
+
+@pytest.fixture
+def store(redis_url: str) -> Iterator[RedisJobStore]:
+    store = RedisJobStore(redis_url)
+    yield store
+    store.close()
+
+
+def test_an_announcement_wakes_everybody_who_waits(store: RedisJobStore, redis_url: str) -> None:
+    async def scenario() -> None:
+        async with listening(redis_url) as one, listening(redis_url) as other:
+            # Given two who wait
+            waits = [asyncio.create_task(listener.wait(AN_HOUR_S)) for listener in (one, other)]
+            for _ in range(10):
+                await asyncio.to_thread(store.ping)
+            assert not any(wait.done() for wait in waits)
+
+            # When there is news
+            await asyncio.to_thread(store.announce)
+
+            # Then both wake up
+            await asyncio.gather(*waits)
+
+    asyncio.run(scenario())
+
+
+def test_news_between_two_waits_is_not_missed(store: RedisJobStore, redis_url: str) -> None:
+    async def scenario() -> None:
+        async with listening(redis_url) as announcements:
+            for _ in range(3):
+                await asyncio.to_thread(store.announce)
+                await announcements.wait(AN_HOUR_S)
+
+    asyncio.run(scenario())
+
+
+def test_a_wait_without_news_ends_too(redis_url: str) -> None:
+    async def scenario() -> None:
+        async with listening(redis_url) as announcements:
+            for _ in range(3):
+                await announcements.wait(0.01)
+
+    asyncio.run(scenario())
+
+
+def test_a_wait_that_was_cancelled_spoils_no_later_one(store: RedisJobStore, redis_url: str) -> None:
+    async def scenario() -> None:
+        async with listening(redis_url) as announcements:
+            wait = asyncio.create_task(announcements.wait(AN_HOUR_S))
+            await asyncio.to_thread(store.ping)
+            wait.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await wait
+
+            await asyncio.to_thread(store.announce)
+            await announcements.wait(AN_HOUR_S)
+
+    asyncio.run(scenario())
+
+
+def test_without_a_server_there_is_nothing_to_hear() -> None:
+    async def scenario() -> None:
+        announcements = Announcements(f"redis://127.0.0.1:{free_port()}/0")
+        for _ in range(2):
+            with pytest.raises(StoreUnavailable, match="the announcements cannot be heard"):
+                await announcements.wait(AN_HOUR_S)
+        await announcements.close()
+
+    asyncio.run(scenario())
+
+
+def test_listening_begins_anew_when_the_server_is_back(tmp_path: Path) -> None:
+    port = free_port()
+    url = f"redis://127.0.0.1:{port}/0"
+
+    async def scenario() -> None:
+        announcements = Announcements(url)
+        with redis_on(port, tmp_path) as process:
+            await announcements.wait(AN_HOUR_S)
+            wait = asyncio.create_task(announcements.wait(AN_HOUR_S))
+            process.kill()
+            with pytest.raises(StoreUnavailable):
+                await wait
+        with pytest.raises(StoreUnavailable):
+            await announcements.wait(AN_HOUR_S)
+
+        with redis_on(port, tmp_path):
+            await announcements.wait(AN_HOUR_S)
+            store = RedisJobStore(url)
+            await asyncio.to_thread(store.announce)
+            await announcements.wait(AN_HOUR_S)
+            store.close()
+        await announcements.close()
+
+    asyncio.run(scenario())
+
+
+def test_who_never_listened_can_be_closed(redis_url: str) -> None:
+    asyncio.run(Announcements(redis_url).close())

@@ -1,0 +1,249 @@
+"""Keys and bytes: on the local disk, and on another of fsspec's filesystems to show that the port holds there."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from uuid import uuid4
+
+import fsspec
+import pytest
+
+from shared.artifacts import ArtifactStore
+from tests.shared.conftest import DiskWithRoomFor
+
+
+@pytest.fixture(params=["file", "memory"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    if request.param == "file":
+        yield f"file://{tmp_path}/store"
+    else:
+        root = f"/{uuid4()}"  # fsspec keeps one such filesystem for the whole process
+        yield f"memory:/{root}"
+        filesystem = fsspec.filesystem("memory")
+        if filesystem.exists(root):
+            filesystem.rm(root, recursive=True)
+
+
+@pytest.fixture
+def store(url: str) -> ArtifactStore:
+    return ArtifactStore(url)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def local(folder: Path) -> ArtifactStore:
+    return ArtifactStore(f"file://{folder}")
+
+
+def files_below(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+# The contract
+
+
+@pytest.mark.parametrize("data", [b"", b"\x00\xff\n", b"x" * 1_000_000], ids=["empty", "binary", "large"])
+def test_what_is_written_can_be_read(store: ArtifactStore, data: bytes) -> None:
+    store.write("models/tiny-1/generator.onnx", data)
+
+    assert store.read("models/tiny-1/generator.onnx") == data
+    assert store.exists("models/tiny-1/generator.onnx")
+
+
+def test_writing_again_replaces(store: ArtifactStore) -> None:
+    store.write("a/b", b"a longer first text")
+    store.write("a/b", b"second")
+
+    assert store.read("a/b") == b"second"
+
+
+def test_what_was_never_written_is_not_there(store: ArtifactStore) -> None:
+    store.write("a/b", b"x")
+
+    assert not store.exists("a/c")
+    assert not store.exists("z")
+    with pytest.raises(FileNotFoundError):
+        store.read("a/c")
+
+
+def test_creating_takes_a_key_once(store: ArtifactStore) -> None:
+    assert store.create("a/b", b"first")
+    assert not store.create("a/b", b"second")
+    assert store.read("a/b") == b"first"
+
+
+def test_creating_does_not_replace_what_was_written(store: ArtifactStore) -> None:
+    store.write("a/b", b"first")
+
+    assert not store.create("a/b", b"second")
+    assert store.read("a/b") == b"first"
+
+
+def test_a_key_is_free_again_when_its_object_is_deleted(store: ArtifactStore) -> None:
+    store.create("a/b", b"first")
+    store.delete("a/b")
+
+    assert not store.exists("a/b")
+    assert store.create("a/b", b"second")
+    assert store.read("a/b") == b"second"
+
+
+def test_deleting_touches_nothing_else(store: ArtifactStore) -> None:
+    store.write("a/b", b"x")
+    store.write("a/c", b"y")
+
+    store.delete("a/b")
+    store.delete("a/b")  # gone already, which is no error
+    store.delete("never/there")
+
+    assert store.list("a") == ["c"]
+
+
+def test_a_listing_names_what_is_right_below_sorted(store: ArtifactStore) -> None:
+    for key in ("models/b/manifest.json", "models/a/x/deep", "models/c.txt", "other/d"):
+        store.write(key, b"x")
+
+    assert store.list("models") == ["a", "b", "c.txt"]
+    assert store.list("models/b") == ["manifest.json"]
+    assert store.list("nothing") == []
+    assert store.list("models/nothing") == []
+
+
+def test_a_listing_is_never_out_of_date(store: ArtifactStore, url: str) -> None:
+    store.write("a/one", b"x")
+    assert store.list("a") == ["one"]
+
+    ArtifactStore(url).write("a/two", b"x")
+
+    assert store.list("a") == ["one", "two"]
+
+
+CALLS: dict[str, Callable[[ArtifactStore, str], object]] = {
+    "write": lambda store, key: store.write(key, b"x"),
+    "create": lambda store, key: store.create(key, b"x"),
+    "read": lambda store, key: store.read(key),
+    "exists": lambda store, key: store.exists(key),
+    "list": lambda store, key: store.list(key),
+    "delete": lambda store, key: store.delete(key),
+}
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+@pytest.mark.parametrize(
+    "key",
+    ["", ".", "..", "../outside", "/etc/passwd", "a//b", "a/", "a/../../outside", "a/..", ".hidden", "a/.hidden",
+     "a\\b", "a b", "a\n", "ä", "a\x00", "~", "*", "\ud800"],
+    ids=ascii,
+)  # fmt: skip
+def test_a_key_cannot_leave_the_store(
+    store: ArtifactStore, tmp_path: Path, call: Callable[[ArtifactStore, str], object], key: str
+) -> None:
+    outside = tmp_path / "outside"
+    outside.write_bytes(b"not ours")
+
+    with pytest.raises(ValueError, match="not an artifact key"):
+        call(store, key)
+
+    assert files_below(tmp_path) == ["outside"]
+    assert outside.read_bytes() == b"not ours"
+
+
+# The local disk
+
+
+def test_a_key_is_a_path_below_the_folder(local: ArtifactStore, folder: Path) -> None:
+    local.write("models/a/manifest.json", b"{}")
+
+    assert files_below(folder) == ["models/a/manifest.json"]
+    assert (folder / "models/a/manifest.json").read_bytes() == b"{}"
+
+
+def test_other_users_may_read_what_is_written(local: ArtifactStore, folder: Path) -> None:
+    local.write("written", b"x")
+    local.create("created", b"x")
+
+    assert [oct((folder / name).stat().st_mode & 0o777) for name in ("written", "created")] == ["0o644", "0o644"]
+
+
+def test_a_write_that_fails_midway_leaves_what_was_there(
+    local: ArtifactStore, folder: Path, disk_with_room_for: DiskWithRoomFor
+) -> None:
+    local.write("a/b", b"old")
+
+    with disk_with_room_for(1000), pytest.raises(OSError, match="File too large"):
+        local.write("a/b", b"new" * 1000)
+
+    assert local.read("a/b") == b"old"
+    assert local.list("a") == ["b"]
+    assert files_below(folder) == ["a/b"]
+
+
+@pytest.mark.parametrize("method", ["write", "create"])
+def test_a_first_write_that_fails_midway_leaves_nothing(
+    local: ArtifactStore, folder: Path, disk_with_room_for: DiskWithRoomFor, method: str
+) -> None:
+    with disk_with_room_for(1000), pytest.raises(OSError, match="File too large"):
+        getattr(local, method)("a/b", b"new" * 1000)
+
+    assert not local.exists("a/b")
+    assert files_below(folder) == []
+    assert local.create("a/b", b"second try")
+
+
+def test_what_fits_is_written_even_on_a_small_disk(local: ArtifactStore, disk_with_room_for: DiskWithRoomFor) -> None:
+    with disk_with_room_for(1000):
+        local.write("a/b", b"x" * 1000)
+
+    assert len(local.read("a/b")) == 1000
+
+
+def test_an_unfinished_file_is_not_listed(local: ArtifactStore, folder: Path) -> None:
+    local.write("a/b", b"x")
+    (folder / "a" / ".tmp1234").write_bytes(b"half")  # as a killed process leaves it
+
+    assert local.list("a") == ["b"]
+
+
+@pytest.mark.usefixtures("restless_threads")
+def test_of_many_who_create_one_succeeds(local: ArtifactStore, folder: Path) -> None:
+    threads, keys = 16, [f"aliases/{n:02}" for n in range(50)]
+    start = threading.Barrier(threads)
+
+    def create(number: int) -> list[bool]:
+        succeeded = []
+        for key in keys:
+            start.wait()
+            succeeded.append(local.create(key, b"%d" % number))
+        return succeeded
+
+    with ThreadPoolExecutor(threads) as pool:
+        by_thread = list(pool.map(create, range(threads)))
+
+    for key, succeeded in zip(keys, zip(*by_thread, strict=True), strict=True):
+        assert succeeded.count(True) == 1
+        assert local.read(key) == b"%d" % succeeded.index(True)
+    assert files_below(folder) == keys
+
+
+@pytest.mark.usefixtures("restless_threads")
+def test_of_many_who_write_one_is_left_whole(local: ArtifactStore, folder: Path) -> None:
+    threads, size = 8, 200_000
+    start = threading.Barrier(threads)
+
+    def write(number: int) -> None:
+        start.wait()
+        local.write("a/b", bytes([number]) * size)
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(write, range(threads)))
+
+    data = local.read("a/b")
+    assert data == bytes([data[0]]) * size
+    assert files_below(folder) == ["a/b"]

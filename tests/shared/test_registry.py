@@ -1,0 +1,243 @@
+"""Models: published whole or not at all, checked when they are read, found by id or alias."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from shared.artifacts import ArtifactStore
+from shared.errors import CorruptArtifact, InvalidInput, UnknownAlias, UnknownModel
+from shared.registry import GENERATOR_FILE, PREVIEW_FILE, ModelManifest, ModelRegistry, model_id_of
+from tests.shared.conftest import DiskWithRoomFor
+from tests.shared.examples import NOW, a_model
+
+FILES = {GENERATOR_FILE: b"abc", PREVIEW_FILE: b"png"}
+SHA256_OF_ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, appendix B.1
+
+NO_NAMES = ["", ".", "..", "../..", "../../etc/passwd", "/etc/passwd", "a/b", "a//b", "a\\b", ".hidden", "-x", "A", "ä",
+            "a b", "a\n", "a\x00", "\ud800", "a" * 101]  # fmt: skip
+
+
+@pytest.fixture
+def artifacts(tmp_path: Path) -> ArtifactStore:
+    return ArtifactStore(f"file://{tmp_path}/artifacts")
+
+
+@pytest.fixture
+def registry(artifacts: ArtifactStore) -> ModelRegistry:
+    return ModelRegistry(artifacts)
+
+
+# Publishing
+
+
+def test_what_is_published_can_be_got(registry: ModelRegistry) -> None:
+    published = registry.publish(a_model(), FILES)
+
+    assert registry.get("tiny-1") == published
+    assert published == a_model().model_copy(update={"files": published.files})
+    assert {name: registry.read_file(published, name) for name in FILES} == FILES
+
+
+def test_a_manifest_holds_the_digests_of_its_files(registry: ModelRegistry) -> None:
+    published = registry.publish(a_model(), FILES)
+
+    assert published.files.keys() == FILES.keys()
+    assert published.files[GENERATOR_FILE] == published.digest == SHA256_OF_ABC
+
+
+def test_a_machine_that_fails_before_the_manifest_leaves_no_model(
+    registry: ModelRegistry, artifacts: ArtifactStore, disk_with_room_for: DiskWithRoomFor
+) -> None:
+    # Given a disk that has room for the files and none for the manifest
+    with disk_with_room_for(100), pytest.raises(OSError, match="File too large"):
+        registry.publish(a_model(), FILES)
+
+    # Then the files are there, and still there is no model
+    assert artifacts.list("models/tiny-1") == [GENERATOR_FILE, PREVIEW_FILE]
+    with pytest.raises(UnknownModel):
+        registry.get("tiny-1")
+    assert (registry.list(), registry.aliases()) == ([], {})
+
+
+def test_a_machine_that_fails_at_a_file_leaves_no_manifest(
+    registry: ModelRegistry, artifacts: ArtifactStore, disk_with_room_for: DiskWithRoomFor
+) -> None:
+    with disk_with_room_for(10_000), pytest.raises(OSError, match="File too large"):
+        registry.publish(a_model(), FILES | {"large": b"x" * 10_001})
+
+    assert not artifacts.exists("models/tiny-1/manifest.json")
+
+
+def test_publishing_can_be_repeated_after_it_failed(
+    registry: ModelRegistry, disk_with_room_for: DiskWithRoomFor
+) -> None:
+    with disk_with_room_for(100), pytest.raises(OSError, match="File too large"):
+        registry.publish(a_model(), FILES)
+
+    published = registry.publish(a_model(), FILES)
+
+    assert registry.list() == [published]
+    assert registry.aliases() == {"default": "tiny-1"}
+
+
+def test_a_job_makes_one_model_however_often_it_is_published(registry: ModelRegistry) -> None:
+    assert model_id_of("20261121-213455-9c4d1f7a", "tiny") == "tiny-20261121-213455-9c4d1f7a"
+
+    registry.publish(a_model(), FILES)
+    again = registry.publish(a_model(), FILES | {GENERATOR_FILE: b"better"})
+
+    assert registry.list() == [again]
+    assert registry.read_file(again, GENERATOR_FILE) == b"better"
+
+
+def test_a_manifest_survives_being_stored() -> None:
+    manifest = a_model()
+
+    assert ModelManifest.model_validate_json(manifest.model_dump_json()) == manifest
+
+
+def test_a_manifest_is_frozen() -> None:
+    manifest = a_model()
+    with pytest.raises(ValidationError, match="frozen"):
+        manifest.id = "other"  # type: ignore[misc]
+
+
+# Reading
+
+
+def test_a_file_that_changed_is_not_handed_out(registry: ModelRegistry, artifacts: ArtifactStore) -> None:
+    published = registry.publish(a_model(), FILES)
+
+    artifacts.write(f"models/tiny-1/{GENERATOR_FILE}", b"abd")
+
+    with pytest.raises(CorruptArtifact, match=r"generator\.onnx of model tiny-1 is not the file that was published"):
+        registry.read_file(published, GENERATOR_FILE)
+    assert registry.read_file(published, PREVIEW_FILE) == b"png"
+
+
+def test_a_file_that_is_gone_is_missed(registry: ModelRegistry, artifacts: ArtifactStore) -> None:
+    published = registry.publish(a_model(), FILES)
+
+    artifacts.delete(f"models/tiny-1/{GENERATOR_FILE}")
+
+    with pytest.raises(CorruptArtifact, match=r"model tiny-1 has lost its file generator\.onnx"):
+        registry.read_file(published, GENERATOR_FILE)
+
+
+def test_a_file_that_was_never_published_is_not_handed_out(registry: ModelRegistry, artifacts: ArtifactStore) -> None:
+    published = registry.publish(a_model(), FILES)
+
+    artifacts.write("models/tiny-1/smuggled", b"abc")
+
+    with pytest.raises(CorruptArtifact):
+        registry.read_file(published, "smuggled")
+
+
+def test_models_are_listed_newest_first(registry: ModelRegistry) -> None:
+    for model_id, age_h in (("b", 2), ("a", 3), ("c", 1)):
+        registry.publish(a_model(model_id, NOW - timedelta(hours=age_h)), FILES)
+
+    assert [manifest.id for manifest in registry.list()] == ["c", "b", "a"]
+
+
+def test_a_model_without_a_manifest_does_not_exist(registry: ModelRegistry, artifacts: ArtifactStore) -> None:
+    published = registry.publish(a_model(), FILES)
+    artifacts.write(f"models/half/{GENERATOR_FILE}", b"abc")
+
+    assert registry.list() == [published]
+    with pytest.raises(UnknownModel, match="there is no model 'half'"):
+        registry.get("half")
+
+
+def test_an_empty_registry(registry: ModelRegistry) -> None:
+    assert (registry.list(), registry.aliases()) == ([], {})
+    with pytest.raises(UnknownAlias, match="there is no alias 'default'"):
+        registry.resolve("default")
+
+
+# Aliases
+
+
+def test_the_first_model_becomes_the_default_and_the_second_does_not(registry: ModelRegistry) -> None:
+    registry.publish(a_model("first"), FILES)
+    registry.publish(a_model("second", NOW + timedelta(hours=1)), FILES)
+
+    assert registry.resolve("default") == "first"
+    assert registry.aliases() == {"default": "first"}
+
+
+@pytest.mark.usefixtures("restless_threads")
+def test_of_models_published_at_once_one_is_the_default_and_stays_it(registry: ModelRegistry) -> None:
+    ids = [f"model-{n}" for n in range(8)]
+    start = threading.Barrier(len(ids))
+
+    def publish(model_id: str) -> str:
+        start.wait()
+        registry.publish(a_model(model_id), FILES)
+        return registry.resolve("default")
+
+    with ThreadPoolExecutor(len(ids)) as pool:
+        defaults = set(pool.map(publish, ids))
+
+    assert sorted(manifest.id for manifest in registry.list()) == ids
+    assert defaults == {registry.resolve("default")}
+
+
+def test_an_alias_is_made_and_moved(registry: ModelRegistry) -> None:
+    for model_id in ("first", "second"):
+        registry.publish(a_model(model_id), FILES)
+
+    registry.set_alias("stable", "first")
+    registry.set_alias("default", "second")
+    assert registry.aliases() == {"default": "second", "stable": "first"}
+
+    registry.set_alias("stable", "second")
+    assert registry.resolve("stable") == "second"
+
+
+def test_an_alias_does_not_move_to_a_model_that_does_not_exist(registry: ModelRegistry) -> None:
+    registry.publish(a_model("first"), FILES)
+
+    for nobody in ("nobody", "../.."):
+        with pytest.raises(UnknownModel):
+            registry.set_alias("default", nobody)
+
+    assert registry.aliases() == {"default": "first"}
+
+
+def test_an_unknown_alias_is_named(registry: ModelRegistry) -> None:
+    registry.publish(a_model(), FILES)
+
+    with pytest.raises(UnknownAlias, match="there is no alias 'stable'"):
+        registry.resolve("stable")
+
+
+@pytest.mark.parametrize("name", NO_NAMES, ids=ascii)
+def test_a_name_that_no_model_can_have_is_only_unknown(registry: ModelRegistry, name: str) -> None:
+    registry.publish(a_model(), FILES)
+
+    with pytest.raises(UnknownModel) as model:
+        registry.get(name)
+    with pytest.raises(UnknownAlias) as alias:
+        registry.resolve(name)
+
+    assert model.value.name == alias.value.name == name
+    str(model.value).encode()  # and it can be said
+
+
+@pytest.mark.parametrize("name", NO_NAMES, ids=ascii)
+def test_a_name_that_no_alias_may_have_is_refused(registry: ModelRegistry, name: str) -> None:
+    registry.publish(a_model(), FILES)
+
+    with pytest.raises(InvalidInput) as caught:
+        registry.set_alias(name, "tiny-1")
+
+    (problem,) = caught.value.problems
+    assert (problem.field, problem.value) == ("alias", name)
+    assert registry.aliases() == {"default": "tiny-1"}

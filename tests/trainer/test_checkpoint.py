@@ -1,0 +1,185 @@
+"""Checkpoints come back whole or not at all, and run no code."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from services.trainer.checkpoint import Checkpoints, pack, unpack
+from shared.artifacts import ArtifactStore
+from shared.errors import CorruptArtifact
+
+FOLDER = "jobs/a-run/checkpoints"
+
+
+@pytest.fixture
+def artifacts(tmp_path: Path) -> ArtifactStore:
+    return ArtifactStore(f"file://{tmp_path}")
+
+
+def whole(name: str, why: str) -> None:
+    pytest.fail(f"{name} should be whole: {why}")
+
+
+def test_a_state_comes_back_as_it_was() -> None:
+    # Given tensors of several types and layouts, numbers, strings and lists
+    state = {
+        "weights": {
+            "a": torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last),
+            "b": torch.tensor([1.5]).double(),
+        },
+        "rng": torch.get_rng_state(),
+        "metrics": [{"nimg": 64, "loss": 0.1}],
+        "config": "{}",
+        "nothing": None,
+    }  # fmt: skip
+    # When it is packed and unpacked
+    back = unpack(pack(state))
+    # Then it is the same to the bit
+    assert {k: v for k, v in back.items() if k not in ("weights", "rng")} == {
+        "metrics": [{"nimg": 64, "loss": 0.1}], "config": "{}", "nothing": None,
+    }  # fmt: skip
+    assert torch.equal(back["weights"]["a"], state["weights"]["a"])  # type: ignore[index]
+    assert back["weights"]["a"].is_contiguous(memory_format=torch.channels_last)
+    assert back["weights"]["b"].dtype == torch.float64
+    assert torch.equal(back["rng"], state["rng"])  # type: ignore[arg-type]
+
+
+def test_a_run_that_has_none_starts_afresh(artifacts: ArtifactStore) -> None:
+    assert Checkpoints(artifacts, "a-run", 1).load_newest(whole) is None
+
+
+def test_the_newest_is_loaded_and_the_last_two_are_kept(artifacts: ArtifactStore) -> None:
+    # Given checkpoints whose numbers do not sort as words do
+    checkpoints = Checkpoints(artifacts, "a-run", 1)
+    for nimg in (9, 64, 500, 1000):
+        checkpoints.save(nimg, {"nimg": nimg})
+    # Then the last is loaded, and one more is there to fall back to
+    assert checkpoints.load_newest(whole) == {"nimg": 1000}
+    assert artifacts.list(FOLDER) == ["0001-000000000500.ckpt", "0001-000000001000.ckpt"]
+
+
+def test_a_later_attempt_is_newer_even_where_it_has_come_less_far(artifacts: ArtifactStore) -> None:
+    # Given a worker that lost its job and trains on, and the attempt that followed
+    Checkpoints(artifacts, "a-run", 10).save(500, {"from": "new owner"})
+    Checkpoints(artifacts, "a-run", 9).save(900, {"from": "old owner"})
+    # Then what counts is the new owner's
+    assert Checkpoints(artifacts, "a-run", 11).load_newest(whole) == {"from": "new owner"}
+
+
+def test_runs_do_not_see_each_other(artifacts: ArtifactStore) -> None:
+    Checkpoints(artifacts, "a-run", 1).save(64, {"nimg": 64})
+    assert Checkpoints(artifacts, "another-run", 1).load_newest(whole) is None
+
+
+def truncated(data: bytes) -> bytes:
+    return data[:-1]
+
+
+def with_a_flipped_bit(data: bytes) -> bytes:
+    middle = len(data) // 2
+    return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+
+
+def with_another_digest(data: bytes) -> bytes:
+    return data[:8] + bytes(32) + data[40:]
+
+
+def emptied(data: bytes) -> bytes:
+    return b""
+
+
+def with_something_appended(data: bytes) -> bytes:
+    return data + b"\0"
+
+
+def without_magic(data: bytes) -> bytes:
+    return data[8:]
+
+
+DAMAGES = [truncated, with_a_flipped_bit, with_another_digest, emptied, with_something_appended, without_magic]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_newest_one_is_told_and_the_one_before_is_used(
+    artifacts: ArtifactStore, damage: Callable[[bytes], bytes]
+) -> None:
+    # Given two checkpoints, of which the newer is damaged
+    checkpoints = Checkpoints(artifacts, "a-run", 1)
+    checkpoints.save(64, {"nimg": 64})
+    checkpoints.save(128, {"nimg": 128})
+    newest = f"{FOLDER}/0001-000000000128.ckpt"
+    artifacts.write(newest, damage(artifacts.read(newest)))
+    # When the newest is asked for
+    told: list[tuple[str, str]] = []
+    loaded = checkpoints.load_newest(lambda name, why: told.append((name, why)))
+    # Then it is the one before, and the other is named
+    assert loaded == {"nimg": 64}
+    assert [name for name, _ in told] == ["0001-000000000128.ckpt"]
+    assert "no whole checkpoint" in told[0][1]
+
+
+def test_a_damaged_one_does_not_count_as_one_of_the_two_that_are_kept(artifacts: ArtifactStore) -> None:
+    # Given a damaged newest checkpoint that was passed over
+    checkpoints = Checkpoints(artifacts, "a-run", 1)
+    checkpoints.save(64, {"nimg": 64})
+    checkpoints.save(128, {"nimg": 128})
+    artifacts.write(f"{FOLDER}/0001-000000000128.ckpt", b"")
+    checkpoints.load_newest(lambda *_: None)
+    # When the next attempt saves its first
+    Checkpoints(artifacts, "a-run", 2).save(100, {"nimg": 100})
+    # Then both that are kept are whole
+    assert [unpack(artifacts.read(f"{FOLDER}/{name}")) for name in artifacts.list(FOLDER)] == [
+        {"nimg": 64},
+        {"nimg": 100},
+    ]
+
+
+def test_when_all_are_damaged_the_run_starts_afresh_and_says_so(artifacts: ArtifactStore) -> None:
+    checkpoints = Checkpoints(artifacts, "a-run", 1)
+    for nimg in (64, 128):
+        checkpoints.save(nimg, {"nimg": nimg})
+        artifacts.write(f"{FOLDER}/0001-{nimg:012d}.ckpt", b"\0" * 100)
+    told: list[str] = []
+    assert checkpoints.load_newest(lambda name, _: told.append(name)) is None
+    assert told == ["0001-000000000128.ckpt", "0001-000000000064.ckpt"]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_unpack_refuses_anything_but_what_pack_made(damage: Callable[[bytes], bytes]) -> None:
+    with pytest.raises(CorruptArtifact):
+        unpack(damage(pack({"nimg": 64})))
+
+
+class Trap:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[str, str]]:
+        return open, (str(self.path), "w")
+
+
+def test_code_in_a_checkpoint_is_refused_even_with_the_right_digest(tmp_path: Path) -> None:
+    # Given a pickle that runs code, wrapped as a whole checkpoint
+    sprung = tmp_path / "sprung"
+    buffer = io.BytesIO()
+    torch.save({"weights": Trap(sprung)}, buffer)
+    payload = buffer.getvalue()
+    wrapped = pack({})[:8] + hashlib.sha256(payload).digest() + payload
+    # When it is unpacked, Then torch refuses, and nothing has run
+    with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
+        unpack(wrapped)
+    assert not sprung.exists()
+    # (The trap is a real one.)
+    buffer.seek(0)
+    with torch.load(buffer, weights_only=False)["weights"]:
+        assert sprung.exists()

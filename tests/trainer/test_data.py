@@ -1,0 +1,269 @@
+"""Reading data sets, real ones and damaged ones, and the order in which their images are seen."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from services.trainer.data import CIFAR10_FOLDER, ImageDataset, Sampler, Split, load_dataset
+from shared.errors import BadDataset
+
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+# --- a folder of classes ------------------------------------------------------------------------------------------
+
+
+def test_a_folder_of_classes_is_read_in_alphabetical_order(tmp_path: Path) -> None:
+    # Given three images of two classes, of odd sizes
+    write(tmp_path / "pets/train/dogs/b.png", solid(45, 37, (1, 2, 3)))
+    write(tmp_path / "pets/train/cats/z.png", solid(33, 100, (4, 5, 6)))
+    write(tmp_path / "pets/train/dogs/a.jpg", solid(5, 7, (128, 128, 128)))
+    # When they are loaded
+    dataset = load_dataset(tmp_path, "pets")
+    # Then all are 32x32 and each has the label of its folder
+    assert dataset.classes == ("cats", "dogs")
+    assert dataset.labels.tolist() == [0, 1, 1]
+    assert dataset.images.shape == (3, 3, 32, 32)
+    assert dataset.images.dtype == torch.uint8
+    assert [values_of(image) for image in dataset.images] == [[4, 5, 6], [128], [1, 2, 3]]
+
+
+def test_splits_are_read_from_folders_of_their_own(tmp_path: Path) -> None:
+    write(tmp_path / "pets/train/cats/1.png", solid(32, 32, (1, 1, 1)))
+    write(tmp_path / "pets/test/cats/1.png", solid(32, 32, (2, 2, 2)))
+    assert values_of(load_dataset(tmp_path, "pets", "train").images) == [1]
+    assert values_of(load_dataset(tmp_path, "pets", "test").images) == [2]
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 48), (48, 32), (32, 32)])
+def test_the_middle_is_cut_out_where_the_shorter_side_fits(tmp_path: Path, height: int, width: int) -> None:
+    # Given an image in which each pixel is different
+    pixels = np.arange(height * width * 3, dtype=np.uint32).astype(np.uint8).reshape(height, width, 3)
+    # When it is loaded, Then its pixels are those of the middle, unchanged
+    top, left = (height - 32) // 2, (width - 32) // 2
+    expected = torch.from_numpy(pixels[top : top + 32, left : left + 32]).permute(2, 0, 1)
+    assert torch.equal(load_one(tmp_path, Image.fromarray(pixels)), expected)
+
+
+@pytest.mark.parametrize("size", [16, 64, 96])
+def test_the_shorter_side_is_resized_to_32_pixels(tmp_path: Path, size: int) -> None:
+    # Given an image, twice as wide as high, whose middle has a white upper left quarter
+    pixels = np.zeros((size, 2 * size, 3), dtype=np.uint8)
+    pixels[: size // 2, size // 2 : size] = 255
+    # When it is loaded
+    image = load_one(tmp_path, Image.fromarray(pixels))
+    # Then so has the result, away from the blurred borders
+    assert (image[:, :13, 3:13] == 255).all()
+    assert (image[:, 19:, :] == 0).all()
+    assert (image[:, :, 19:] == 0).all()
+
+
+def test_grayscale_becomes_three_equal_channels(tmp_path: Path) -> None:
+    ramp = np.arange(1024, dtype=np.uint32).astype(np.uint8).reshape(32, 32)
+    image = load_one(tmp_path, Image.fromarray(ramp))
+    assert torch.equal(image, torch.from_numpy(ramp).expand(3, 32, 32))
+
+
+def test_transparency_is_dropped(tmp_path: Path) -> None:
+    rgba = np.zeros((32, 32, 4), dtype=np.uint8)
+    rgba[:, :16] = (10, 20, 30, 255)
+    rgba[:, 16:] = (40, 50, 60, 0)
+    image = load_one(tmp_path, Image.fromarray(rgba))
+    assert image[:, 0, 0].tolist() == [10, 20, 30]
+    assert image[:, 0, 31].tolist() == [40, 50, 60]
+
+
+def half_of(png: bytes) -> bytes:
+    return png[: len(png) // 2]
+
+
+def with_a_short_chunk(png: bytes) -> bytes:
+    """The length of the pixel data is wrong by half, so that what follows it makes no sense."""
+    at = png.index(b"IDAT") - 4
+    (length,) = struct.unpack(">I", png[at : at + 4])
+    return png[:at] + struct.pack(">I", length // 2) + png[at + 4 :]
+
+
+def nothing(png: bytes) -> bytes:
+    return b""
+
+
+def a_text(png: bytes) -> bytes:
+    return b"not an image at all"
+
+
+@pytest.mark.parametrize("damage", [half_of, with_a_short_chunk, nothing, a_text])
+def test_a_damaged_image_is_named(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+    # Given a good image and a damaged one
+    write(tmp_path / "pets/train/cats/good.png", noise())
+    bad = tmp_path / "pets/train/cats/bad.png"
+    write(bad, noise())
+    bad.write_bytes(damage(bad.read_bytes()))
+    # When the folder is loaded, Then the error says which file it is
+    with pytest.raises(BadDataset, match=r"cats/bad\.png cannot be read as an image"):
+        load_dataset(tmp_path, "pets")
+
+
+@given(position=st.floats(0, 1, exclude_max=True), value=st.integers(0, 255))
+@settings(deadline=None)
+def test_whatever_byte_is_wrong_the_image_is_read_or_named(position: float, value: int) -> None:
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "pets/train/cats/bad.png"
+        write(path, noise())
+        data = bytearray(path.read_bytes())
+        data[33 + int(position * (len(data) - 33))] = value  # beyond the header, which would change the size
+        path.write_bytes(data)
+        try:
+            assert load_dataset(Path(folder), "pets").images.shape == (1, 3, 32, 32)
+        except BadDataset as error:
+            assert str(path) in str(error)  # noqa: PT017 - either outcome is right
+
+
+def test_a_missing_folder_is_named_and_what_it_should_hold(tmp_path: Path) -> None:
+    with pytest.raises(BadDataset, match=r"no data set at .*pets/train: a folder with one sub-folder .* per class"):
+        load_dataset(tmp_path, "pets")
+
+
+def test_a_folder_without_classes_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "pets/train").mkdir(parents=True)
+    with pytest.raises(BadDataset, match="pets/train"):
+        load_dataset(tmp_path, "pets")
+
+
+def test_a_class_without_images_is_named(tmp_path: Path) -> None:
+    write(tmp_path / "pets/train/cats/1.png", noise())
+    (tmp_path / "pets/train/unicorns").mkdir()
+    with pytest.raises(BadDataset, match="unicorns"):
+        load_dataset(tmp_path, "pets")
+
+
+# --- CIFAR-10 -----------------------------------------------------------------------------------------------------
+
+
+def test_cifar10_is_the_published_one(cifar10_root: Path) -> None:
+    train, test = load_dataset(cifar10_root, "cifar10"), load_dataset(cifar10_root, "cifar10", "test")
+    assert train.classes == test.classes == CIFAR10_CLASSES
+    assert (len(train), len(test)) == (50_000, 10_000)
+    assert train.images.shape == (50_000, 3, 32, 32)
+    assert (train.images.dtype, train.labels.dtype) == (torch.uint8, torch.int64)
+    # The first training image is a frog whose first pixel is a dark blue-grey; the first test image is a cat.
+    assert train.classes[train.labels[0]] == "frog"
+    assert train.images[0, :, 0, 0].tolist() == [59, 62, 63]
+    assert test.classes[test.labels[0]] == "cat"
+    assert torch.bincount(train.labels).tolist() == [5000] * 10
+    assert torch.bincount(test.labels).tolist() == [1000] * 10
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize("damaged", ["data_batch_1", "batches.meta"])
+def test_cifar10_with_one_wrong_byte_is_refused(cifar10_root: Path, tmp_path: Path, split: Split, damaged: str) -> None:
+    # Given the real data set but for one byte of one file
+    folder = linked_cifar10(cifar10_root, tmp_path, without=damaged)
+    data = bytearray((cifar10_root / "cifar10" / CIFAR10_FOLDER / damaged).read_bytes())
+    data[len(data) // 2] ^= 1
+    (folder / damaged).write_bytes(data)
+    # When it is loaded, Then the error says what is wrong and what to do
+    with pytest.raises(BadDataset, match=r"integrity check.*delete .* to have it downloaded again"):
+        load_dataset(tmp_path, "cifar10", split)
+
+
+def test_cifar10_with_a_file_missing_is_refused(cifar10_root: Path, tmp_path: Path) -> None:
+    linked_cifar10(cifar10_root, tmp_path, without="test_batch")
+    with pytest.raises(BadDataset, match="integrity check"):
+        load_dataset(tmp_path, "cifar10")
+
+
+# --- the order of images ------------------------------------------------------------------------------------------
+
+sizes, seeds = st.integers(1, 60), st.integers(0, 2**63 - 1)
+
+
+@given(sizes, seeds, st.integers(0, 2**40))
+@settings(deadline=None)
+def test_each_epoch_shows_every_image_once(size: int, seed: int, epoch: int) -> None:
+    order = Sampler(size, seed).batch(epoch * size, size)
+    assert sorted(order.tolist()) == list(range(size))
+
+
+@given(sizes, seeds, st.lists(st.integers(1, 40), min_size=1, max_size=8))
+@settings(deadline=None)
+def test_batches_of_any_size_cut_one_sequence_also_across_epochs(size: int, seed: int, counts: list[int]) -> None:
+    whole = Sampler(size, seed).batch(0, sum(counts)).tolist()
+    sampler, pieces = Sampler(size, seed), list[int]()
+    for count in counts:
+        pieces += sampler.batch(len(pieces), count).tolist()
+    assert pieces == whole
+
+
+@given(sizes, seeds, st.integers(0, 10**6), st.integers(0, 10**6))
+@settings(deadline=None)
+def test_a_batch_depends_on_its_position_and_not_on_the_ones_before(
+    size: int, seed: int, nimg: int, other: int
+) -> None:
+    # Given a sampler that was somewhere else before, and a fresh one
+    used, fresh = Sampler(size, seed), Sampler(size, seed)
+    used.batch(other, 5)
+    torch.rand(1)  # and torch's own random state moved on
+    # Then both answer alike
+    assert torch.equal(used.batch(nimg, 5), fresh.batch(nimg, 5))
+
+
+@given(seeds, seeds)
+@settings(deadline=None)
+def test_other_seeds_and_other_epochs_have_another_order(seed: int, other: int) -> None:
+    size = 1000  # two of 1000! orders are never the same by chance
+    first = Sampler(size, seed).batch(0, size)
+    assert torch.equal(first, Sampler(size, other).batch(0, size)) == (seed == other)
+    assert not torch.equal(first, Sampler(size, seed).batch(size, size))
+
+
+def test_moving_a_data_set_keeps_what_it_holds() -> None:
+    dataset = ImageDataset(torch.zeros(2, 3, 32, 32, dtype=torch.uint8), torch.tensor([0, 1]), ("a", "b"))
+    moved = dataset.to(torch.device("meta"))
+    assert (moved.images.device.type, moved.labels.device.type) == ("meta", "meta")
+    assert (len(moved), moved.classes) == (2, ("a", "b"))
+
+
+# ------------------------------------------------------------------------------------------------------------------
+
+
+def linked_cifar10(root: Path, tmp_path: Path, *, without: str) -> Path:
+    """A data set of links to the real files, but for one."""
+    folder = tmp_path / "cifar10" / CIFAR10_FOLDER
+    folder.mkdir(parents=True)
+    for file in (root / "cifar10" / CIFAR10_FOLDER).iterdir():
+        if file.name != without:
+            (folder / file.name).symlink_to(file)
+    return folder
+
+
+def values_of(image: torch.Tensor) -> list[int]:
+    return sorted(set(image.flatten().tolist()))
+
+
+def solid(width: int, height: int, color: tuple[int, int, int]) -> Image.Image:
+    return Image.new("RGB", (width, height), color)
+
+
+def noise() -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8))
+
+
+def write(path: Path, image: Image.Image) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path)
+
+
+def load_one(tmp_path: Path, image: Image.Image) -> torch.Tensor:
+    write(tmp_path / "pets/train/cats/1.png", image)
+    return load_dataset(tmp_path, "pets").images[0]

@@ -1,0 +1,149 @@
+"""Exported graphs: one signature, any batch size, torch's images, and nothing of the machine they come from."""
+
+from __future__ import annotations
+
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+from services.trainer.export import PARITY_LIMIT, check_parity, export_generator
+from services.trainer.networks import build_networks
+from services.trainer.sampling import reestimate_batch_norm
+from shared.errors import ParityFailed
+from shared.presets import TrainConfig
+from tests.trainer.small import small_config, small_resnet
+
+KINDS = {"dcgan, conditional": small_config(), "dcgan": small_config("wgan-gp"), "resnet, conditional": small_resnet()}
+
+
+@dataclass(frozen=True)
+class Exported:
+    config: TrainConfig
+    generator: nn.Module
+    graph: bytes
+    session: Any
+
+    def run(self, z: npt.NDArray[np.float32], labels: list[int]) -> npt.NDArray[np.float32]:
+        images: npt.NDArray[np.float32]
+        (images,) = self.session.run(["images"], {"z": z, "labels": np.array(labels, dtype=np.int64)})
+        return images
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def exported(request: pytest.FixtureRequest) -> Exported:
+    """A generator with weights as after some training, and its graph."""
+    torch.manual_seed(0)
+    config = KINDS[request.param]
+    generator, _ = build_networks(config, num_classes=10)
+    for parameter in generator.parameters():
+        parameter.data += 0.2 * torch.randn_like(parameter)
+    reestimate_batch_norm(generator, config, 10, images=256)
+    generator.to(memory_format=torch.channels_last).train()
+    graph = export_generator(generator, config)
+    return Exported(config, generator, graph, onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"]))
+
+
+def latents(count: int) -> npt.NDArray[np.float32]:
+    return np.random.default_rng(0).standard_normal((count, 8)).astype(np.float32)
+
+
+def test_every_model_has_the_same_signature(exported: Exported) -> None:
+    z, labels = exported.session.get_inputs()
+    (images,) = exported.session.get_outputs()
+    assert (z.name, z.type, z.shape[1:]) == ("z", "tensor(float)", [8])
+    assert (labels.name, labels.type, labels.shape[1:]) == ("labels", "tensor(int64)", [])
+    assert (images.name, images.type, images.shape[1:]) == ("images", "tensor(float)", [3, 32, 32])
+    # The batch is one symbol, the same for all three.
+    assert isinstance(z.shape[0], str)
+    assert z.shape[0] == labels.shape[0] == images.shape[0]
+
+
+@pytest.mark.parametrize("count", [1, 2, 37])
+def test_any_number_of_images_can_be_made(exported: Exported, count: int) -> None:
+    images = exported.run(latents(count), [i % 10 for i in range(count)])
+    assert images.shape == (count, 3, 32, 32)
+    assert np.abs(images).max() <= 1 + 1e-6  # onnxruntime's tanh overshoots by a bit of float32
+    assert images.std() > 0.1
+
+
+def test_images_of_a_batch_do_not_meet(exported: Exported) -> None:
+    z, labels = latents(5), [3, 1, 4, 1, 5]
+    together = exported.run(z, labels)
+    alone = np.concatenate([exported.run(z[i : i + 1], labels[i : i + 1]) for i in range(5)])
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+def test_labels_matter_to_conditional_models_and_to_no_other(exported: Exported) -> None:
+    difference = np.abs(exported.run(latents(1), [0]) - exported.run(latents(1), [7])).max()
+    assert (difference > 0.01) if exported.config.conditional else (difference == 0)
+
+
+def test_the_graph_computes_what_torch_computes(exported: Exported) -> None:
+    parity = check_parity(exported.graph, exported.generator, exported.config, num_classes=10)
+    assert parity.max_abs_difference <= PARITY_LIMIT == 1e-4
+    assert parity.batch_sizes == (1, 2, 37)
+    # And that figure is not made up: here are other latents, by hand.
+    z, labels = latents(4), [0, 9, 5, 2]
+    exported.generator.eval()
+    with torch.no_grad():
+        expected = exported.generator(torch.from_numpy(z), torch.tensor(labels)).numpy()
+    exported.generator.train()
+    np.testing.assert_allclose(exported.run(z, labels), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("change", [1.01, float("nan")])
+def test_a_graph_of_other_weights_fails(exported: Exported, change: float) -> None:
+    # Given a generator that changed after the export
+    weight = max(exported.generator.parameters(), key=lambda p: p.dim())
+    kept = weight.data.clone()
+    weight.data *= change
+    # When they are compared, Then the difference is told
+    try:
+        with pytest.raises(ParityFailed, match=r"differ by .* where 0\.0001 is allowed"):
+            check_parity(exported.graph, exported.generator, exported.config, num_classes=10)
+    finally:
+        weight.data = kept
+
+
+def test_a_graph_that_makes_no_numbers_fails_even_where_torch_makes_none_either() -> None:
+    config = small_config("wgan-gp")
+    generator, _ = build_networks(config, num_classes=10)
+    next(generator.parameters()).data.fill_(float("nan"))
+    with pytest.raises(ParityFailed):
+        check_parity(export_generator(generator, config), generator, config, num_classes=10)
+
+
+def test_exporting_leaves_the_generator_as_it_was(exported: Exported) -> None:
+    assert exported.generator.training
+    assert all(p.requires_grad for p in exported.generator.parameters())
+    weight = max(exported.generator.parameters(), key=lambda p: p.dim())
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_the_graph_names_no_file_of_the_machine_it_was_made_on(exported: Exported) -> None:
+    # Given the graph without its numbers, in which any letters may occur by chance
+    model = onnx.load_from_string(exported.graph)
+    assert len(model.graph.initializer) > 0
+    for initializer in model.graph.initializer:
+        initializer.ClearField("raw_data")
+    text = model.SerializeToString()
+    # Then there is no path in it
+    places = [Path(__file__).parents[2], Path(torch.__file__).parents[1], Path(sys.prefix), Path.home()]
+    assert [str(place) for place in places if str(place).encode() in text] == []
+    assert re.findall(rb"[\w/.]*(?:\.py\b|site-packages|/home/|/usr/)[\w/.]*", text) == []
+    assert re.findall(rb"stack_trace|Traceback|File \"", text) == []
+
+
+def test_the_graph_is_hardly_larger_than_its_numbers(exported: Exported) -> None:
+    numbers = [*exported.generator.parameters(), *exported.generator.buffers()]
+    assert 0 < len(exported.graph) - 4 * sum(n.numel() for n in numbers) < 20_000

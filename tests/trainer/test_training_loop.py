@@ -1,0 +1,426 @@
+"""The loop: exact resume, a run that looking at does not change, honest metrics, and every way to end."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from services.trainer import training_loop as loop
+from services.trainer.augment import to_unit_range
+from services.trainer.checkpoint import pack, unpack
+from services.trainer.losses import LOSSES
+from services.trainer.training_state import TrainState
+from shared.errors import Diverged
+from shared.presets import TrainConfig
+from tests.trainer.small import CPU, random_images, small_config, small_resnet
+
+DATASET = random_images(36)  # not a multiple of the batch: batches reach across epochs
+ITERATIONS = 6  # of 8 images and more: beyond one epoch
+
+# Ticks of several iterations, so that runs are also stopped within one. Sample grids, which take longer than all the
+# training here, only at the start and in the end.
+REPORTING = {"tick_nimg": 20, "snapshot_nimg": 10**6}
+
+CASES: dict[str, TrainConfig] = {
+    "wgan-gp": small_config("wgan-gp", n_critic=2, total_nimg=ITERATIONS * 16, lr_step_nimg=40, **REPORTING),
+    "wgan-gp-conditional": small_config("wgan-gp-conditional", n_critic=2, total_nimg=ITERATIONS * 16, **REPORTING),
+    "tiny": small_config("tiny", total_nimg=ITERATIONS * 8, **REPORTING),
+    "dcgan, bce, spectral norm": small_config(
+        "tiny", loss="bce", spectral_norm=True, total_nimg=ITERATIONS * 8, rotation_degrees=10.0, **REPORTING
+    ),
+    "resnet, hinge, spectral norm": small_resnet(
+        "tiny", spectral_norm=True, total_nimg=ITERATIONS * 8, lr_d=1e-3, crop_padding=2, **REPORTING
+    ),
+    "resnet, wasserstein, penalty": small_resnet(
+        "wgan-gp", n_critic=2, ema_halflife_nimg=30, total_nimg=ITERATIONS * 16, **REPORTING
+    ),
+}
+
+
+def never() -> None:
+    return None
+
+
+def ignore(report: loop.Report) -> None:
+    pass
+
+
+def after(state: TrainState, iterations: int, stop: loop.Stop = "leave") -> Callable[[], loop.Stop | None]:
+    """A should_stop() that stops a run once it has come so far."""
+    nimg = iterations * state.config.n_critic * state.config.batch_size
+    return lambda: stop if state.cur_nimg >= nimg else None
+
+
+def new_state(config: TrainConfig) -> TrainState:
+    return TrainState(config, len(DATASET.classes), CPU)
+
+
+def trained(config: TrainConfig) -> TrainState:
+    state = new_state(config)
+    loop.train(state, DATASET, ignore, never)
+    return state
+
+
+def reports_of(config: TrainConfig, stop: Callable[[TrainState], Callable[[], Any]] | None = None) -> list[loop.Report]:
+    reports: list[loop.Report] = []
+    state = new_state(config)
+    loop.train(state, DATASET, reports.append, stop(state) if stop else never)
+    return reports
+
+
+def sha256_of(value: Any) -> str:
+    """Of everything in nested dicts and lists; tensors count with their type, shape and every bit."""
+    digest = hashlib.sha256()
+
+    def add(value: Any) -> None:
+        if isinstance(value, dict):
+            for key in value:
+                digest.update(repr(key).encode())
+                add(value[key])
+        elif isinstance(value, list | tuple):
+            for item in value:
+                add(item)
+        elif isinstance(value, Tensor):
+            digest.update(
+                f"{value.dtype} {tuple(value.shape)}".encode() + value.detach().contiguous().numpy().tobytes()
+            )
+        else:
+            digest.update(repr(value).encode())
+
+    add(value)
+    return digest.hexdigest()
+
+
+def everything_but_time(state: TrainState) -> dict[str, Any]:
+    return {name: value for name, value in state.state_dict().items() if name != "wall_seconds"}
+
+
+def weights_of(state: TrainState) -> dict[str, Any]:
+    return {name: dict(network.named_parameters()) for name, network in state.networks().items()}
+
+
+# --- stopping and going on ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=CASES)
+def uninterrupted(request: pytest.FixtureRequest) -> TrainState:
+    return trained(CASES[request.param])
+
+
+@pytest.mark.parametrize("stops", [(0,), (4,), tuple(range(1, ITERATIONS))], ids=str)
+def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(uninterrupted: TrainState, stops: tuple[int, ...]) -> None:
+    # Given a run that leaves a checkpoint at each stop and is taken up by another process, which has
+    # another random state and networks of its own
+    state = new_state(uninterrupted.config)
+    for iterations in stops:
+        saved: list[bytes] = []
+
+        def keep(report: loop.Report, saved: list[bytes] = saved) -> None:
+            if isinstance(report, loop.CheckpointReport):
+                saved.append(pack(report.state.state_dict()))
+
+        assert loop.train(state, DATASET, keep, after(state, iterations)) == "leave"
+        state = new_state(uninterrupted.config)
+        torch.manual_seed(iterations)
+        state.load_state_dict(unpack(saved[-1]))
+    # When it has come to its end
+    assert loop.train(state, DATASET, ignore, never) == "done"
+    # Then weights, optimizers, random state and metrics are the same to the bit
+    assert state.metrics == uninterrupted.metrics
+    assert sha256_of(weights_of(state)) == sha256_of(weights_of(uninterrupted))
+    assert sha256_of(everything_but_time(state)) == sha256_of(everything_but_time(uninterrupted))
+
+
+def test_steps_of_several_threads_are_as_exact() -> None:
+    # Given one saved state, and two threads
+    config = small_config("tiny", g_channels=[32, 32, 32], d_channels=[32, 32, 32])
+    saved = pack(new_state(config).state_dict())
+    real, labels = to_unit_range(DATASET.images), DATASET.labels
+
+    def digest_after_steps() -> str:
+        state = new_state(config)
+        state.load_state_dict(unpack(saved))
+        for _ in range(2):
+            loop.discriminator_step(state, real, labels)
+            loop.generator_step(state, 10)
+        return sha256_of(everything_but_time(state))
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        # When the same steps are taken from it again and again, Then they always lead to the same place
+        assert len({digest_after_steps() for _ in range(3)}) == 1
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_the_runs_that_are_compared_differ_from_what_they_started_as(uninterrupted: TrainState) -> None:
+    """Guards the comparison above: training changes the weights, and another seed gives other ones."""
+    fresh = weights_of(new_state(uninterrupted.config))
+    final = weights_of(uninterrupted)
+    moved = [not torch.equal(fresh[net][name], final[net][name]) for net in final for name in final[net]]
+    assert moved.count(False) <= 1  # a critic's last bias cancels out of its loss
+    assert len(moved) > 20
+    other = trained(uninterrupted.config.model_copy(update={"seed": 1}))
+    assert sha256_of(weights_of(other)) != sha256_of(weights_of(uninterrupted))
+
+
+@pytest.mark.parametrize("case", ["wgan-gp", "resnet, hinge, spectral norm"])
+def test_looking_at_a_run_does_not_change_it(case: str) -> None:
+    # Given a run that is looked at only in the end, and one that samples, counts and saves at every step
+    blind = trained(CASES[case].model_copy(update={"tick_nimg": 10**9, "snapshot_nimg": 10**9}))
+    watched = new_state(CASES[case].model_copy(update={"tick_nimg": 1, "snapshot_nimg": 1, "checkpoint_every_s": 0.0}))
+    kinds: list[type] = []
+
+    def look(report: loop.Report) -> None:
+        kinds.append(type(report))
+        if isinstance(report, loop.CheckpointReport):
+            pack(report.state.state_dict())
+
+    # When both have ended
+    loop.train(watched, DATASET, look, never)
+    # Then their weights and their random states are the same
+    assert kinds.count(loop.SamplesReport) == ITERATIONS + 1
+    assert kinds.count(loop.MetricsReport) == kinds.count(loop.CheckpointReport) == ITERATIONS
+    assert sha256_of(weights_of(watched)) == sha256_of(weights_of(blind))
+    assert sha256_of(everything_but_time(watched)["networks"]) == sha256_of(everything_but_time(blind)["networks"])
+    assert torch.equal(watched.state_dict()["rng_cpu"], blind.state_dict()["rng_cpu"])
+
+
+def test_leave_saves_where_it_stands_and_asks_for_nothing_more() -> None:
+    # Given a run that is told to leave after 3 steps of 8
+    state = new_state(CASES["tiny"])
+    reports: list[loop.Report] = []
+    outcome = loop.train(state, DATASET, reports.append, after(state, 3, "leave"))
+    # Then it has left, at that place, with a checkpoint as its last word
+    assert (outcome, state.cur_nimg) == ("leave", 24)
+    assert isinstance(reports[-1], loop.CheckpointReport)
+
+
+def test_finish_stops_as_early_and_counts_as_done() -> None:
+    state = new_state(CASES["tiny"])
+    reports: list[loop.Report] = []
+    outcome = loop.train(state, DATASET, reports.append, after(state, 3, "finish"))
+    assert (outcome, state.cur_nimg) == ("done", 24)
+    assert isinstance(reports[-1], loop.CheckpointReport)
+
+
+def test_a_run_that_is_over_does_nothing_when_it_is_taken_up_again() -> None:
+    # Given a run that ended
+    state = trained(CASES["tiny"])
+    before = sha256_of(everything_but_time(state))
+    # When it is taken up (its worker died before it could publish)
+    reports: list[loop.Report] = []
+    outcome = loop.train(state, DATASET, reports.append, never)
+    # Then it is done at once
+    assert (outcome, reports) == ("done", [])
+    assert sha256_of(everything_but_time(state)) == before
+
+
+# --- budget and reports -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("n_critic", "total_nimg", "expected"), [(1, 1, 8), (1, 24, 24), (1, 25, 32), (3, 25, 48), (3, 48, 48)]
+)
+def test_a_run_ends_with_the_step_that_spends_its_budget(n_critic: int, total_nimg: int, expected: int) -> None:
+    # Given steps of 8 images, n_critic of them per iteration
+    state = trained(small_config("wgan-gp", n_critic=n_critic, total_nimg=total_nimg))
+    # Then it stops after the first whole iteration that reaches the budget
+    assert state.cur_nimg == expected
+    assert state.opt_d.state_dict()["state"][0]["step"].item() == expected / 8
+    assert state.opt_g.state_dict()["state"][0]["step"].item() == expected / 8 / n_critic
+
+
+def test_ticks_and_snapshots_come_when_their_images_are_crossed() -> None:
+    # Given 10 steps of 8 images, a row every 20, a sample grid every 50
+    reports = reports_of(small_config(total_nimg=80, tick_nimg=20, snapshot_nimg=50))
+    # Then rows come after the steps that cross 20, 40, 60, 80, and grids at the start, after 50 and in the end
+    assert [r.row["nimg"] for r in reports if isinstance(r, loop.MetricsReport)] == [24, 40, 64, 80]
+    assert [r.nimg for r in reports if isinstance(r, loop.SamplesReport)] == [0, 56, 80]
+    # And the last progress is that of the whole budget
+    progress = [r for r in reports if isinstance(r, loop.ProgressReport)]
+    assert progress[-1].nimg == 80
+    assert progress[-1].images_per_second > 0
+
+
+def test_checkpoints_come_with_snapshots_and_by_the_clock() -> None:
+    def checkpoints(**reporting: Any) -> int:
+        reports = reports_of(small_config(total_nimg=80, **reporting))
+        return sum(isinstance(report, loop.CheckpointReport) for report in reports)
+
+    assert checkpoints(snapshot_nimg=50, checkpoint_every_s=10**6) == 2
+    assert checkpoints(snapshot_nimg=10**6, checkpoint_every_s=10**6) == 1
+    assert checkpoints(snapshot_nimg=10**6, checkpoint_every_s=0) == 10
+
+
+COLUMNS = {"nimg", "loss_d", "loss_g", "d_accuracy_real", "d_accuracy_fake", "lr"}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_rows_have_the_documented_columns_and_finite_values(case: str) -> None:
+    rows = [report.row for report in reports_of(CASES[case]) if isinstance(report, loop.MetricsReport)]
+    expected = COLUMNS | {"gradient_penalty"} if CASES[case].gp_weight else COLUMNS
+    assert len(rows) >= 2
+    for row in rows:
+        assert set(row) == expected
+        assert all(math.isfinite(value) for value in row.values())
+        assert 0 <= row["d_accuracy_real"] <= 1
+        assert 0 <= row["d_accuracy_fake"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("loss", "gp_weight", "expected"),
+    [
+        ("bce", 0.0, {"loss_d": math.log(2), "loss_g": math.log(2)}),
+        ("hinge", 0.0, {"loss_d": 2.0, "loss_g": 0.0}),
+        ("wasserstein", 10.0, {"loss_d": 0.0, "loss_g": 0.0, "gradient_penalty": 1.0}),
+    ],
+)
+def test_rows_are_means_over_all_steps(loss: str, gp_weight: float, expected: dict[str, float]) -> None:
+    # Given a discriminator of zeros, which no gradient can move: it scores 0 for ever, with slope 0
+    config = small_config("wgan-gp", loss=loss, gp_weight=gp_weight, n_critic=3, total_nimg=5 * 24, tick_nimg=40)
+    state = new_state(config)
+    for parameter in state.discriminator.parameters():
+        parameter.data.zero_()
+    # When it trains, Then each row has the loss of not knowing, however many steps it sums over
+    loop.train(state, DATASET, ignore, never)
+    assert [row["nimg"] for row in state.metrics] == [48, 96, 120]
+    accuracies = {"d_accuracy_real": 0.0, "d_accuracy_fake": 1.0}  # nothing scores above the line
+    for row in state.metrics:
+        assert {k: row[k] for k in expected | accuracies} == pytest.approx(expected | accuracies, abs=1e-6)
+
+
+def test_the_learning_rate_of_a_row_is_the_one_of_its_last_step() -> None:
+    # Given a rate that is divided by ten every 24 images, and steps of 8
+    config = small_config(lr=0.1, total_nimg=64, lr_tail=0.0, lr_step_nimg=24, lr_step_factor=0.1, tick_nimg=8)
+    # Then three steps each are taken with the same one; the eighth starts at 56
+    rates = [report.row["lr"] for report in reports_of(config) if isinstance(report, loop.MetricsReport)]
+    assert rates == pytest.approx([0.1, 0.1, 0.1, 0.01, 0.01, 0.01, 0.001, 0.001])
+
+
+def test_both_optimizers_follow_the_schedule_each_from_its_own_rate() -> None:
+    state = new_state(small_config(lr=0.1, lr_d=0.4, total_nimg=100, lr_tail=0.5))
+    state.cur_nimg = 75
+    assert state.set_learning_rates() == pytest.approx(0.05)
+    assert [group["lr"] for group in state.opt_g.param_groups] == pytest.approx([0.05])
+    assert [group["lr"] for group in state.opt_d.param_groups] == pytest.approx([0.2])
+
+
+# --- divergence ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_ends_the_run_and_is_named(value: float) -> None:
+    # Given a discriminator with one broken weight
+    state = new_state(small_config(total_nimg=80, tick_nimg=16))
+    next(state.discriminator.parameters()).data[0, 0, 0, 0] = value
+    # When it trains, Then the first row is an error, and no row and no checkpoint come of it
+    reports: list[loop.Report] = []
+    with pytest.raises(Diverged, match=r"loss_d is nan.* after 16 images"):
+        loop.train(state, DATASET, reports.append, never)
+    assert state.metrics == []
+    assert not any(isinstance(report, loop.MetricsReport | loop.CheckpointReport) for report in reports)
+
+
+def test_one_bad_step_in_a_tick_is_enough() -> None:
+    # Given sums in which a step between left an infinity
+    state = trained(small_config(total_nimg=16, tick_nimg=10**6))
+    state.sums[1], state.steps_summed = math.inf, 2
+    # When the tick is closed, Then it is the generator's loss that is named
+    with pytest.raises(Diverged, match=r"^loss_g is inf after 16 images"):
+        loop.close_tick(state, 1e-3)
+
+
+# --- single steps -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_each_step_moves_its_own_player_and_leaves_the_other(case: str) -> None:
+    state = new_state(CASES[case])
+    real, labels = to_unit_range(DATASET.images[:8]), DATASET.labels[:8]
+
+    def changed_by(step: Callable[[], None]) -> set[str]:
+        before = {name: sha256_of(parameters) for name, parameters in weights_of(state).items()}
+        step()
+        return {name for name, parameters in weights_of(state).items() if sha256_of(parameters) != before[name]}
+
+    assert changed_by(lambda: loop.discriminator_step(state, real, labels)) == {"discriminator"}
+    assert changed_by(lambda: loop.generator_step(state, 10)) == {"generator"}
+    assert changed_by(lambda: loop.discriminator_step(state, real, labels)) == {"discriminator"}
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_discriminator_learns_to_tell_real_from_fake(loss: str) -> None:
+    # Given white images and a generator that does not change
+    state = new_state(small_config(loss=loss, lr=1e-3))
+    real, labels = torch.ones(8, 3, 32, 32), torch.zeros(8, dtype=torch.int64)
+    # When the discriminator alone takes forty steps
+    for _ in range(40):
+        loop.discriminator_step(state, real, labels)
+    # Then it scores real images higher
+    fake = state.generator(torch.randn(8, 8), labels).detach()
+    real_scores, fake_scores = loop.score_pair(state.discriminator, real, fake, labels)
+    assert real_scores.min() > fake_scores.max()
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_generator_learns_what_its_discriminator_likes(loss: str) -> None:
+    # Given a discriminator that was shown white images
+    state = new_state(small_config(loss=loss, lr=1e-2))
+    real, labels = torch.ones(8, 3, 32, 32), torch.zeros(8, dtype=torch.int64)
+    for _ in range(40):
+        loop.discriminator_step(state, real, labels)
+    z = torch.randn(64, 8)
+    before = state.generator(z, torch.arange(64) % 10).mean().item()
+    # When the generator alone takes forty steps, Then its images are brighter
+    for _ in range(40):
+        loop.generator_step(state, 10)
+    assert state.generator(z, torch.arange(64) % 10).mean().item() > before + 0.1
+
+
+def test_without_batch_norm_one_call_scores_as_two_would() -> None:
+    state = new_state(small_resnet())
+    real, fake, labels = torch.randn(4, 3, 32, 32), torch.randn(4, 3, 32, 32), torch.arange(4)
+    real_scores, fake_scores = loop.score_pair(state.discriminator, real, fake, labels)
+    torch.testing.assert_close(real_scores, state.discriminator(real, labels))
+    torch.testing.assert_close(fake_scores, state.discriminator(fake, labels))
+
+
+def test_with_batch_norm_real_and_fake_images_are_normalised_apart() -> None:
+    state = new_state(small_config())
+    real, fake, labels = torch.randn(4, 3, 32, 32), 3 + torch.randn(4, 3, 32, 32), torch.arange(4)
+    pair = torch.cat(loop.score_pair(state.discriminator, real, fake, labels))
+    apart = torch.cat([state.discriminator(real, labels), state.discriminator(fake, labels)])
+    together = state.discriminator(torch.cat([real, fake]), torch.cat([labels, labels]))
+    torch.testing.assert_close(pair, apart)
+    assert (pair - together).abs().max() > 1e-3
+
+
+def test_the_average_moves_towards_the_present_weights_by_its_decay() -> None:
+    # Given a half-life of 100 images, an average of zeros and present weights of one
+    state = new_state(small_config(ema_halflife_nimg=100))
+    for average, present in zip(state.ema.parameters(), state.generator.parameters(), strict=True):
+        average.data.zero_()
+        present.data.fill_(1.0)
+    state.cur_nimg = 10**6
+    # When a hundred images pass, twice
+    averages = []
+    for _ in range(2):
+        state.update_ema(100)
+        averages.append({value for p in state.ema.parameters() for value in p.flatten().tolist()})
+    # Then half, and half of the rest, is made up
+    assert averages == [{0.5}, {0.75}]
+
+
+def test_without_averaging_the_average_is_the_generator() -> None:
+    weights = weights_of(trained(CASES["wgan-gp"]))
+    assert sha256_of(weights["ema"]) == sha256_of(weights["generator"])
+    averaged = weights_of(trained(CASES["tiny"]))
+    assert sha256_of(averaged["ema"]) != sha256_of(averaged["generator"])
