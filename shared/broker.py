@@ -47,6 +47,8 @@ class Broker:
 
     def __init__(self, settings: Settings) -> None:
         self._app = make_celery(settings)
+        # A request must not wait for kombu to try a dead broker again and again; the reaper sends what was recorded.
+        self._app.conf.broker_transport_options |= {"max_retries": 1, "interval_start": 0, "interval_step": 0}
         # Celery's Redis transport keeps a queue as a list under the queue's own name.
         self._redis: Any = redis.Redis.from_url(settings.redis_url, socket_timeout=2, socket_connect_timeout=2)
 

@@ -225,12 +225,12 @@ def resume(job: Job, now: datetime) -> Job:
 def ask(job: Job, now: datetime, *, request: Request) -> Job:
     """A user's wish. Idempotent; on a job that is over it changes nothing.
 
-    A queued or paused job obeys at once; a running one when its worker next renews its lease.
+    A queued or paused job obeys at once; a running one when its worker next renews its lease. A cancel stands.
     """
     if job.is_over:
         return job
     if job.status is JobStatus.RUNNING:
-        return job.model_copy(update={"request": request})
+        return job if job.request == "cancel" else job.model_copy(update={"request": request})
     if request == "cancel":
         return _end(job, now, JobStatus.CANCELLED, reason=Reason.CANCELLED_BY_USER)
     if request == "pause":

@@ -10,10 +10,11 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from shared.artifacts import ArtifactStore
 from shared.errors import CorruptArtifact, InvalidInput, UnknownAlias, UnknownModel
@@ -96,20 +97,23 @@ class ModelRegistry:
         return manifest
 
     def list(self) -> list[ModelManifest]:
-        """All models, newest first."""
-        ids = [
-            name for name in self._artifacts.list("models") if self._artifacts.exists(f"models/{name}/manifest.json")
-        ]
-        return sorted((self.get(model_id) for model_id in ids), key=lambda m: m.created_at, reverse=True)
+        """All models, newest first. A folder without a sound manifest is no model and does not hide the others."""
+        found = []
+        for name in self._artifacts.list("models"):
+            with suppress(UnknownModel, CorruptArtifact):
+                found.append(self.get(name))
+        return sorted(found, key=lambda manifest: manifest.created_at, reverse=True)
 
     def get(self, model_id: str) -> ModelManifest:
-        """Raises UnknownModel."""
+        """Raises UnknownModel, and CorruptArtifact for a manifest that is none."""
         if not _NAME.fullmatch(model_id):
             raise UnknownModel(model_id)
         try:
             return ModelManifest.model_validate_json(self._artifacts.read(f"models/{model_id}/manifest.json"))
         except FileNotFoundError:
             raise UnknownModel(model_id) from None
+        except ValidationError as error:
+            raise CorruptArtifact(f"the manifest of model {model_id} cannot be read: {error}") from error
 
     def read_file(self, manifest: ModelManifest, name: str) -> bytes:
         """A file of the model, checked against the digest in its manifest. Raises CorruptArtifact."""

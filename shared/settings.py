@@ -13,7 +13,7 @@ from shared.errors import FieldProblem, InvalidInput
 
 
 class Settings(BaseSettings):
-    model_config = SettingsConfigDict(env_prefix="KILN_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="KILN_", env_ignore_empty=True, frozen=True, extra="ignore")
 
     data: Path = Field(Path("data"), description="Folder for everything Kiln writes.")
     datasets: Path | None = Field(

@@ -23,7 +23,9 @@ class JobRequest(_Request):
     """Body of POST /jobs."""
 
     preset: Annotated[str, Field(min_length=1, max_length=100)]
-    overrides: dict[str, Any] = Field(default_factory=dict, description="Fields of the preset's config to change.")
+    overrides: dict[str, Any] = Field(
+        default_factory=dict, max_length=100, description="Fields of the preset's config to change."
+    )
     dataset: Annotated[
         str,
         Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", description="`cifar10`, or a folder below KILN_DATASETS."),

@@ -99,12 +99,12 @@ class _Attempt:
         self.log_path = settings.data / "work" / job.id / "trainer.log"
 
     def run(self) -> None:
-        process = self._start()
-        try:
-            self._follow(process)
-        except BaseException:
-            _kill(process)  # stale fence, or a bug: never leave a trainer behind that nobody watches
-            raise
+        with self._start() as process:  # closes its pipes at the end
+            try:
+                self._follow(process)
+            except BaseException:
+                _kill(process)  # stale fence, or a bug: never leave a trainer behind that nobody watches
+                raise
         self._conclude(process.returncode)
 
     def _start(self) -> subprocess.Popen[bytes]:

@@ -1,0 +1,200 @@
+"""The supervisor with a real Redis and real training processes: claims, leases, crashes, publishing.
+
+The training process is the real one (`python -m services.trainer`), on a data set of two colours.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import pytest
+
+from services.trainer.supervisor import Supervisor
+from shared import jobs
+from shared.artifacts import ArtifactStore
+from shared.job_store import RedisJobStore
+from shared.jobs import Job, JobStatus
+from shared.presets import resolve
+from shared.registry import ModelRegistry
+from shared.settings import Settings
+from tests.processes import processes_of, small_overrides, wait_for, write_color_dataset
+
+
+class Worker:
+    """A store, a registry, and supervisors that may run in threads."""
+
+    def __init__(self, settings: Settings) -> None:
+        write_color_dataset(settings.dataset_root)
+        self.settings = settings
+        self.store = RedisJobStore(settings.redis_url)
+        self.registry = ModelRegistry(ArtifactStore(settings.artifact_url))
+        self.stop = threading.Event()
+
+    def queue(self, **overrides: object) -> Job:
+        config = resolve("tiny", small_overrides(**overrides))
+        return self.store.create(partial(jobs.new_job, preset="tiny", config=config, dataset="colors", name=None))[0]
+
+    def supervise(self, job: Job) -> None:
+        Supervisor(self.store, self.registry, self.settings, self.stop).supervise(job.id)
+
+    @contextmanager
+    def supervising(self, job: Job) -> Iterator[threading.Thread]:
+        """In a thread, until the job is out of the supervisor's hands."""
+        thread = threading.Thread(target=self.supervise, args=(job,))
+        thread.start()
+        try:
+            yield thread
+        finally:
+            thread.join()
+
+    def wait(self, job: Job, is_so: Callable[[Job], bool]) -> Job:
+        return wait_for(lambda: self.store.get(job.id), is_so)
+
+    def trainer_pid(self) -> int:
+        command = "services.trainer train --job"
+        return next(pid for pid, line in processes_of(self.settings.data).items() if command in line)
+
+    def events(self, job: Job) -> list[str]:
+        return [event.kind for event in self.store.events(job.id)]
+
+
+@pytest.fixture
+def worker(settings: Settings) -> Worker:
+    return Worker(settings)
+
+
+def is_training(job: Job) -> bool:
+    return job.progress.images_seen > 0
+
+
+def test_a_job_is_trained_and_its_model_published(worker: Worker) -> None:
+    job = worker.queue()
+
+    worker.supervise(job)
+
+    done = worker.store.get(job.id)
+    assert (done.status, done.error, done.attempt, done.lease_until) == (JobStatus.SUCCEEDED, None, 1, None)
+    assert worker.registry.resolve("default") == done.model_id
+    assert [row["nimg"] for row in worker.store.metrics(job.id)] == [160, 320, 480, 640]
+    assert worker.events(job)[0] == "started"
+    assert worker.events(job)[-1] == "succeeded"
+
+
+def test_a_message_delivered_again_does_nothing(worker: Worker) -> None:
+    job = worker.queue()
+    worker.supervise(job)
+    done = worker.store.get(job.id)
+
+    worker.supervise(job)
+
+    assert worker.store.get(job.id) == done
+
+
+def test_a_job_that_another_worker_holds_is_left_alone(worker: Worker) -> None:
+    job = worker.queue()
+    held = worker.store.update(job.id, partial(jobs.claim, worker="other", lease_s=3600))
+
+    worker.supervise(job)
+
+    assert worker.store.get(job.id) == held
+
+
+def test_a_killed_trainer_is_started_again_from_its_checkpoint_and_nothing_shows(worker: Worker) -> None:
+    """The same weights and the same metrics as a job that nobody disturbed, with no gap and no double."""
+    budget = {"total_nimg": 12_800, "tick_nimg": 1600, "snapshot_nimg": 12_800, "checkpoint_every_s": 0.2}
+    undisturbed, victim = worker.queue(**budget), worker.queue(**budget)
+    worker.supervise(undisturbed)
+
+    with worker.supervising(victim):
+        worker.wait(victim, is_training)
+        os.kill(worker.trainer_pid(), signal.SIGKILL)
+    crashed = worker.store.get(victim.id)
+    assert (crashed.status, crashed.crashes) == (JobStatus.QUEUED, 1)
+    worker.supervise(victim)
+
+    done = worker.store.get(victim.id)
+    assert (done.status, done.attempt) == (JobStatus.SUCCEEDED, 2)
+    assert "resumed" in worker.events(victim)
+    assert worker.store.metrics(victim.id) == worker.store.metrics(undisturbed.id)
+    first, second = (worker.registry.get(f"tiny-{job.id}") for job in (undisturbed, victim))
+    assert first.digest == second.digest
+
+
+def test_a_job_that_crashes_every_time_is_given_up(settings: Settings) -> None:
+    worker = Worker(settings.model_copy(update={"max_attempts": 2}))
+    job = worker.queue(total_nimg=10**9)
+
+    for _ in range(2):
+        with worker.supervising(job):
+            worker.wait(job, lambda seen: seen.status is JobStatus.RUNNING)
+            os.kill(wait_for(lambda: trainer_pids(worker), bool)[0], signal.SIGKILL)
+
+    lost = worker.store.get(job.id)
+    assert (lost.status, lost.reason, lost.attempt) == (JobStatus.LOST, "worker_lost", 2)
+    assert "SIGKILL" in (lost.error or "")
+
+
+def test_a_worker_that_lost_its_job_stops_its_trainer_and_writes_nothing(worker: Worker) -> None:
+    job = worker.queue(total_nimg=10**9)
+
+    with worker.supervising(job):
+        worker.wait(job, is_training)
+        # When somebody else has claimed the job, as after a lease that ran out
+        stolen = worker.store.update(
+            job.id, lambda j, _: j.model_copy(update={"fence": j.fence + 1, "worker": "thief"})
+        )
+
+    # Then the supervisor came back by itself, its trainer is gone, and the new owner's record is untouched
+    assert trainer_pids(worker) == []
+    assert worker.store.get(job.id) == stolen
+
+
+def test_a_model_that_is_published_already_is_not_trained_again(worker: Worker) -> None:
+    # Given a worker that died between publishing and finishing
+    job = worker.queue()
+    worker.supervise(job)
+    worker.store.update(
+        job.id, lambda j, _: j.model_copy(update={"status": JobStatus.QUEUED, "model_id": None, "attempt": 1})
+    )
+
+    # When the job is delivered again
+    worker.supervise(job)
+
+    # Then it is finished with that model, at once
+    done = worker.store.get(job.id)
+    assert (done.status, done.model_id) == (JobStatus.SUCCEEDED, f"tiny-{job.id}")
+    assert worker.events(job).count("started") == 1
+
+
+def test_a_worker_told_to_leave_hands_its_job_back(worker: Worker) -> None:
+    job = worker.queue(total_nimg=10**9)
+
+    with worker.supervising(job):
+        worker.wait(job, is_training)
+        worker.stop.set()
+
+    back = worker.store.get(job.id)
+    assert (back.status, back.crashes, back.lease_until) == (JobStatus.QUEUED, 0, None)
+    assert worker.events(job)[-2:] == ["checkpoint", "handed_back"]
+
+
+def test_a_trainer_that_does_not_leave_is_killed(settings: Settings) -> None:
+    worker = Worker(settings.model_copy(update={"stop_grace_s": 0.5}))
+    job = worker.queue(total_nimg=10**9)
+
+    with worker.supervising(job):
+        worker.wait(job, is_training)
+        os.kill(worker.trainer_pid(), signal.SIGSTOP)  # deaf to SIGTERM from now on
+        worker.store.update(job.id, partial(jobs.ask, request="cancel"))
+
+    assert worker.store.get(job.id).status is JobStatus.CANCELLED
+    assert trainer_pids(worker) == []
+
+
+def trainer_pids(worker: Worker) -> list[int]:
+    return [pid for pid, line in processes_of(worker.settings.data).items() if "services.trainer train --job" in line]
