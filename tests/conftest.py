@@ -1,4 +1,4 @@
-"""What all tests share: a real redis-server on a free port, settings that point into a temporary folder, real CIFAR-10."""
+"""What all tests share: a redis-server of their own, settings in a temporary folder, the real CIFAR-10."""
 
 from __future__ import annotations
 

@@ -7,8 +7,10 @@ import io
 from collections.abc import Callable
 from typing import Any
 
+import safetensors.torch
 import torch
 
+from services.trainer.training_state import TrainState
 from shared.artifacts import ArtifactStore
 from shared.errors import CorruptArtifact
 
@@ -47,6 +49,16 @@ def pack(state: dict[str, Any]) -> bytes:
     torch.save(state, buffer)
     payload = buffer.getvalue()
     return _MAGIC + hashlib.sha256(payload).digest() + payload
+
+
+def pack_weights(state: TrainState) -> bytes:
+    """The weights of all networks as safetensors, which anything can read: `generator.`, `discriminator.`, `ema.`"""
+    tensors = {
+        f"{name}.{key}": value.contiguous()
+        for name, network in state.networks().items()
+        for key, value in network.state_dict().items()
+    }
+    return safetensors.torch.save(tensors, {"nimg": str(state.cur_nimg), "config": state.config.model_dump_json()})
 
 
 def unpack(data: bytes) -> dict[str, Any]:

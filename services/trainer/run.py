@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from services.trainer import training_loop as loop
-from services.trainer.checkpoint import Checkpoints
+from services.trainer.checkpoint import Checkpoints, pack_weights
 from services.trainer.data import ImageDataset, load_dataset
 from services.trainer.export import check_parity, export_generator
 from services.trainer.sampling import reestimate_batch_norm, sample_grid
@@ -53,6 +53,11 @@ def run(
     False when it was told to leave before the end. Raises TrainingFailed, MemoryError, OSError.
     """
     device = pick_device(settings)
+    _tell(
+        emit,
+        "loading",
+        f"loading data set {spec.dataset} from {settings.dataset_root}; CIFAR-10 is downloaded if absent",
+    )
     artifacts = ArtifactStore(settings.artifact_url)
     checkpoints = Checkpoints(artifacts, spec.run_id, spec.attempt)
     dataset = load_dataset(settings.dataset_root, spec.dataset).to(device)
@@ -73,8 +78,12 @@ def run(
                 key = f"jobs/{spec.run_id}/samples/{nimg:012d}.png"
                 artifacts.write(key, grid_png(images))
                 _tell(emit, "sample", f"sample grid after {nimg:,} images", nimg=nimg, key=key)
-            case loop.CheckpointReport(saved):
+            case loop.CheckpointReport(saved, is_snapshot):
                 checkpoints.save(saved.cur_nimg, saved.state_dict())
+                if is_snapshot:
+                    artifacts.write(
+                        f"jobs/{spec.run_id}/weights/{saved.cur_nimg:012d}.safetensors", pack_weights(saved)
+                    )
                 _tell(emit, "checkpoint", f"checkpoint after {saved.cur_nimg:,} images", nimg=saved.cur_nimg)
 
     if loop.train(state, dataset, on_report, should_stop) == "leave":

@@ -45,6 +45,7 @@ class SamplesReport:
 @dataclass(frozen=True)
 class CheckpointReport:
     state: TrainState
+    is_snapshot: bool  # one of those the config asks for, whose weights are worth keeping; else only for going on
 
 
 Report = ProgressReport | MetricsReport | SamplesReport | CheckpointReport
@@ -94,11 +95,11 @@ def train(
         if is_snapshot:
             report(SamplesReport(state.cur_nimg, sample_grid(state.ema, config, dataset)))
         if is_snapshot or now_s - last_checkpoint_s >= config.checkpoint_every_s:
-            report(CheckpointReport(state))
+            report(CheckpointReport(state, is_snapshot))
             last_checkpoint_s = time.monotonic()
 
     if stop is not None and state.cur_nimg < config.total_nimg:
-        report(CheckpointReport(state))
+        report(CheckpointReport(state, is_snapshot=False))
     return "leave" if stop == "leave" else "done"
 
 

@@ -14,7 +14,8 @@ from shared.presets import PRESETS
 from tests.processes import ROOT, running_stack
 
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"^```bash\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+FENCED = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)  # (language, text)
+BLOCKS = [text for language, text in FENCED if language == "bash"]
 
 
 def test_the_commands_do_what_the_readme_says(cifar10_root: Path, tmp_path: Path) -> None:
@@ -44,16 +45,15 @@ def test_the_commands_do_what_the_readme_says(cifar10_root: Path, tmp_path: Path
     assert done.returncode == 0, done.stdout + done.stderr
     assert '"status":4' not in done.stdout
     assert '"status":5' not in done.stdout
-    for name, size in (("cats.png", (128, 128)), ("ships.png", (640, 64))):
+    for name, size in (("cats.png", (128, 128)), ("preview.png", (320, 320)), ("ships.png", (640, 64))):
         with Image.open(tmp_path / name) as image:
             assert (image.format, image.size) == ("PNG", size)
 
 
 def test_the_tree_names_every_file_and_no_other() -> None:
-    block = next(
-        block for block in re.findall(r"^```\n(.*?)^```$", README, re.MULTILINE | re.DOTALL) if "shared/" in block
-    )
-    drawn, folders = set(), []
+    (block,) = [text for language, text in FENCED if not language]
+    drawn: set[str] = set()
+    folders: list[str] = []
     for line in block.splitlines():
         name = line.split("  ")[0] if not line.startswith(" ") else line.strip().split("  ")[0]
         depth = (len(line) - len(line.lstrip())) // 2

@@ -78,7 +78,7 @@ def test_relative_paths_and_the_home_folder_are_resolved(monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("variable", "text"),
     [
-        ("KILN_PORT", "http"), ("KILN_PORT", ""), ("KILN_PORT", "0"), ("KILN_PORT", "65536"), ("KILN_PORT", "8000.5"),
+        ("KILN_PORT", "http"), ("KILN_PORT", "0"), ("KILN_PORT", "65536"), ("KILN_PORT", "8000.5"),
         ("KILN_THREADS", "all"), ("KILN_THREADS", "0"), ("KILN_REQUIRE_CUDA", "perhaps"), ("KILN_MAX_ATTEMPTS", "0"),
         ("KILN_LEASE_S", "0"), ("KILN_LEASE_S", "nan"), ("KILN_LEASE_S", "inf"), ("KILN_LEASE_S", "1e300"),
         ("KILN_STOP_GRACE_S", "-1"), ("KILN_STOP_GRACE_S", "inf"), ("KILN_MAX_BODY_BYTES", "1 MB"),
@@ -115,3 +115,13 @@ def test_settings_are_frozen() -> None:
 
 def test_every_setting_is_described() -> None:
     assert [name for name, field in Settings.model_fields.items() if not field.description] == []
+
+
+def test_an_empty_variable_is_as_good_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compose files pass `${VARIABLE:-}` on; an empty data folder would otherwise be the working directory."""
+    monkeypatch.setenv("KILN_DATA", "")
+    monkeypatch.setenv("KILN_PORT", "")
+
+    settings = read_settings()
+
+    assert (settings.data.name, settings.port) == ("data", 8000)

@@ -1,10 +1,11 @@
-"""Configs and data sets so small that a whole training run takes a moment."""
+"""Configs, data sets and networks so small that a whole training run takes a moment."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from services.trainer.data import ImageDataset
 from shared.presets import TrainConfig, resolve
@@ -28,3 +29,16 @@ def random_images(count: int = 100, num_classes: int = 10) -> ImageDataset:
     rng = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (count, 3, 32, 32), generator=rng, dtype=torch.uint8)
     return ImageDataset(images, torch.arange(count) % num_classes, tuple(f"class-{i}" for i in range(num_classes)))
+
+
+class LinearCritic(nn.Module):
+    """score = <weight, image>: its gradient is its weight, wherever one looks."""
+
+    def __init__(self, *leading: float) -> None:
+        super().__init__()
+        weight = torch.zeros(3 * 32 * 32)
+        weight[: len(leading)] = torch.tensor(leading)
+        self.weight = nn.Parameter(weight)
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        return images.flatten(1) @ self.weight

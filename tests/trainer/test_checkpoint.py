@@ -10,11 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 
-from services.trainer.checkpoint import Checkpoints, pack, unpack
+from services.trainer.checkpoint import Checkpoints, pack, pack_weights, unpack
+from services.trainer.training_state import TrainState
 from shared.artifacts import ArtifactStore
 from shared.errors import CorruptArtifact
+from shared.presets import TrainConfig
+from tests.trainer.small import CPU, small_config, small_resnet
 
 FOLDER = "jobs/a-run/checkpoints"
 
@@ -183,3 +187,15 @@ def test_code_in_a_checkpoint_is_refused_even_with_the_right_digest(tmp_path: Pa
     buffer.seek(0)
     with torch.load(buffer, weights_only=False)["weights"]:
         assert sprung.exists()
+
+
+@pytest.mark.parametrize("config", [small_config(), small_resnet(spectral_norm=True)], ids=["dcgan", "resnet"])
+def test_weights_are_kept_as_safetensors_of_all_networks(config: TrainConfig) -> None:
+    state = TrainState(config, 10, CPU)
+
+    weights = safetensors.torch.load(pack_weights(state))
+
+    assert {name.partition(".")[0] for name in weights} == {"generator", "discriminator", "ema"}
+    for name, network in state.networks().items():
+        for key, value in network.state_dict().items():
+            assert torch.equal(weights[f"{name}.{key}"], value)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from services.trainer.losses import LOSSES, gradient_penalty
 from services.trainer.networks import build_networks
 from shared.presets import TrainConfig
-from tests.trainer.small import small_config, small_resnet
+from tests.trainer.small import LinearCritic, small_config, small_resnet
 
 LOG_2, LOG_3 = math.log(2), math.log(3)
 
@@ -75,19 +75,6 @@ def test_where_the_line_between_real_and_fake_is_drawn(name: str, expected: floa
     # A critic's scores have no zero of their own: its line lies between the means, 3 and 0.5.
     real, fake = torch.tensor([2.0, 4.0]), torch.tensor([0.0, 1.0])
     assert LOSSES[name].threshold(real, fake).item() == expected
-
-
-class LinearCritic(nn.Module):
-    """score = <weight, image>: its gradient is its weight, wherever one looks."""
-
-    def __init__(self, *leading: float) -> None:
-        super().__init__()
-        weight = torch.zeros(3 * 32 * 32)
-        weight[: len(leading)] = torch.tensor(leading)
-        self.weight = nn.Parameter(weight)
-
-    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        return images.flatten(1) @ self.weight
 
 
 class ClassCritic(nn.Module):

@@ -9,16 +9,17 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from services.trainer import training_loop as loop
 from services.trainer.augment import to_unit_range
 from services.trainer.checkpoint import pack, unpack
+from services.trainer.data import Sampler
 from services.trainer.losses import LOSSES
 from services.trainer.training_state import TrainState
 from shared.errors import Diverged
 from shared.presets import TrainConfig
-from tests.trainer.small import CPU, random_images, small_config, small_resnet
+from tests.trainer.small import CPU, LinearCritic, random_images, small_config, small_resnet
 
 DATASET = random_images(36)  # not a multiple of the batch: batches reach across epochs
 ITERATIONS = 6  # of 8 images and more: beyond one epoch
@@ -137,25 +138,24 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(uninterrupted: TrainS
     assert sha256_of(everything_but_time(state)) == sha256_of(everything_but_time(uninterrupted))
 
 
-def test_steps_of_several_threads_are_as_exact() -> None:
+def test_a_step_of_several_threads_is_as_exact() -> None:
     # Given one saved state, and two threads
     config = small_config("tiny", g_channels=[32, 32, 32], d_channels=[32, 32, 32])
     saved = pack(new_state(config).state_dict())
-    real, labels = to_unit_range(DATASET.images), DATASET.labels
+    real, labels = to_unit_range(DATASET.images[:8]), DATASET.labels[:8]
 
-    def digest_after_steps() -> str:
+    def digest_after_a_step() -> str:
         state = new_state(config)
         state.load_state_dict(unpack(saved))
-        for _ in range(2):
-            loop.discriminator_step(state, real, labels)
-            loop.generator_step(state, 10)
+        loop.discriminator_step(state, real, labels)
+        loop.generator_step(state, 10)
         return sha256_of(everything_but_time(state))
 
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        # When the same steps are taken from it again and again, Then they always lead to the same place
-        assert len({digest_after_steps() for _ in range(3)}) == 1
+        # When the same step is taken from it again and again, Then it always leads to the same place
+        assert len({digest_after_a_step() for _ in range(3)}) == 1
     finally:
         torch.set_num_threads(threads)
 
@@ -248,6 +248,11 @@ def test_ticks_and_snapshots_come_when_their_images_are_crossed() -> None:
     progress = [r for r in reports if isinstance(r, loop.ProgressReport)]
     assert progress[-1].nimg == 80
     assert progress[-1].images_per_second > 0
+
+
+def test_a_run_ends_with_a_row_even_where_no_tick_is_due() -> None:
+    reports = reports_of(small_config(total_nimg=24, tick_nimg=10**6))
+    assert [r.row["nimg"] for r in reports if isinstance(r, loop.MetricsReport)] == [24]
 
 
 def test_checkpoints_come_with_snapshots_and_by_the_clock() -> None:
@@ -352,8 +357,52 @@ def test_each_step_moves_its_own_player_and_leaves_the_other(case: str) -> None:
         return {name for name, parameters in weights_of(state).items() if sha256_of(parameters) != before[name]}
 
     assert changed_by(lambda: loop.discriminator_step(state, real, labels)) == {"discriminator"}
+    assert all(parameter.grad is None for parameter in state.generator.parameters())
     assert changed_by(lambda: loop.generator_step(state, 10)) == {"generator"}
     assert changed_by(lambda: loop.discriminator_step(state, real, labels)) == {"discriminator"}
+
+
+class Witness(nn.Module):
+    """A discriminator that likes everything the same and remembers what it was shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.score = nn.Parameter(torch.zeros(()))
+        self.seen: list[tuple[Tensor, Tensor]] = []
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        self.seen.append((images.detach(), labels))
+        return self.score + 0 * images.sum((1, 2, 3))
+
+
+def test_every_discriminator_step_sees_the_next_images_with_their_classes() -> None:
+    # Given two discriminator steps per generator step, and images that nothing changes
+    config = small_config(n_critic=2, total_nimg=80, flip=False)
+    state = new_state(config)
+    witness = state.discriminator = Witness()
+    # When a run of 80 images is over
+    loop.train(state, DATASET, ignore, never)
+    # Then the discriminator saw them in the sampler's order, across epochs, and as many fake ones of the same classes
+    both = [(images, labels) for images, labels in witness.seen if len(images) == 16]
+    chosen = Sampler(len(DATASET), config.seed).batch(0, 80)
+    assert torch.equal(torch.cat([images[:8] for images, _ in both]), to_unit_range(DATASET.images[chosen]))
+    assert torch.equal(torch.cat([labels[:8] for _, labels in both]), DATASET.labels[chosen])
+    assert all(torch.equal(labels[:8], labels[8:]) for _, labels in both)
+    # And, in between, fake ones of classes of their own
+    assert [len(images) for images, _ in witness.seen] == [16, 16, 8] * 5
+
+
+def test_the_penalty_counts_with_its_weight() -> None:
+    # Given a linear critic of slope 5, weight 10, and black images on both sides
+    state = new_state(small_config("wgan-gp", gp_weight=10.0))
+    critic = state.discriminator = LinearCritic(3.0, 4.0)
+    for parameter in state.generator.parameters():
+        parameter.data.zero_()
+    # When it takes a step
+    loop.discriminator_step(state, torch.zeros(8, 3, 32, 32), torch.zeros(8, dtype=torch.int64))
+    # Then it went along 10 * 2 (|w| - 1) w / |w|
+    assert critic.weight.grad is not None
+    assert critic.weight.grad[:3].tolist() == pytest.approx([48.0, 64.0, 0.0])
 
 
 @pytest.mark.parametrize("loss", LOSSES)
