@@ -38,7 +38,7 @@ def redis_url(redis_server: str) -> str:
 @pytest.fixture
 def settings(tmp_path: Path, redis_url: str) -> Settings:
     """Settings of a stack of the test's own: Redis, data and data sets in a temporary folder."""
-    return Settings(data=tmp_path / "data", datasets=tmp_path / "datasets", redis_url=redis_url, lease_s=2.0)
+    return Settings(data=tmp_path / "data", datasets=tmp_path / "datasets", redis_url=redis_url, lease_s=2.0, threads=1)
 
 
 @pytest.fixture(scope="session")

@@ -73,7 +73,7 @@ def running_stack(data: Path, datasets: Path, **settings: str) -> Iterator[Stack
         process = subprocess.Popen(
             [sys.executable, "-m", "services.dev", "--port", str(port), "--data", str(data),
              "--datasets", str(datasets)],
-            cwd=ROOT, env=os.environ | settings, stdout=out, stderr=subprocess.STDOUT, text=True,
+            cwd=ROOT, env=os.environ | SMALL_MACHINE | settings, stdout=out, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
     stack = Stack(process, port, data)
     try:
@@ -115,6 +115,9 @@ def write_color_dataset(root: Path, name: str = "colors", per_class: int = 40) -
             pixels[:, :, channel] += 180
             Image.fromarray(pixels).save(folder / f"{number:03d}.png")
 
+
+# Networks of a few channels gain nothing from a second thread, and wait for it when the machine is busy.
+SMALL_MACHINE = {"KILN_THREADS": "1"}
 
 SMALL = {"g_channels": [16, 8, 8], "d_channels": [8, 8, 16], "latent_dim": 8, "batch_size": 16}
 

@@ -44,6 +44,7 @@ log = logging.getLogger("kiln.supervisor")
 
 HEARTBEAT_S = 0.5  # how often the store is told, and so the longest a cancel waits to be seen
 LOG_TAIL_CHARS = 2000
+TRAINER_SETTINGS = ("data", "datasets", "artifacts", "threads", "require_cuda")  # Redis is none of its business
 
 T = TypeVar("T")
 
@@ -109,8 +110,8 @@ class _Attempt:
 
     def _start(self) -> subprocess.Popen[bytes]:
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
-        environment = os.environ | {"KILN_DATA": str(self.settings.data), "KILN_ARTIFACTS": self.settings.artifact_url,
-                                    "KILN_DATASETS": str(self.settings.dataset_root)}  # fmt: skip
+        told = {f"KILN_{name.upper()}": getattr(self.settings, name) for name in TRAINER_SETTINGS}
+        environment = os.environ | {name: str(value) for name, value in told.items() if value is not None}
         with self.log_path.open("ab") as log_file:
             process = subprocess.Popen(
                 [sys.executable, "-m", "services.trainer", "train", "--job", str(os.getpid())],

@@ -68,8 +68,12 @@ class Ended:
 
 
 def ending(process: subprocess.Popen[str], heard: str = "") -> Ended:
-    out, err = process.communicate()
-    return Ended(process.returncode, out, heard + err)
+    # Not communicate(): it would miss what the stream has read ahead since the last line that was heard.
+    assert process.stderr is not None
+    assert process.stdout is not None
+    err = heard + process.stderr.read()
+    out = process.stdout.read()  # a line at most, so it never fills its pipe
+    return Ended(process.wait(), out, err)
 
 
 def signal_at_first_row(process: subprocess.Popen[str], number: signal.Signals) -> Ended:
