@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-import httpx
+import httpx2
 import jsonschema
 import pytest
 import redis
@@ -333,7 +333,7 @@ def test_the_api_finds_redis_with_the_file_and_logs_no_password(password_file: P
     with compose_redis(tmp_path, password_file) as port, started(API_COMMAND, password_file, port) as api:
         said = read_until("Uvicorn running on ", api)
         url = said.rsplit("Uvicorn running on ", 1)[1].split()[0]
-        assert httpx.get(f"{url}/jobs").json() == {"data": [], "has_more": False}
+        assert httpx2.get(f"{url}/jobs").json() == {"data": [], "has_more": False}
         api.terminate()
         said += read_until(None, api)
     assert "/jobs" in said

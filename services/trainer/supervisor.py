@@ -24,7 +24,7 @@ from typing import IO, TypeVar
 from pydantic import ValidationError
 
 from shared import jobs
-from shared.errors import IllegalTransition, StaleFence, StoreUnavailable, UnknownJob, UnknownModel
+from shared.errors import CorruptArtifact, IllegalTransition, StaleFence, StoreUnavailable, UnknownJob, UnknownModel
 from shared.job_store import JobStore
 from shared.jobs import LOST_REASONS, Event, Job, JobStatus, Progress, Reason
 from shared.registry import ModelRegistry, model_id_of
@@ -78,7 +78,7 @@ class Supervisor:
         model_id = model_id_of(job.id, job.preset)
         try:
             self._registry.get(model_id)
-        except UnknownModel:
+        except (UnknownModel, CorruptArtifact):
             return False
         _finish(self._store, job, JobStatus.SUCCEEDED, model_id=model_id)
         return True

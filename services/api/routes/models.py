@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from fastapi import APIRouter, Response
+from fastapi.concurrency import run_in_threadpool
 
 from services.api.dependencies import Kiln, Services
 from services.api.schemas import AliasRequest, AliasView, ModelList, ModelView
+from shared.errors import StoreUnavailable
 from shared.registry import PREVIEW_FILE, ModelManifest
 
 router = APIRouter(tags=["models"])
@@ -32,6 +36,8 @@ def get_preview(model_id: str, kiln: Kiln) -> Response:
 async def set_alias(alias: str, body: AliasRequest, kiln: Kiln) -> AliasView:
     """Points an alias at a model. `default` is the one that /generate uses."""
     await kiln.models.promote(alias, body.model_id)
+    with suppress(StoreUnavailable):  # other replicas look for themselves before long
+        await run_in_threadpool(kiln.store.announce)
     return AliasView(alias=alias, model_id=body.model_id)
 
 
