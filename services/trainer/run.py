@@ -63,7 +63,7 @@ def run(
     dataset = load_dataset(settings.dataset_root, spec.dataset).to(device)
     state = TrainState(spec.config, len(dataset.classes), device)
     _tell(emit, "started", f"{len(dataset):,} images of {len(dataset.classes)} classes, on {device_name(device)}")
-    _restore(state, checkpoints, emit)
+    restore(state, checkpoints, emit)
 
     started_s = time.monotonic() - state.wall_seconds
 
@@ -157,13 +157,17 @@ def grid_png(images: Tensor) -> bytes:
     return buffer.getvalue()
 
 
-def _restore(state: TrainState, checkpoints: Checkpoints, emit: Callable[[TrainerLine], None]) -> None:
+def restore(state: TrainState, checkpoints: Checkpoints, emit: Callable[[TrainerLine], None]) -> None:
+    """Takes up the newest whole checkpoint, if there is one. Raises BadConfig when it is of another config."""
+
     def on_corrupt(name: str, why: str) -> None:
         _tell(emit, "warning", f"checkpoint {name} is damaged and was passed over: {why}", checkpoint=name)
 
     saved = checkpoints.load_newest(on_corrupt)
     if saved is None:
         return
+    if saved["config"] != state.config.model_dump_json():
+        raise BadConfig("the run's checkpoint was trained with another config; start a run of another name")
     state.load_state_dict(saved)
     # What was trained beyond the checkpoint is trained again; what was reported up to it stands, and is told again
     # in case the last worker died before it could pass it on.

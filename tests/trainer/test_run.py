@@ -1,0 +1,37 @@
+"""Taking a run up again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from services.trainer.checkpoint import Checkpoints
+from services.trainer.run import restore
+from services.trainer.training_state import TrainState
+from shared.artifacts import ArtifactStore
+from shared.errors import BadConfig
+from shared.reports import EventLine, MetricsLine, TrainerLine
+from tests.trainer.small import CPU, small_config
+
+
+def test_a_checkpoint_of_another_config_is_not_mixed_with_this_one(tmp_path: Path) -> None:
+    # Given a run of which there is a checkpoint
+    checkpoints = Checkpoints(ArtifactStore(f"file://{tmp_path}"), "run", 1)
+    saved = TrainState(small_config(), 10, CPU)
+    saved.cur_nimg, saved.metrics = 64, [{"nimg": 64, "loss_d": 1.0}]
+    checkpoints.save(64, saved.state_dict())
+
+    # When the same config is taken up, it goes on from there and tells again what was told
+    told: list[TrainerLine] = []
+    same = TrainState(small_config(), 10, CPU)
+    restore(same, checkpoints, told.append)
+    assert same.cur_nimg == 64
+    assert [line.row for line in told if isinstance(line, MetricsLine)] == saved.metrics
+    assert [line.event.kind for line in told if isinstance(line, EventLine)] == ["resumed"]
+
+    # But another one of the same shapes is refused, and stays as it was
+    other = TrainState(small_config(lr=1e-5), 10, CPU)
+    with pytest.raises(BadConfig, match="another config"):
+        restore(other, checkpoints, told.append)
+    assert other.cur_nimg == 0
