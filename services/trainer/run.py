@@ -166,7 +166,7 @@ def restore(state: TrainState, checkpoints: Checkpoints, emit: Callable[[Trainer
     saved = checkpoints.load_newest(on_corrupt)
     if saved is None:
         return
-    if saved["config"] != state.config.model_dump_json():
+    if TrainConfig.model_validate_json(saved["config"]) != state.config:
         raise BadConfig("the run's checkpoint was trained with another config; start a run of another name")
     state.load_state_dict(saved)
     # What was trained beyond the checkpoint is trained again; what was reported up to it stands, and is told again
