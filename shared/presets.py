@@ -164,7 +164,7 @@ _TINY = TrainConfig(
 )
 
 _TINY_SOURCES = {
-    "lr": "docs/experiments.md, 2026-11-21: 2e-4 leaves the classes indistinct after 80 thousand images",
+    "lr": "docs/experiments.md, 2026-11-21: 2e-4 leaves the classes indistinct after 66 thousand images",
     "batch_size": "docs/experiments.md, 2026-11-21, run 7: more detail than 64 after as many images",
     "loss": "docs/experiments.md, 2026-11-21, runs 1 and 2: as good as BCE, a little calmer",
     "architecture": "docs/experiments.md, 2026-11-21: more than twice the images per second of small residual networks",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
@@ -36,6 +37,10 @@ class ResultLine(_Line):
     kind: Literal["result"] = "result"
     manifest: ModelManifest
     folder: str
+
+    def read_files(self) -> dict[str, bytes]:
+        """What is to be published with the manifest, by name."""
+        return {path.name: path.read_bytes() for path in sorted(Path(self.folder).iterdir())}
 
 
 class FailureLine(_Line):

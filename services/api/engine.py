@@ -55,9 +55,8 @@ class OnnxEngine:
     def _check_signature(self) -> None:
         inputs = {i.name: (i.type, len(i.shape)) for i in self._session.get_inputs()}
         outputs = {o.name: o.type for o in self._session.get_outputs()}
-        if inputs != {"z": ("tensor(float)", 2), "labels": ("tensor(int64)", 1)} or outputs != {
-            "images": "tensor(float)"
-        }:
+        expected = {"z": ("tensor(float)", 2), "labels": ("tensor(int64)", 1)}
+        if inputs != expected or outputs != {"images": "tensor(float)"}:
             raise CorruptArtifact(f"not a generator: inputs {inputs}, outputs {outputs}")
 
     def _check_images(self) -> None:

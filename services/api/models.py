@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from services.api.batcher import DynamicBatcher
 from services.api.engine import OnnxEngine
-from shared.errors import CorruptArtifact, InvalidInput, NoModelReady, NotFound, UnknownModel
+from shared.errors import CorruptArtifact, InvalidInput, NoModelReady, UnknownAlias, UnknownModel
 from shared.registry import DEFAULT_ALIAS, GENERATOR_FILE, ModelManifest, ModelRegistry
 from shared.settings import Settings
 
@@ -85,20 +85,20 @@ class ModelPool:
     async def get(self, name: str | None) -> LoadedModel:
         """The model of that alias or id, loaded if need be; None is the default one.
 
-        Raises UnknownModel, NoModelReady, CorruptArtifact.
+        Raises UnknownModel, NoModelReady.
         """
         if model := self._aliases.get(name or DEFAULT_ALIAS):
             return model
         if name is None:
             raise NoModelReady(self._why_not())
         try:
-            return await self._load(await asyncio.to_thread(self._registry.resolve, name))
-        except NotFound:
-            pass
+            model_id = await asyncio.to_thread(self._registry.resolve, name)
+        except UnknownAlias:
+            model_id = name
         try:
-            return await self._load(name)
+            return await self._load(model_id)
         except CorruptArtifact as error:
-            raise NoModelReady(f"model {name} is not served: {error}") from error
+            raise NoModelReady(f"model {model_id} is not served: {error}") from error
 
     async def refresh(self) -> None:
         """Moves each alias to where it points now, as soon as that model is warm; a bad model changes nothing."""

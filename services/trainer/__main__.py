@@ -15,7 +15,6 @@ import signal
 import sys
 import traceback
 from datetime import UTC, datetime
-from pathlib import Path
 from types import FrameType
 from typing import TextIO
 
@@ -110,8 +109,7 @@ def _run_by_hand(settings: Settings, options: argparse.Namespace) -> int:
         print_line(line, sys.stderr, config.total_nimg)
         if isinstance(line, ResultLine):
             registry = ModelRegistry(ArtifactStore(settings.artifact_url))
-            files = {path.name: path.read_bytes() for path in sorted(Path(line.folder).iterdir())}
-            print(registry.publish(line.manifest, files).id)
+            print(registry.publish(line.manifest, line.read_files()).id)
 
     spec = RunSpec(run_id, options.preset, config, options.dataset)
     try:

@@ -197,15 +197,15 @@ class _Attempt:
 
     def _conclude(self, exit_code: int) -> None:
         """The trainer is gone: what becomes of the job."""
-        job = self._patiently(self._flush_and_get)
+        self._patiently(self._flush)  # raises StaleFence when the job is somebody else's by now
         if self.result is not None:
             self._publish(self.result)
         elif self.failure is not None:
             status = JobStatus.LOST if self.failure.reason in LOST_REASONS else JobStatus.FAILED
             self._finish(status, reason=self.failure.reason, error=self.failure.error)
-        elif job.request == "cancel":
+        elif self.job.request == "cancel":
             self._finish(JobStatus.CANCELLED, reason=Reason.CANCELLED_BY_USER)
-        elif job.request == "pause":
+        elif self.job.request == "pause":
             self._hand_back(JobStatus.PAUSED, "paused", "paused by the user; its checkpoint is kept")
         elif exit_code == EXIT_LEFT or self.told is signal.SIGTERM:
             self._hand_back(JobStatus.QUEUED, "handed_back", "the worker leaves; another one will go on")
@@ -213,9 +213,7 @@ class _Attempt:
             self._crashed(exit_code)
 
     def _publish(self, result: ResultLine) -> None:
-        files = {path.name: path.read_bytes() for path in sorted(Path(result.folder).iterdir())}
-        self._patiently(self._flush_and_get)  # raises StaleFence when the job is somebody else's by now
-        manifest = self.registry.publish(result.manifest, files)
+        manifest = self.registry.publish(result.manifest, result.read_files())
         self._finish(JobStatus.SUCCEEDED, model_id=manifest.id)
         self._patiently(self.store.announce)
 
@@ -237,10 +235,6 @@ class _Attempt:
     def _hand_back(self, status: JobStatus, kind: str, message: str, *, crashed: bool = False) -> None:
         change = partial(jobs.hand_back, fence=self.job.fence, status=status, crashed=crashed)
         self._patiently(lambda: self.store.update(self.job.id, change, events=[Event(kind=kind, message=message)]))
-
-    def _flush_and_get(self) -> Job:
-        self._flush()
-        return self.job
 
     def _patiently(self, call: Callable[[], T]) -> T:
         """Repeats a call to the store until it answers; gives up only when the worker itself has to leave."""
