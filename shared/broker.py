@@ -11,7 +11,9 @@ from typing import Any
 import redis
 from celery import Celery
 from kombu.exceptions import OperationalError
+from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
+from redis.retry import Retry
 
 from shared.errors import StoreUnavailable
 from shared.settings import Settings
@@ -48,9 +50,13 @@ class Broker:
     def __init__(self, settings: Settings) -> None:
         self._app = make_celery(settings)
         # A request must not wait for kombu to try a dead broker again and again; the reaper sends what was recorded.
-        self._app.conf.broker_transport_options |= {"max_retries": 1, "interval_start": 0, "interval_step": 0}
+        self._app.conf.broker_transport_options |= {
+            "max_retries": 1, "interval_start": 0, "interval_step": 0, "socket_connect_timeout": 1, "socket_timeout": 1,
+        }  # fmt: skip
         # Celery's Redis transport keeps a queue as a list under the queue's own name.
-        self._redis: Any = redis.Redis.from_url(settings.redis_url, socket_timeout=2, socket_connect_timeout=2)
+        self._redis: Any = redis.Redis.from_url(
+            settings.redis_url, socket_timeout=1, socket_connect_timeout=1, retry=Retry(NoBackoff(), 0)
+        )
 
     def enqueue_training(self, job_id: str) -> None:
         """Raises StoreUnavailable when the broker does not answer. Sending twice is harmless: a job is claimed once."""

@@ -25,12 +25,14 @@ KilnError
 
 from __future__ import annotations
 
+import errno
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 MAX_VALUE_CHARS = 200
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of an OSError: there is no room, or none for this user or file
 
 
 @dataclass(frozen=True, slots=True)

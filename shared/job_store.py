@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import secrets
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +18,9 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 import redis
-from redis.exceptions import RedisError, ResponseError, WatchError
+from redis.backoff import NoBackoff
+from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError, ResponseError, WatchError
+from redis.retry import Retry
 
 from shared.announcements import CHANNEL
 from shared.errors import IdempotencyMismatch, StoreUnavailable, UnknownJob
@@ -26,8 +29,15 @@ from shared.jobs import Event, Job, JobStatus
 Change = Callable[[Job, datetime], Job]
 Metrics = dict[str, float]  # one row of the series; `nimg` says where it belongs
 
+Events = Sequence[Event] | Callable[[Job], Sequence[Event]]  # or what to tell, given the job as it was written
+
 EVENTS_KEPT = 10_000
 IDEMPOTENCY_TTL_S = 24 * 3600
+TIMEOUT_S = 1.5  # a request that needs Redis is refused within 2 s when it does not answer
+
+# Redis is up and takes no writes: its disk or its memory is full, it is a replica, or it still reads its file.
+_REFUSALS = ("MISCONF", "MASTERDOWN", "NOREPLICAS")
+_REFUSED = (OutOfMemoryError, ReadOnlyError)  # redis-py names these by class and cuts the word off
 
 
 @dataclass(frozen=True)
@@ -52,8 +62,15 @@ class JobStore(Protocol):
     def create(self, make: Callable[[datetime], Job], idempotency: Idempotency | None = None) -> tuple[Job, bool]: ...
     def get(self, job_id: str) -> Job: ...
     def update(
-        self, job_id: str, change: Change, metrics: Sequence[Metrics] = (), events: Sequence[Event] = ()
+        self,
+        job_id: str,
+        change: Change,
+        metrics: Sequence[Metrics] = (),
+        events: Events = (),
+        token: str | None = None,
     ) -> Job: ...
+    def restore(self, job: Job, metrics: Sequence[Metrics], events: Sequence[Event]) -> bool: ...
+    def unsent(self) -> Sequence[Job]: ...
     def list(self, status: JobStatus | None = None, after: str | None = None, limit: int = 20) -> Page: ...
     def metrics(self, job_id: str, after_nimg: int = -1) -> Sequence[Metrics]: ...
     def events(self, job_id: str, after: str = "") -> Sequence[Event]: ...
@@ -64,10 +81,12 @@ class JobStore(Protocol):
 class RedisJobStore:
     """Jobs in Redis: the record as JSON, an index per status, a sorted set of metrics, a stream of events."""
 
-    def __init__(self, url: str, timeout_s: float = 2.0) -> None:
+    def __init__(self, url: str, timeout_s: float = TIMEOUT_S) -> None:
+        # Without redis-py's own repetitions: who calls knows better whether to wait, and a change must not run twice.
         self._redis: Any = redis.Redis.from_url(
-            url, decode_responses=True, socket_timeout=timeout_s, socket_connect_timeout=timeout_s
-        )
+            url, decode_responses=True, socket_timeout=timeout_s, socket_connect_timeout=timeout_s,
+            retry=Retry(NoBackoff(), 0),
+        )  # fmt: skip
 
     def ping(self) -> None:
         with _translated():
@@ -85,16 +104,17 @@ class RedisJobStore:
         """
         used = _key("idempotency", hashlib.sha256(idempotency.key.encode()).hexdigest()) if idempotency else None
         with _translated(), self._redis.pipeline() as pipe:
+            job = make(_from_redis(self._redis.time()))
             while True:
                 try:
-                    if used and idempotency:
-                        pipe.watch(used)
-                        if known := pipe.get(used):
-                            return self.get(_same_request(json.loads(known), idempotency)), False
-                    job = make(_from_redis(self._redis.time()))
+                    pipe.watch(_key("job", job.id), *([used] if used else []))
+                    if pipe.exists(_key("job", job.id)):
+                        return job, True  # an EXEC whose answer was lost
+                    if idempotency and used and (known := pipe.get(used)):
+                        return self.get(_same_request(json.loads(known), idempotency)), False
                     pipe.multi()
                     self._write(pipe, None, job)
-                    if used and idempotency:
+                    if idempotency and used:
                         note = {"job_id": job.id, "body_digest": idempotency.body_digest}
                         pipe.set(used, json.dumps(note), ex=IDEMPOTENCY_TTL_S)
                     pipe.execute()
@@ -107,27 +127,61 @@ class RedisJobStore:
             text = self._redis.get(_key("job", job_id))
         return _parse(job_id, text)
 
-    def update(self, job_id: str, change: Change, metrics: Sequence[Metrics] = (), events: Sequence[Event] = ()) -> Job:
-        """Replaces the job by `change(job, now)` atomically, and adds metrics and events in the same stroke."""
-        record = _key("job", job_id)
+    def update(
+        self,
+        job_id: str,
+        change: Change,
+        metrics: Sequence[Metrics] = (),
+        events: Events = (),
+        token: str | None = None,
+    ) -> Job:
+        """Replaces the job by `change(job, now)` atomically, and adds metrics and events in the same stroke.
+
+        The write carries a token. When the connection drops between the write and its answer, the repetition meets
+        its own token and changes nothing more; who repeats after StoreUnavailable passes the same token again.
+        """
+        record, last_token = _key("job", job_id), _key("token", job_id)
+        token = token or secrets.token_hex(8)
         with _translated(), self._redis.pipeline() as pipe:
             while True:
                 try:
                     pipe.watch(record)
-                    before = _parse(job_id, pipe.get(record))
+                    text, last = pipe.mget(record, last_token)
+                    before = _parse(job_id, text)
+                    if last == token:
+                        return before
                     after = change(before, _from_redis(pipe.time()))
                     pipe.multi()
                     self._write(pipe, before, after)
-                    for row in metrics:  # a row again for the same position replaces the first: a resumed run retraces
-                        pipe.zremrangebyscore(_key("metrics", job_id), row["nimg"], row["nimg"])
-                        pipe.zadd(_key("metrics", job_id), {json.dumps(row): row["nimg"]})
-                    for event in events:
-                        fields = event.model_dump(include={"kind", "message"}) | {"data": json.dumps(event.data)}
-                        pipe.xadd(_key("events", job_id), fields, maxlen=EVENTS_KEPT)
+                    pipe.set(last_token, token)
+                    self._add(pipe, job_id, metrics, events(after) if callable(events) else events)
                     pipe.execute()
                     return after
                 except WatchError:
                     continue
+
+    def restore(self, job: Job, metrics: Sequence[Metrics], events: Sequence[Event]) -> bool:
+        """Puts back a job that the store has lost, as its worker knows it; says whether it was lost at all."""
+        record = _key("job", job.id)
+        with _translated(), self._redis.pipeline() as pipe:
+            try:
+                pipe.watch(record)
+                if pipe.exists(record):
+                    return False
+                pipe.multi()
+                self._write(pipe, None, job)
+                self._add(pipe, job.id, metrics, events)
+                pipe.execute()
+                return True
+            except WatchError:
+                return False
+
+    def unsent(self) -> Sequence[Job]:
+        """Queued jobs for which no message was sent, oldest first."""
+        with _translated():
+            ids = self._redis.zrange(_UNSENT, 0, -1)
+            texts = self._redis.mget([_key("job", job_id) for job_id in ids]) if ids else []
+        return [Job.model_validate_json(text) for text in texts if text]
 
     def list(self, status: JobStatus | None = None, after: str | None = None, limit: int = 20) -> Page:
         """Jobs newest first; `after` is the id that the last page ended with. Ids sort by time."""
@@ -164,6 +218,18 @@ class RedisJobStore:
             if before is not None:
                 pipe.zrem(_index(before.status), after.id)
             pipe.zadd(_index(after.status), {after.id: 0})
+        if after.is_unsent:
+            pipe.zadd(_UNSENT, {after.id: 0})
+        elif before is None or before.is_unsent:
+            pipe.zrem(_UNSENT, after.id)
+
+    def _add(self, pipe: Any, job_id: str, metrics: Sequence[Metrics], events: Sequence[Event]) -> None:
+        for row in metrics:  # a row again for the same position replaces the first: a resumed run retraces
+            pipe.zremrangebyscore(_key("metrics", job_id), row["nimg"], row["nimg"])
+            pipe.zadd(_key("metrics", job_id), {json.dumps(row): row["nimg"]})
+        for event in events:
+            fields = event.model_dump(include={"kind", "message"}) | {"data": json.dumps(event.data)}
+            pipe.xadd(_key("events", job_id), fields, maxlen=EVENTS_KEPT)
 
 
 class MemoryJobStore:
@@ -176,6 +242,7 @@ class MemoryJobStore:
         self._metrics: dict[str, dict[float, Metrics]] = defaultdict(dict)
         self._events: dict[str, list[Event]] = defaultdict(list)
         self._idempotency: dict[str, dict[str, str]] = {}
+        self._tokens: dict[str, str] = {}
 
     def ping(self) -> None:
         pass
@@ -199,16 +266,45 @@ class MemoryJobStore:
                 raise UnknownJob(job_id)
             return self._jobs[job_id]
 
-    def update(self, job_id: str, change: Change, metrics: Sequence[Metrics] = (), events: Sequence[Event] = ()) -> Job:
+    def update(
+        self,
+        job_id: str,
+        change: Change,
+        metrics: Sequence[Metrics] = (),
+        events: Events = (),
+        token: str | None = None,
+    ) -> Job:
         with self._lock:
-            now = self._clock()
-            after, rows = change(self.get(job_id), now), {row["nimg"]: row for row in metrics}
+            before = self.get(job_id)
+            if token is not None and self._tokens.get(job_id) == token:
+                return before
+            after, rows = change(before, self._clock()), {row["nimg"]: row for row in metrics}
+            told = events(after) if callable(events) else events
             self._jobs[job_id] = after  # from here on nothing can fail
-            self._metrics[job_id].update(rows)
-            for event in events:
-                stored = event.model_copy(update={"id": f"{len(self._events[job_id]) + 1:012d}-0", "at": now})
-                self._events[job_id].append(stored)
+            if token is not None:
+                self._tokens[job_id] = token
+            self._add(job_id, rows, told)
             return after
+
+    def restore(self, job: Job, metrics: Sequence[Metrics], events: Sequence[Event]) -> bool:
+        with self._lock:
+            if job.id in self._jobs:
+                return False
+            rows = {row["nimg"]: row for row in metrics}
+            self._jobs[job.id] = job
+            self._add(job.id, rows, events)
+            return True
+
+    def unsent(self) -> Sequence[Job]:
+        with self._lock:
+            return sorted((job for job in self._jobs.values() if job.is_unsent), key=lambda job: job.id)
+
+    def _add(self, job_id: str, rows: dict[float, Metrics], events: Sequence[Event]) -> None:
+        self._metrics[job_id].update(rows)
+        for event in events:
+            number = len(self._events[job_id]) + 1
+            stored = event.model_copy(update={"id": f"{number:012d}-0", "at": self._clock()})
+            self._events[job_id].append(stored)
 
     def list(self, status: JobStatus | None = None, after: str | None = None, limit: int = 20) -> Page:
         with self._lock:
@@ -236,14 +332,22 @@ def _translated() -> Iterator[None]:
     """Redis's troubles in the domain's word. Answers that mean a bug of ours stay what they are."""
     try:
         yield
-    except (WatchError, ResponseError):
+    except WatchError:
         raise
+    except ResponseError as error:
+        what = str(error).rpartition("caused error: ")[2]  # redis-py quotes the command, and so the job, before that
+        if not isinstance(error, _REFUSED) and not what.startswith(_REFUSALS):
+            raise
+        raise StoreUnavailable(f"the job store takes no writes: {what}") from error
     except (RedisError, OSError) as error:
         raise StoreUnavailable(f"the job store does not answer: {error}") from error
 
 
 def _key(*parts: str) -> str:
     return ":".join(("kiln", *parts))
+
+
+_UNSENT = _key("jobs", "unsent")
 
 
 def _index(status: JobStatus | None) -> str:

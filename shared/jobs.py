@@ -23,7 +23,7 @@ class JobStatus(StrEnum):
     PAUSED = "paused"
     SUCCEEDED = "succeeded"
     FAILED = "failed"  # the job's own fault: its config, its data, a diverged loss
-    LOST = "lost"  # the infrastructure's
+    LOST = "lost"  # the infrastructure's; it can be resumed
     CANCELLED = "cancelled"
 
 
@@ -33,10 +33,10 @@ TRANSITIONS: dict[JobStatus, frozenset[JobStatus]] = {
     JobStatus.PAUSED: frozenset({JobStatus.QUEUED, JobStatus.CANCELLED}),
     JobStatus.SUCCEEDED: frozenset(),
     JobStatus.FAILED: frozenset(),
-    JobStatus.LOST: frozenset(),
+    JobStatus.LOST: frozenset({JobStatus.QUEUED}),  # when the user says so; its checkpoint is there
     JobStatus.CANCELLED: frozenset(),
 }
-TERMINAL = frozenset(status for status, after in TRANSITIONS.items() if not after)
+TERMINAL = frozenset({JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.LOST, JobStatus.CANCELLED})
 
 
 class Reason(StrEnum):
@@ -115,12 +115,19 @@ class Job(BaseModel):
     crashes: int = 0  # times its worker or trainer vanished
     fence: int = 0  # raised by every claim; who carries an older one has lost the job
     lease_until: datetime | None = None
+    renewed_at: datetime | None = None
+    trained_s: float = 0.0  # in the hands of workers, over all attempts
     worker: str | None = None
     request: Request | None = None
 
     @property
     def is_over(self) -> bool:
         return self.status in TERMINAL
+
+    @property
+    def is_unsent(self) -> bool:
+        """It waits for a worker, and no message tells of it."""
+        return self.status is JobStatus.QUEUED and self.enqueued_at is None
 
 
 def new_job_id(now: datetime) -> str:
@@ -151,7 +158,7 @@ def claim(job: Job, now: datetime, *, worker: str, lease_s: float) -> Job:
     return _move(
         job, JobStatus.RUNNING, worker=worker, fence=job.fence + 1, attempt=job.attempt + 1,
         crashes=job.crashes + (job.status is JobStatus.RUNNING), started_at=job.started_at or now,
-        lease_until=now + timedelta(seconds=lease_s),
+        lease_until=now + timedelta(seconds=lease_s), renewed_at=now,
     )  # fmt: skip
 
 
@@ -165,9 +172,12 @@ def renew(
 ) -> Job:  # fmt: skip
     """The worker is alive: moves the lease on, and takes what the trainer said since."""
     _check_fence(job, fence)
+    since_s = (now - job.renewed_at).total_seconds() if job.renewed_at else 0.0
     return job.model_copy(
         update={
             "lease_until": now + timedelta(seconds=lease_s),
+            "renewed_at": now,
+            "trained_s": job.trained_s + max(0.0, since_s),
             "progress": progress or job.progress,
             "metrics": metrics or job.metrics,
         }
@@ -214,9 +224,12 @@ def expire(job: Job, now: datetime, *, max_attempts: int) -> Job:
 
 
 def resume(job: Job, now: datetime) -> Job:
-    """Puts a paused job back in the queue; one that waits, runs or was only asked to pause just goes on."""
+    """Puts a paused or lost job back in the queue; one that waits, runs or was only asked to pause just goes on."""
     if job.status is JobStatus.PAUSED:
         return _move(job, JobStatus.QUEUED, enqueued_at=None)
+    if job.status is JobStatus.LOST:
+        fresh = {"reason": None, "error": None, "finished_at": None, "crashes": 0, "enqueued_at": None}
+        return _move(job, JobStatus.QUEUED, **fresh)
     if job.is_over:
         raise IllegalTransition(f"job {job.id} is {job.status} and cannot be resumed")
     return job.model_copy(update={"request": None}) if job.request == "pause" else job
@@ -231,11 +244,27 @@ def ask(job: Job, now: datetime, *, request: Request) -> Job:
         return job
     if job.status is JobStatus.RUNNING:
         return job if job.request == "cancel" else job.model_copy(update={"request": request})
-    if request == "cancel":
-        return _end(job, now, JobStatus.CANCELLED, reason=Reason.CANCELLED_BY_USER)
-    if request == "pause":
-        return job if job.status is JobStatus.PAUSED else _move(job, JobStatus.PAUSED, request=None)
-    raise IllegalTransition(f"job {job.id} is {job.status}: only a running job can be finished early")
+    return _ASK_IDLE[request](job, now)
+
+
+def _cancel_idle(job: Job, now: datetime) -> Job:
+    return _end(job, now, JobStatus.CANCELLED, reason=Reason.CANCELLED_BY_USER)
+
+
+def _pause_idle(job: Job, now: datetime) -> Job:
+    return job if job.status is JobStatus.PAUSED else _move(job, JobStatus.PAUSED, request=None)
+
+
+def _finish_idle(job: Job, now: datetime) -> Job:
+    """A worker has to export what was trained, so the job waits for one; nothing trained, nothing to keep."""
+    if job.attempt == 0:
+        raise IllegalTransition(f"job {job.id} is {job.status} and was never trained: there is no model to keep")
+    if job.status is JobStatus.PAUSED:
+        return _move(job, JobStatus.QUEUED, request="finish", enqueued_at=None)
+    return job.model_copy(update={"request": "finish"})
+
+
+_ASK_IDLE = {"cancel": _cancel_idle, "pause": _pause_idle, "finish": _finish_idle}
 
 
 def _move(job: Job, status: JobStatus, **changes: Any) -> Job:

@@ -1,7 +1,7 @@
 """Published models: a manifest and its files each, and aliases that point at them.
 
 A model exists if and only if its manifest does. `publish` writes the files first and the manifest last, so a machine
-that dies in between leaves nothing that anybody would load.
+that dies in between leaves nothing that anybody would load. Nothing that was published is ever written again.
 """
 
 from __future__ import annotations
@@ -87,12 +87,21 @@ class ModelRegistry:
         self._artifacts = artifacts
 
     def publish(self, draft: ModelManifest, files: Mapping[str, bytes]) -> ModelManifest:
-        """Stores the files, then the manifest with their digests; the very first model becomes the alias `default`."""
+        """Stores the files, then the manifest with their digests; the very first model becomes the alias `default`.
+
+        The first manifest stands: a second worker that publishes the same model gets that one back. Files carry their
+        digest in their key, so two workers at once cannot mix theirs.
+        """
         digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
         manifest = draft.model_copy(update={"files": digests})
         for name, data in files.items():
-            self._artifacts.write(f"models/{manifest.id}/{name}", data)
-        self._artifacts.write(f"models/{manifest.id}/manifest.json", manifest.model_dump_json(indent=2).encode())
+            self._artifacts.write(_file_key(manifest, name), data)
+        record, text = f"models/{manifest.id}/manifest.json", manifest.model_dump_json(indent=2).encode()
+        if not self._artifacts.create(record, text):
+            try:
+                manifest = self.get(manifest.id)
+            except CorruptArtifact:  # what was there was no manifest, and so no model
+                self._artifacts.write(record, text)
         self._artifacts.create(f"aliases/{DEFAULT_ALIAS}", _alias_record(manifest.id))
         return manifest
 
@@ -117,27 +126,34 @@ class ModelRegistry:
 
     def read_file(self, manifest: ModelManifest, name: str) -> bytes:
         """A file of the model, checked against the digest in its manifest. Raises CorruptArtifact."""
+        if name not in manifest.files:
+            raise CorruptArtifact(f"model {manifest.id} was published without a file {name}")
         try:
-            data = self._artifacts.read(f"models/{manifest.id}/{name}")
+            data = self._artifacts.read(_file_key(manifest, name))
         except FileNotFoundError:
             raise CorruptArtifact(f"model {manifest.id} has lost its file {name}") from None
-        if hashlib.sha256(data).hexdigest() != manifest.files.get(name):
+        if hashlib.sha256(data).hexdigest() != manifest.files[name]:
             raise CorruptArtifact(f"{name} of model {manifest.id} is not the file that was published")
         return data
 
     def aliases(self) -> dict[str, str]:
-        """alias -> model id."""
-        return {alias: self.resolve(alias) for alias in self._artifacts.list("aliases")}
+        """alias -> model id. A record that cannot be read is no alias, and does not hide the others."""
+        found = {}
+        for alias in self._artifacts.list("aliases"):
+            with suppress(UnknownAlias, CorruptArtifact):
+                found[alias] = self.resolve(alias)
+        return found
 
     def resolve(self, alias: str) -> str:
-        """The id of the model that an alias points at. Raises UnknownAlias."""
+        """The id of the model that an alias points at. Raises UnknownAlias, CorruptArtifact for a damaged record."""
         if not _NAME.fullmatch(alias):
             raise UnknownAlias(alias)
         try:
-            record = json.loads(self._artifacts.read(f"aliases/{alias}"))
+            return str(json.loads(self._artifacts.read(f"aliases/{alias}"))["model_id"])
         except FileNotFoundError:
             raise UnknownAlias(alias) from None
-        return str(record["model_id"])
+        except (ValueError, TypeError, KeyError) as error:
+            raise CorruptArtifact(f"the record of alias {alias} cannot be read: {error!r}") from error
 
     def set_alias(self, alias: str, model_id: str) -> None:
         """Points an alias, new or old, at a model. Raises UnknownModel, InvalidInput for a name no alias may have."""
@@ -145,6 +161,10 @@ class ModelRegistry:
             raise InvalidInput.of("alias", alias, "an alias is made of a-z, 0-9, '.', '_' and '-', up to 100 of them")
         self.get(model_id)
         self._artifacts.write(f"aliases/{alias}", _alias_record(model_id))
+
+
+def _file_key(manifest: ModelManifest, name: str) -> str:
+    return f"models/{manifest.id}/{manifest.files[name][:16]}.{name}"
 
 
 def _alias_record(model_id: str) -> bytes:

@@ -39,6 +39,12 @@ class Settings(BaseSettings):
         15.0, ge=0.2, le=86_400, description="A worker that is silent for so many seconds has lost its job."
     )
     max_attempts: int = Field(3, ge=1, description="A job that lost its worker so many times is lost for good.")
+    stall_s: float = Field(
+        900.0, ge=1, le=86_400, description="A trainer that reports nothing for so many seconds is killed, and retried."
+    )
+    job_timeout_s: float | None = Field(
+        None, gt=0, description="Seconds of training, over all attempts, after which a job is stopped. Default: none."
+    )
     stop_grace_s: float = Field(
         30.0, ge=0, le=86_400, description="Seconds a trainer has to checkpoint before it is killed."
     )

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import timedelta
 from functools import partial
 
 from services.api.dependencies import Services
 from services.api.submission import send
 from shared import jobs
 from shared.errors import StoreUnavailable
-from shared.jobs import Job, JobStatus
+from shared.jobs import Event, Job, JobStatus
 
 log = logging.getLogger("kiln.reaper")
 
@@ -34,34 +35,48 @@ class Reaper:
         self._thread.join()
 
     def _run(self) -> None:
-        interval_s = self._kiln.settings.lease_s / 3
+        lease_s = self._kiln.settings.lease_s
+        expire_from_s = time.monotonic() + lease_s
         while not self._stop.is_set():
             try:
-                reap(self._kiln)
+                reap(self._kiln, expire=time.monotonic() >= expire_from_s)
             except StoreUnavailable as error:
                 log.warning("%s", error)
-            self._stop.wait(interval_s)
+                # While the store was away no worker could renew. Each gets the time of a lease to do so, or a restart
+                # of Redis would take their jobs from workers that are alive.
+                expire_from_s = time.monotonic() + lease_s
+            except Exception:
+                log.exception("this round failed; the next one comes")
+            self._stop.wait(lease_s / 3)
 
 
-def reap(kiln: Services) -> None:
+def reap(kiln: Services, *, expire: bool = True) -> None:
     """One round over all jobs that are not over. Raises StoreUnavailable."""
-    for job in _all(kiln, JobStatus.RUNNING):
-        after = kiln.store.update(job.id, partial(jobs.expire, max_attempts=kiln.settings.max_attempts))
-        if after.status is not JobStatus.RUNNING:
-            log.warning("job %s: %s fell silent; the job is %s", job.id, job.worker, after.status)
-    # With nothing on the queue, what was sent long ago and still waits has lost its message.
-    queue_is_empty = kiln.broker.waiting() == 0
+    if expire:
+        for job in _all(kiln, JobStatus.RUNNING):
+            _expire(job, kiln)
     long_ago = kiln.store.now() - timedelta(seconds=kiln.settings.lease_s)
-    for job in _all(kiln, JobStatus.QUEUED):
-        if _needs_sending(job, long_ago, queue_is_empty):
+    for job in kiln.store.unsent():
+        # A new job may be on its way out of the API that recorded it; one that came back from a worker is not.
+        if job.attempt > 0 or job.created_at < long_ago:
             send(job, kiln)
+    # With nothing on the queue, what was sent long ago and still waits has lost its message.
+    if kiln.broker.waiting() == 0:
+        for job in _all(kiln, JobStatus.QUEUED):
+            if job.enqueued_at is not None and job.enqueued_at < long_ago:
+                send(job, kiln)
 
 
-def _needs_sending(job: Job, long_ago: datetime, queue_is_empty: bool) -> bool:
-    if job.enqueued_at is not None:
-        return queue_is_empty and job.enqueued_at < long_ago
-    # A new job may be on its way out of the API that recorded it; one that came back from a worker is not.
-    return job.attempt > 0 or job.created_at < long_ago
+def _expire(job: Job, kiln: Services) -> None:
+    def told(after: Job) -> list[Event]:
+        if after.status is JobStatus.RUNNING:
+            return []
+        return [Event(kind="worker_lost", message=f"{job.worker} fell silent; the job is {after.status}")]
+
+    change = partial(jobs.expire, max_attempts=kiln.settings.max_attempts)
+    after = kiln.store.update(job.id, change, events=told)
+    if after.status is not JobStatus.RUNNING:
+        log.warning("job %s: %s fell silent; the job is %s", job.id, job.worker, after.status)
 
 
 def _all(kiln: Services, status: JobStatus) -> Iterator[Job]:

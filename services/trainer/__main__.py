@@ -7,7 +7,6 @@ JSON report per line to standard output, and leaves publishing to the supervisor
 from __future__ import annotations
 
 import argparse
-import errno
 import json
 import os
 import re
@@ -18,7 +17,7 @@ from datetime import UTC, datetime
 from types import FrameType
 from typing import TextIO
 
-from shared.errors import InvalidInput, TrainingFailed
+from shared.errors import DISK_FULL, InvalidInput, TrainingFailed
 from shared.jobs import Job, Progress, Reason, new_job_id
 from shared.presets import PRESETS, resolve
 from shared.processes import die_with_parent
@@ -54,6 +53,8 @@ class StopFlag:
         self.value: str | None = None
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.signal(signal.SIGUSR1, self._on_signal)
+        # The supervisor starts this process with both blocked, so that none meets it before it has its handlers.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGUSR1})
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGTERM or self.value is None:
@@ -62,7 +63,7 @@ class StopFlag:
 
 def _run_job(settings: Settings, parent_pid: int) -> int:
     die_with_parent(parent_pid)
-    stop = StopFlag()  # before the slow imports: a signal must never meet the default handler
+    stop = StopFlag()
     # Standard output is the channel; what a library prints goes to the log with the rest.
     channel = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
@@ -89,7 +90,7 @@ def _reason_of(error: Exception) -> Reason:
     # torch's CUDA error is a RuntimeError and so is its CPU allocator's, which has no class of its own.
     if isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error):
         return Reason.OUT_OF_MEMORY
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
         return Reason.DISK_FULL
     return Reason.ERROR
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +22,7 @@ from services.trainer.export import check_parity, export_generator
 from services.trainer.sampling import reestimate_batch_norm, sample_grid
 from services.trainer.training_state import TrainState
 from shared.artifacts import ArtifactStore
-from shared.errors import BadConfig
+from shared.errors import DISK_FULL, BadConfig
 from shared.jobs import Event
 from shared.presets import TrainConfig
 from shared.registry import GENERATOR_FILE, PREVIEW_FILE, ModelManifest, model_id_of
@@ -76,15 +77,17 @@ def run(
                 emit(MetricsLine(row=row))
             case loop.SamplesReport(nimg, images):
                 key = f"jobs/{spec.run_id}/samples/{nimg:012d}.png"
-                artifacts.write(key, grid_png(images))
-                _tell(emit, "sample", f"sample grid after {nimg:,} images", nimg=nimg, key=key)
+                with _surviving_a_full_disk(emit, "sample grid", nimg):
+                    artifacts.write(key, grid_png(images))
+                    _tell(emit, "sample", f"sample grid after {nimg:,} images", nimg=nimg, key=key)
             case loop.CheckpointReport(saved, is_snapshot):
-                checkpoints.save(saved.cur_nimg, saved.state_dict())
-                if is_snapshot:
-                    artifacts.write(
-                        f"jobs/{spec.run_id}/weights/{saved.cur_nimg:012d}.safetensors", pack_weights(saved)
-                    )
-                _tell(emit, "checkpoint", f"checkpoint after {saved.cur_nimg:,} images", nimg=saved.cur_nimg)
+                with _surviving_a_full_disk(emit, "checkpoint", saved.cur_nimg):
+                    checkpoints.save(saved.cur_nimg, saved.state_dict())
+                    if is_snapshot:
+                        artifacts.write(
+                            f"jobs/{spec.run_id}/weights/{saved.cur_nimg:012d}.safetensors", pack_weights(saved)
+                        )
+                    _tell(emit, "checkpoint", f"checkpoint after {saved.cur_nimg:,} images", nimg=saved.cur_nimg)
 
     if loop.train(state, dataset, on_report, should_stop) == "leave":
         return False
@@ -99,7 +102,8 @@ def export(spec: RunSpec, state: TrainState, dataset: ImageDataset, settings: Se
     reestimate_batch_norm(state.ema, config, len(dataset.classes), EXPORT_NORM_IMAGES)
     graph = export_generator(state.ema, config)
     parity = check_parity(graph, state.ema, config, len(dataset.classes))
-    folder = run_folder(settings, spec.run_id) / "export"
+    # One folder per attempt: a trainer that was left behind by a worker that is gone may still be writing to its own.
+    folder = run_folder(settings, spec.run_id) / f"export-{spec.attempt}"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / GENERATOR_FILE).write_bytes(graph)
     (folder / PREVIEW_FILE).write_bytes(grid_png(sample_grid(state.ema, config, dataset, reestimate=False)))
@@ -174,6 +178,17 @@ def restore(state: TrainState, checkpoints: Checkpoints, emit: Callable[[Trainer
     for row in state.metrics:
         emit(MetricsLine(row=row))
     _tell(emit, "resumed", f"going on after {state.cur_nimg:,} images", nimg=state.cur_nimg)
+
+
+@contextmanager
+def _surviving_a_full_disk(emit: Callable[[TrainerLine], None], what: str, nimg: int) -> Iterator[None]:
+    """Training is worth more than one grid or one checkpoint: the last checkpoint stays, and the next one may fit."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        _tell(emit, "warning", f"the {what} after {nimg:,} images could not be written: {error.strerror}", nimg=nimg)
 
 
 def _tell(emit: Callable[[TrainerLine], None], kind: str, message: str, **data: object) -> None:

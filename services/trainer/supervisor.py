@@ -1,7 +1,6 @@
 """One job from claim to end: starts the training process, keeps the lease, passes reports on, publishes the model.
 
-No torch in here: a Celery worker must stay small, and CUDA cannot be initialised in a process that forks. The training
-process has its own memory, its own process group, and dies with this one.
+No torch in here: a Celery worker must stay small, and CUDA cannot be initialised in a process that forks.
 """
 
 from __future__ import annotations
@@ -9,42 +8,35 @@ from __future__ import annotations
 import logging
 import os
 import queue
+import secrets
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
-from pathlib import Path
-from typing import IO, TypeVar
+from typing import TypeVar
 
-from pydantic import ValidationError
-
+from services.trainer.trainer_process import TrainerProcess
 from shared import jobs
-from shared.errors import CorruptArtifact, IllegalTransition, StaleFence, StoreUnavailable, UnknownJob, UnknownModel
-from shared.job_store import JobStore
+from shared.errors import (
+    DISK_FULL,
+    CorruptArtifact,
+    IllegalTransition,
+    StaleFence,
+    StoreUnavailable,
+    UnknownJob,
+    UnknownModel,
+)
+from shared.job_store import Change, JobStore, Metrics
 from shared.jobs import LOST_REASONS, Event, Job, JobStatus, Progress, Reason
 from shared.registry import ModelRegistry, model_id_of
-from shared.reports import (
-    EXIT_LEFT,
-    EventLine,
-    FailureLine,
-    MetricsLine,
-    ProgressLine,
-    ResultLine,
-    TrainerLine,
-    parse_line,
-)
+from shared.reports import EXIT_LEFT, EventLine, FailureLine, MetricsLine, ProgressLine, ResultLine, TrainerLine
 from shared.settings import Settings
 
 log = logging.getLogger("kiln.supervisor")
 
 HEARTBEAT_S = 0.5  # how often the store is told, and so the longest a cancel waits to be seen
-LOG_TAIL_CHARS = 2000
-TRAINER_SETTINGS = ("data", "datasets", "artifacts", "threads", "require_cuda")  # Redis is none of its business
 
 T = TypeVar("T")
 
@@ -60,218 +52,217 @@ class Supervisor:
         """Takes the job to its end, or hands it back. Does nothing when it is not to be had."""
         if self._stop.is_set():
             return  # the reaper sends it again, to a worker that stays
+        claim = partial(jobs.claim, worker=self._worker, lease_s=self._settings.lease_s)
+        token = secrets.token_hex(8)
         try:
-            job = self._store.update(job_id, partial(jobs.claim, worker=self._worker, lease_s=self._settings.lease_s))
+            job = patiently(lambda: self._store.update(job_id, claim, token=token), self._stop)
         except (IllegalTransition, UnknownJob) as error:
             log.info("not taken: %s", error)
             return
         log.info("job %s: attempt %d, fence %d", job.id, job.attempt, job.fence)
+        attempt = Attempt(job, self._store, self._registry, self._settings, self._stop)
         try:
-            if self._finish_published(job):
-                return
-            _Attempt(job, self._store, self._registry, self._settings, self._stop).run()
+            if self._is_published(job):
+                # A worker that died between publishing and finishing left the model: nothing is to be trained again.
+                attempt.finish(JobStatus.SUCCEEDED, model_id=model_id_of(job.id, job.preset))
+            else:
+                attempt.run()
         except StaleFence as error:
             log.warning("left to its new owner: %s", error)
 
-    def _finish_published(self, job: Job) -> bool:
-        """A worker that died between publishing and finishing left the model: nothing is to be trained again."""
-        model_id = model_id_of(job.id, job.preset)
+    def _is_published(self, job: Job) -> bool:
         try:
-            self._registry.get(model_id)
+            self._registry.get(model_id_of(job.id, job.preset))
         except (UnknownModel, CorruptArtifact):
             return False
-        _finish(self._store, job, JobStatus.SUCCEEDED, model_id=model_id)
         return True
 
 
-class _Attempt:
-    """One training process and everything that is known of it."""
+class Attempt:
+    """One claim of a job, and everything that is known of its training process."""
 
     def __init__(
         self, job: Job, store: JobStore, registry: ModelRegistry, settings: Settings, stop: threading.Event
     ) -> None:
         self.job, self.store, self.registry, self.settings, self.stop = job, store, registry, settings, stop
         self.progress: Progress | None = None
+        self.series: dict[float, Metrics] = {}  # every row that was reported, in case the store loses them
         self.pending: list[TrainerLine] = []  # reported and not yet in the store
+        self.pending_token = secrets.token_hex(8)
         self.result: ResultLine | None = None
         self.failure: FailureLine | None = None
-        self.told: signal.Signals | None = None
-        self.kill_at_s = float("inf")
-        self.log_path = settings.data / "work" / job.id / "trainer.log"
+        self.kill_at_s = self.stalled_at_s = float("inf")
+        self.is_stalled = self.is_timed_out = False
 
     def run(self) -> None:
-        with self._start() as process:  # closes its pipes at the end
-            try:
-                self._follow(process)
-            except BaseException:
-                _kill(process)  # stale fence, or a bug: never leave a trainer behind that nobody watches
-                raise
-        self._conclude(process.returncode)
-
-    def _start(self) -> subprocess.Popen[bytes]:
-        self.log_path.parent.mkdir(parents=True, exist_ok=True)
-        told = {f"KILN_{name.upper()}": getattr(self.settings, name) for name in TRAINER_SETTINGS}
-        environment = os.environ | {name: str(value) for name, value in told.items() if value is not None}
-        with self.log_path.open("ab") as log_file:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "services.trainer", "train", "--job", str(os.getpid())],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log_file, env=environment,
-                start_new_session=True,
-            )  # fmt: skip
-        assert process.stdin is not None
         try:
-            process.stdin.write(self.job.model_dump_json().encode())
-            process.stdin.close()
-        except BrokenPipeError:
-            pass  # it died at once; its exit status tells
-        return process
+            with TrainerProcess(self.job, self.settings) as process:
+                self._follow(process)
+            patiently(self._flush, self.stop)  # raises StaleFence when the job is somebody else's by now
+            self._conclude(process)
+        except OSError as error:  # no process, no log file, no room to publish
+            self._give_up_or_retry(Reason.DISK_FULL if error.errno in DISK_FULL else Reason.WORKER_LOST, repr(error))
 
-    def _follow(self, process: subprocess.Popen[bytes]) -> None:
+    def _follow(self, process: TrainerProcess) -> None:
         """Until the trainer is gone and all it said is read: passes reports on, renews the lease, obeys requests."""
-        lines: queue.Queue[TrainerLine | None] = queue.Queue()
-        assert process.stdout is not None
-        reader = threading.Thread(target=_read_lines, args=(process.stdout, lines, self.log_path), daemon=True)
-        reader.start()
         next_beat_s = time.monotonic()
+        self.stalled_at_s = next_beat_s + self.settings.stall_s
         is_open = True
         while is_open:
             try:
-                line = lines.get(timeout=max(0.0, next_beat_s - time.monotonic()))
+                line = process.lines.get(timeout=max(0.0, next_beat_s - time.monotonic()))
                 is_open = line is not None
                 self._take(line)
+                self.stalled_at_s = time.monotonic() + self.settings.stall_s
             except queue.Empty:
                 pass
-            if time.monotonic() >= next_beat_s:
+            if (now_s := time.monotonic()) >= next_beat_s:
+                if now_s - next_beat_s > self.settings.stall_s / 2:
+                    self.stalled_at_s = now_s + self.settings.stall_s  # it was this process that stood still
                 self._beat(process)
                 next_beat_s = time.monotonic() + HEARTBEAT_S
-        process.wait()
-        reader.join()
 
     def _take(self, line: TrainerLine | None) -> None:
         match line:
             case ProgressLine():
                 total = self.job.config.total_nimg
                 self.progress = Progress.at(line.images_seen, total, line.images_per_second)
-            case MetricsLine() | EventLine():
+            case MetricsLine():
+                self.series[line.row["nimg"]] = line.row
+                self.pending.append(line)
+            case EventLine():
                 self.pending.append(line)
             case ResultLine():
                 self.result = line
             case FailureLine():
                 self.failure = line
 
-    def _beat(self, process: subprocess.Popen[bytes]) -> None:
+    def _beat(self, process: TrainerProcess) -> None:
         """Tells the store what is new, hears what the user wants, and sees that the trainer obeys."""
+        self._try_to_flush()
+        limit_s = self.settings.job_timeout_s
+        self.is_timed_out = limit_s is not None and self.job.trained_s > limit_s
+        now_s = time.monotonic()
+        if self.stop.is_set() or self.is_timed_out or self.job.request in ("cancel", "pause"):
+            if process.tell(signal.SIGTERM):
+                self.kill_at_s = now_s + self.settings.stop_grace_s
+                self._acknowledge("to leave a checkpoint and go")
+        elif self.job.request == "finish" and process.tell(signal.SIGUSR1):
+            self._acknowledge("to stop here and export the model so far")
+        if now_s >= self.kill_at_s:
+            log.warning("job %s: the trainer did not leave within %g s", self.job.id, self.settings.stop_grace_s)
+            process.kill()
+        elif now_s >= self.stalled_at_s:
+            self.is_stalled = True
+            log.warning("job %s: the trainer said nothing for %g s", self.job.id, self.settings.stall_s)
+            process.kill()
+
+    def _acknowledge(self, what: str) -> None:
+        why = self.job.request or ("the worker leaves" if self.stop.is_set() else "its time is up")
+        self.pending.append(EventLine(event=Event(kind="stopping", message=f"the trainer is told {what}: {why}")))
+        self._try_to_flush()
+
+    def _try_to_flush(self) -> None:
         try:
             self._flush()
         except StoreUnavailable as error:
             # Nobody can claim the job without the store either. Training goes on; what is pending waits.
             log.warning("job %s: %s", self.job.id, error)
-        if self.stop.is_set() or self.job.request in ("cancel", "pause"):
-            self._tell(process, signal.SIGTERM)
-        elif self.job.request == "finish":
-            self._tell(process, signal.SIGUSR1)
-        if time.monotonic() >= self.kill_at_s:
-            log.warning(
-                "job %s: the trainer did not leave within %g s and is killed", self.job.id, self.settings.stop_grace_s
-            )
-            _kill(process)
 
     def _flush(self) -> None:
         metrics = [line.row for line in self.pending if isinstance(line, MetricsLine)]
         events = [line.event for line in self.pending if isinstance(line, EventLine)]
-        self.job = self.store.update(
-            self.job.id,
-            partial(jobs.renew, fence=self.job.fence, lease_s=self.settings.lease_s, progress=self.progress,
-                    metrics=metrics[-1] if metrics else None),
-            metrics, events,
+        renew = partial(
+            jobs.renew, fence=self.job.fence, lease_s=self.settings.lease_s, progress=self.progress,
+            metrics=metrics[-1] if metrics else None,
         )  # fmt: skip
+        self.job = self._update(renew, metrics, events, self.pending_token)
         self.pending.clear()
+        self.pending_token = secrets.token_hex(8)
 
-    def _tell(self, process: subprocess.Popen[bytes], what: signal.Signals) -> None:
-        if self.told is what or process.poll() is not None:
-            return
-        self.told = what
-        process.send_signal(what)
-        if what is signal.SIGTERM:
-            self.kill_at_s = time.monotonic() + self.settings.stop_grace_s
-
-    def _conclude(self, exit_code: int) -> None:
+    def _conclude(self, process: TrainerProcess) -> None:
         """The trainer is gone: what becomes of the job."""
-        self._patiently(self._flush)  # raises StaleFence when the job is somebody else's by now
-        if self.result is not None:
+        if self.job.request == "cancel":
+            self.finish(JobStatus.CANCELLED, reason=Reason.CANCELLED_BY_USER)
+        elif self.result is not None:
             self._publish(self.result)
         elif self.failure is not None:
             status = JobStatus.LOST if self.failure.reason in LOST_REASONS else JobStatus.FAILED
-            self._finish(status, reason=self.failure.reason, error=self.failure.error)
-        elif self.job.request == "cancel":
-            self._finish(JobStatus.CANCELLED, reason=Reason.CANCELLED_BY_USER)
+            self.finish(status, reason=self.failure.reason, error=self.failure.error)
+        elif self.is_timed_out:
+            error = f"it trained for more than {self.settings.job_timeout_s:g} s; its checkpoint is kept"
+            self.finish(JobStatus.FAILED, reason=Reason.TIMEOUT, error=error)
         elif self.job.request == "pause":
             self._hand_back(JobStatus.PAUSED, "paused", "paused by the user; its checkpoint is kept")
-        elif exit_code == EXIT_LEFT or self.told is signal.SIGTERM:
+        elif process.exit_code == EXIT_LEFT or process.told is signal.SIGTERM:
             self._hand_back(JobStatus.QUEUED, "handed_back", "the worker leaves; another one will go on")
+        elif self.is_stalled:
+            self._retry(Reason.STALLED, f"the training process reported nothing for {self.settings.stall_s:g} s")
         else:
-            self._crashed(exit_code)
+            reason = Reason.OUT_OF_MEMORY if process.was_killed_for_memory() else Reason.WORKER_LOST
+            self._retry(reason, process.describe_end())
 
     def _publish(self, result: ResultLine) -> None:
         manifest = self.registry.publish(result.manifest, result.read_files())
-        self._finish(JobStatus.SUCCEEDED, model_id=manifest.id)
-        self._patiently(self.store.announce)
+        self.finish(JobStatus.SUCCEEDED, model_id=manifest.id)
+        patiently(self.store.announce, self.stop)
 
-    def _crashed(self, exit_code: int) -> None:
+    def _give_up_or_retry(self, reason: Reason, error: str) -> None:
+        if reason is Reason.DISK_FULL:
+            self.finish(JobStatus.LOST, reason=reason, error=error)
+        else:
+            self._retry(reason, error)
+
+    def _retry(self, reason: Reason, error: str) -> None:
         """The trainer vanished without a word: once more, unless that keeps happening."""
-        how = signal.Signals(-exit_code).name if exit_code < 0 else f"exit status {exit_code}"
-        error = f"the training process ended with {how}; the end of its log: {_tail(self.log_path)}"
         crashes = self.job.crashes + 1
         if crashes >= self.settings.max_attempts:
-            self._finish(JobStatus.LOST, reason=Reason.WORKER_LOST, error=f"{crashes} times: {error}")
+            self.finish(JobStatus.LOST, reason=reason, error=f"{crashes} times: {error}")
         else:
             self._hand_back(JobStatus.QUEUED, "crashed", error, crashed=True)
 
-    def _finish(
+    def finish(
         self, status: JobStatus, *, reason: Reason | None = None, error: str | None = None, model_id: str | None = None
     ) -> None:
-        self._patiently(lambda: _finish(self.store, self.job, status, reason=reason, error=error, model_id=model_id))
+        """Ends the job. Raises StaleFence."""
+        change = partial(
+            jobs.finish, fence=self.job.fence, status=status, reason=reason, error=error, model_id=model_id
+        )
+        self._end(change, Event(kind=str(status), message=f"{status}: {error}" if error else f"{status}"))
 
     def _hand_back(self, status: JobStatus, kind: str, message: str, *, crashed: bool = False) -> None:
         change = partial(jobs.hand_back, fence=self.job.fence, status=status, crashed=crashed)
-        self._patiently(lambda: self.store.update(self.job.id, change, events=[Event(kind=kind, message=message)]))
+        self._end(change, Event(kind=kind, message=message))
 
-    def _patiently(self, call: Callable[[], T]) -> T:
-        """Repeats a call to the store until it answers; gives up only when the worker itself has to leave."""
-        while True:
-            try:
-                return call()
-            except StoreUnavailable:
-                if self.stop.wait(HEARTBEAT_S):
-                    raise
+    def _end(self, change: Change, event: Event) -> None:
+        token = secrets.token_hex(8)
+        cancelled = Event(kind="cancelled", message="cancelled")
 
+        def told(after: Job) -> list[Event]:
+            # A cancel that came at the last moment changes the end, and so what is told of it.
+            return [cancelled if after.status is JobStatus.CANCELLED else event]
 
-def _finish(
-    store: JobStore, job: Job, status: JobStatus, *,
-    reason: Reason | None = None, error: str | None = None, model_id: str | None = None,
-) -> Job:  # fmt: skip
-    change = partial(jobs.finish, fence=job.fence, status=status, reason=reason, error=error, model_id=model_id)
-    message = f"{status}: {error}" if error else f"{status}"
-    return store.update(job.id, change, events=[Event(kind=str(status), message=message)])
+        patiently(lambda: self._update(change, (), told, token), self.stop)
 
-
-def _read_lines(stream: IO[bytes], lines: queue.Queue[TrainerLine | None], log_path: Path) -> None:
-    """Feeds the queue until the stream ends; None marks the end."""
-    for text in stream:
+    def _update(
+        self, change: Change, metrics: list[Metrics] | tuple[()], events: list[Event] | Callable[[Job], list[Event]],
+        token: str,
+    ) -> Job:  # fmt: skip
         try:
-            lines.put(parse_line(text))
-        except ValidationError:
-            # Half a line from a trainer that was killed while it wrote. It goes to the log, not to the job.
-            with log_path.open("ab") as log_file:
-                log_file.write(b"not a report: " + text + b"\n")
-    lines.put(None)
+            return self.store.update(self.job.id, change, metrics, events, token)
+        except UnknownJob:
+            # Redis came back empty. What this process knows of the job is nearly all there was.
+            rebuilt = Event(kind="rebuilt", message="the job store had lost this job; its worker put it back")
+            self.store.restore(self.job, list(self.series.values()), [rebuilt])
+            log.warning("job %s: the store had lost it; put back", self.job.id)
+            return self.store.update(self.job.id, change, metrics, events, token)
 
 
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-
-
-def _tail(path: Path) -> str:
-    return path.read_bytes()[-LOG_TAIL_CHARS:].decode(errors="replace").strip() if path.exists() else ""
+def patiently(call: Callable[[], T], stop: threading.Event) -> T:
+    """Repeats a call to the store until it answers; gives up only when the worker itself has to leave."""
+    while True:
+        try:
+            return call()
+        except StoreUnavailable:
+            if stop.wait(HEARTBEAT_S):
+                raise

@@ -24,7 +24,7 @@ def job_in(status: JobStatus, **changes: Any) -> Job:
     job = a_job().model_copy(update={"status": status, "fence": FENCE, "attempt": FENCE})
     if status is JobStatus.RUNNING:
         lease_until = NOW + timedelta(seconds=LEASE_S)
-        job = job.model_copy(update={"worker": "w1", "started_at": NOW, "lease_until": lease_until})
+        job = job.model_copy(update={"worker": "w1", "started_at": NOW, "lease_until": lease_until, "renewed_at": NOW})
     return job.model_copy(update=changes)
 
 

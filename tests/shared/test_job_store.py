@@ -9,13 +9,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import redis
 
 from services.dev import free_port
 from shared.errors import IdempotencyMismatch, IllegalTransition, StoreUnavailable, UnknownJob
 from shared.job_store import Idempotency, JobStore, MemoryJobStore, RedisJobStore
 from shared.jobs import Event, Job, JobStatus, enqueued
 from tests.shared.examples import a_job
-from tests.shared.servers import redis_on
+from tests.shared.servers import BreakableConnection, breakable, redis_on
 
 
 @pytest.fixture(params=["redis", "memory"])
@@ -53,6 +54,59 @@ def one_crash_more(job: Job, now: datetime) -> Job:
 
 def refused(job: Job, now: datetime) -> Job:
     raise IllegalTransition("not now")
+
+
+# Repetitions
+
+
+def test_a_change_that_is_repeated_with_its_token_is_made_once(store: JobStore) -> None:
+    job = submit(store)
+    for _ in range(2):
+        after = store.update(job.id, one_crash_more, [], [Event(kind="k", message="m")], "first")
+
+    assert after.crashes == store.get(job.id).crashes == 1
+    assert len(store.events(job.id)) == 1
+    assert store.update(job.id, one_crash_more, [], [], "second").crashes == 2
+
+
+def test_events_may_depend_on_what_was_written(store: JobStore) -> None:
+    job = submit(store)
+
+    store.update(job.id, one_crash_more, events=lambda after: [Event(kind="crash", message=str(after.crashes))])
+
+    assert [event.message for event in store.events(job.id)] == ["1"]
+
+
+def test_a_job_that_was_lost_is_put_back_whole(store: JobStore) -> None:
+    other = MemoryJobStore()
+    job = submit(other).model_copy(update={"fence": 3})
+
+    assert store.restore(job, [{"nimg": 2.0}, {"nimg": 1.0}], [Event(kind="rebuilt", message="m")])
+
+    assert store.get(job.id) == job
+    assert store.list(JobStatus.QUEUED).jobs == store.list().jobs == [job]
+    assert [row["nimg"] for row in store.metrics(job.id)] == [1.0, 2.0]
+    assert [event.kind for event in store.events(job.id)] == ["rebuilt"]
+
+
+def test_a_job_that_is_there_is_not_put_back(store: JobStore) -> None:
+    job = submit(store)
+
+    assert not store.restore(job.model_copy(update={"fence": 9}), [{"nimg": 1.0}], [Event(kind="k", message="m")])
+
+    assert (store.get(job.id), store.metrics(job.id), store.events(job.id)) == (job, [], [])
+
+
+def test_a_job_is_unsent_until_a_message_tells_of_it_or_it_waits_no_more(store: JobStore) -> None:
+    older, newer = submit(store, "job-1"), submit(store, "job-2")
+    assert store.unsent() == [older, newer]
+
+    store.update(older.id, enqueued)
+    assert store.unsent() == [newer]
+    store.update(newer.id, moved_to(JobStatus.CANCELLED))
+    assert store.unsent() == []
+    store.update(older.id, lambda job, _: job.model_copy(update={"enqueued_at": None}))
+    assert [job.id for job in store.unsent()] == ["job-1"]
 
 
 # Records
@@ -384,6 +438,60 @@ def test_two_stores_on_one_redis_are_one(redis_store: RedisJobStore, redis_url: 
     other.close()
 
 
+@pytest.fixture
+def connection(redis_url: str) -> Iterator[BreakableConnection]:
+    with breakable(int(redis_url.split(":")[2].split("/", maxsplit=1)[0])) as server:
+        yield server
+
+
+@pytest.fixture
+def fragile(connection: BreakableConnection) -> Iterator[RedisJobStore]:
+    store = RedisJobStore(f"redis://127.0.0.1:{connection.port}/0")
+    yield store
+    store.close()
+
+
+def test_a_write_whose_answer_was_lost_is_not_done_twice(
+    fragile: RedisJobStore, connection: BreakableConnection
+) -> None:
+    job = submit(fragile)
+
+    connection.is_armed = True
+    fragile.update(job.id, one_crash_more, events=[Event(kind="k", message="m")])
+
+    assert not connection.is_armed
+    assert fragile.get(job.id).crashes == 1
+    assert len(fragile.events(job.id)) == 1
+
+
+def test_a_job_whose_creation_was_not_confirmed_is_created_once(
+    fragile: RedisJobStore, connection: BreakableConnection
+) -> None:
+    for idempotency in (None, Idempotency("key", "body")):
+        connection.is_armed = True
+        job, is_new = fragile.create(a_job, idempotency)
+
+        assert not connection.is_armed
+        assert is_new
+        assert fragile.get(job.id) == job
+    assert len(fragile.list().jobs) == 2
+    assert fragile.create(a_job, Idempotency("key", "body")) == (job, False)
+
+
+@pytest.mark.parametrize("option", [("maxmemory", "1"), ("min-replicas-to-write", "1")])
+def test_a_server_that_takes_no_writes_is_no_bug_of_ours(tmp_path: Path, option: tuple[str, str]) -> None:
+    port = free_port()
+    with redis_on(port, tmp_path), redis.Redis(port=port) as client:
+        store = RedisJobStore(f"redis://127.0.0.1:{port}/0")
+        job = submit(store)
+        client.config_set(*option)
+
+        with pytest.raises(StoreUnavailable, match="takes no writes"):
+            store.update(job.id, one_crash_more)
+        assert store.get(job.id) == job
+        store.close()
+
+
 CALLS: dict[str, Callable[[JobStore], object]] = {
     "ping": lambda store: store.ping(),
     "now": lambda store: store.now(),
@@ -394,6 +502,8 @@ CALLS: dict[str, Callable[[JobStore], object]] = {
     "list": lambda store: store.list(),
     "metrics": lambda store: store.metrics("some-job"),
     "events": lambda store: store.events("some-job"),
+    "restore": lambda store: store.restore(a_job(), [], []),
+    "unsent": lambda store: store.unsent(),
     "announce": lambda store: store.announce(),
 }
 

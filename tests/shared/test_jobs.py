@@ -72,8 +72,8 @@ expire-late          same       queued     same       same       same       same
 expire-last          same       lost       same       same       same       same       same
 ask-cancel           cancelled  running    cancelled  same       same       same       same
 ask-pause            paused     running    same       same       same       same       same
-ask-finish           refused    running    refused    same       same       same       same
-resume               same       same       queued     refused    refused    refused    refused
+ask-finish           queued     running    queued     same       same       same       same
+resume               same       same       queued     refused    refused    queued     refused
 enqueued             queued     same       same       same       same       same       same
 finish-queued        stale      refused    stale      stale      stale      stale      stale
 finish-running       stale      refused    stale      stale      stale      stale      stale
@@ -135,11 +135,12 @@ def test_transitions_say_exactly_what_the_functions_do() -> None:
     assert moves == {(before, after) for before, reachable in TRANSITIONS.items() for after in reachable}
 
 
-def test_a_job_is_over_when_no_way_leads_on() -> None:
+def test_a_job_is_over_when_only_its_user_could_lead_it_on() -> None:
     over = {JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.LOST, JobStatus.CANCELLED}
 
     assert over == TERMINAL
     assert {status for status in JobStatus if job_in(status).is_over} == over
+    assert {status for status in over if TRANSITIONS[status]} == {JobStatus.LOST}
 
 
 # Claims and leases
@@ -209,6 +210,16 @@ def test_renewing_without_news_keeps_what_was_known_and_what_was_asked() -> None
     after = renew_it(before, LATE)
 
     assert (after.progress, after.metrics, after.request) == (before.progress, before.metrics, "cancel")
+
+
+def test_the_time_in_training_adds_up_over_attempts_and_leaves_out_the_rest() -> None:
+    first = renew_it(job_in(JobStatus.RUNNING), NOW + timedelta(seconds=4))
+    waiting = hand_back(first, NOW + timedelta(seconds=5), fence=FENCE, status=JobStatus.PAUSED)
+
+    second = claim_it(resume(waiting, NOW), NOW + timedelta(hours=1))
+    second = renew(second, NOW + timedelta(hours=1, seconds=3), fence=FENCE + 1, lease_s=LEASE_S)
+
+    assert second.trained_s == 4 + 3
 
 
 # Ends
@@ -317,11 +328,7 @@ def test_the_fence_grows_over_a_whole_life() -> None:
 def test_asking_twice_is_asking_once(status: JobStatus, request_: Request, pending: Request | None) -> None:
     wish = partial(ask, request=request_)
     before = job_in(status, request=pending)
-    try:
-        once = wish(before, NOW)
-    except IllegalTransition:
-        assert request_ == "finish"  # a job that has not begun has nothing to keep: refused each time
-        return
+    once = wish(before, NOW)
 
     assert wish(once, LATE) == once
 
@@ -340,6 +347,31 @@ def test_a_job_that_does_not_run_is_cancelled_at_once(status: JobStatus) -> None
     after = ask(job_in(status), NOW, request="cancel")
 
     assert (after.status, after.reason, after.finished_at) == (JobStatus.CANCELLED, Reason.CANCELLED_BY_USER, NOW)
+
+
+@pytest.mark.parametrize("status", [JobStatus.QUEUED, JobStatus.PAUSED])
+def test_a_job_that_was_trained_and_waits_is_finished_by_the_next_worker(status: JobStatus) -> None:
+    after = ask(job_in(status, enqueued_at=NOW), NOW, request="finish")
+
+    assert (after.status, after.request) == (JobStatus.QUEUED, "finish")
+    assert after.is_unsent == (status is JobStatus.PAUSED)
+    assert claim_it(after, LATE).request == "finish"
+
+
+@pytest.mark.parametrize("status", [JobStatus.QUEUED, JobStatus.PAUSED])
+def test_a_job_that_was_never_trained_has_nothing_to_keep(status: JobStatus) -> None:
+    with pytest.raises(IllegalTransition, match="never trained"):
+        ask(job_in(status, attempt=0), NOW, request="finish")
+
+
+def test_a_lost_job_that_is_resumed_has_all_its_attempts_again() -> None:
+    lost = job_in(JobStatus.LOST, reason=Reason.WORKER_LOST, error="gone", crashes=3, finished_at=NOW, enqueued_at=NOW)
+
+    after = resume(lost, LATE)
+
+    assert (after.status, after.is_unsent, after.crashes) == (JobStatus.QUEUED, True, 0)
+    assert (after.reason, after.error, after.finished_at) == (None, None, None)
+    assert after.fence == lost.fence
 
 
 def test_a_paused_job_that_is_resumed_waits_to_be_sent_again() -> None:

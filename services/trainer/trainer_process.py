@@ -1,0 +1,136 @@
+"""The training process as its supervisor sees it: how it starts, what it says, which signals it gets, how it ended.
+
+It has its own memory, its own process group, and dies with the worker.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+from pydantic import ValidationError
+
+from shared.jobs import Job
+from shared.reports import TrainerLine, parse_line
+from shared.settings import Settings
+
+LOG_TAIL_CHARS = 2000
+TRAINER_SETTINGS = ("data", "datasets", "artifacts", "threads", "require_cuda")  # Redis is none of its business
+SIGNALS = {signal.SIGTERM, signal.SIGUSR1}
+_VMSTAT = Path("/proc/vmstat")
+
+
+class TrainerProcess:
+    """One training process. `lines` has its reports, and None when there will be no more."""
+
+    def __init__(self, job: Job, settings: Settings) -> None:
+        self.lines: queue.Queue[TrainerLine | None] = queue.Queue()
+        self.told: signal.Signals | None = None
+        self.log_path = settings.data / "work" / job.id / "trainer.log"
+        self._oom_kills = count_oom_kills()
+        self._process = self._start(job, settings)
+        self._reader = threading.Thread(target=self._read_lines, daemon=True)
+        self._reader.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self.kill()  # stale fence, or a bug: never leave a trainer behind that nobody watches
+        self._process.wait()
+        self._reader.join()
+
+    @property
+    def exit_code(self) -> int:
+        return self._process.wait()
+
+    def tell(self, what: signal.Signals) -> bool:
+        """Sends the signal unless it was sent already; says whether it did."""
+        if self.told is what or self._process.poll() is not None:
+            return False
+        self.told = what
+        self._process.send_signal(what)
+        return True
+
+    def kill(self) -> None:
+        """The whole group, loader processes included."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def was_killed_for_memory(self) -> bool:
+        """Whether the kernel killed it because memory ran out, as far as the kernel's counter can tell."""
+        return self.exit_code == -signal.SIGKILL and count_oom_kills() > self._oom_kills
+
+    def describe_end(self) -> str:
+        code = self.exit_code
+        how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
+        return f"the training process ended with {how}; the end of its log: {self._log_tail()}"
+
+    def _start(self, job: Job, settings: Settings) -> subprocess.Popen[bytes]:
+        self.log_path.parent.mkdir(parents=True, exist_ok=True)
+        told = {f"KILN_{name.upper()}": getattr(settings, name) for name in TRAINER_SETTINGS}
+        environment = os.environ | {name: str(value) for name, value in told.items() if value is not None}
+        # Blocked here, the signals are blocked in the child until it has its handlers: one that comes earlier waits.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        try:
+            with self.log_path.open("ab") as log_file:
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "services.trainer", "train", "--job", str(os.getpid())],
+                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log_file, env=environment,
+                    start_new_session=True,
+                )  # fmt: skip
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        with suppress(BrokenPipeError):  # it died at once; its exit status tells
+            _pipe(process.stdin).write(job.model_dump_json().encode())
+            _pipe(process.stdin).close()
+        return process
+
+    def _read_lines(self) -> None:
+        """Feeds the queue until the stream ends; None marks the end."""
+        with _pipe(self._process.stdout) as stream:
+            for text in stream:
+                try:
+                    self.lines.put(parse_line(text))
+                except ValidationError:
+                    self._log(b"not a report: " + text)
+        self.lines.put(None)
+
+    def _log(self, line: bytes) -> None:
+        # Half a line from a trainer that was killed while it wrote. It goes to the log, not to the job; and where the
+        # disk is full it goes nowhere, for the reports that follow matter more.
+        with suppress(OSError), self.log_path.open("ab") as log_file:
+            log_file.write(line + b"\n")
+
+    def _log_tail(self) -> str:
+        try:
+            return self.log_path.read_bytes()[-LOG_TAIL_CHARS:].decode(errors="replace").strip()
+        except OSError as error:
+            return f"({error})"
+
+
+def count_oom_kills(vmstat: Path = _VMSTAT) -> int:
+    """How often this machine's kernel has killed a process for want of memory; 0 where it does not say."""
+    try:
+        counters = dict(line.split() for line in vmstat.read_text().splitlines())
+    except OSError:
+        return 0
+    return int(counters.get("oom_kill", 0))
+
+
+def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
+    if stream is None:
+        raise TypeError("the process was started without this pipe")
+    return stream
