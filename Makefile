@@ -8,8 +8,9 @@ BIN := $(VENV)/bin
 up: $(VENV)/.installed
 	$(BIN)/python -m services.dev
 
+# Two processes: most of the time goes into waiting for other processes to start. A file's tests share their servers.
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+_UNFINISHED = ".unfinished-"  # the leading dot keeps it out of listings
 _SEGMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -68,6 +70,15 @@ class ArtifactStore:
         with suppress(FileNotFoundError):
             self._fs.rm_file(self._path(key))
 
+    def sweep(self, prefix: str, older_than_s: float) -> None:
+        """Removes what writers that were killed left unfinished right below a prefix; other stores do so themselves."""
+        if not self._is_local:
+            return
+        for path in Path(self._path(prefix)).glob(f"{_UNFINISHED}*"):
+            with suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > older_than_s:
+                    path.unlink()
+
     def _path(self, key: str) -> str:
         # No "..", no absolute path, no hidden file: a key cannot point outside the store.
         if not all(_SEGMENT.fullmatch(segment) for segment in key.split("/")):
@@ -78,8 +89,7 @@ class ArtifactStore:
 def _write_durably(path: Path, data: bytes, *, replace: bool) -> None:
     """Writes beside the target, flushes to the disk, then gives it its name; the name's folder is flushed too."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The leading dot keeps the unfinished file out of listings.
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".")
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=_UNFINISHED)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)

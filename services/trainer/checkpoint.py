@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,7 @@ from shared.artifacts import ArtifactStore
 from shared.errors import CorruptArtifact
 
 KEPT = 2
+LEFTOVER_AGE_S = 3600.0  # an unfinished file of that age belongs to nobody who lives
 _MAGIC = b"KILNCKP1"
 _DIGEST_BYTES = hashlib.sha256().digest_size
 
@@ -34,13 +36,17 @@ class Checkpoints:
 
     def load_newest(self, on_corrupt: Callable[[str, str], None]) -> dict[str, Any] | None:
         """The newest checkpoint that is whole, or None. `on_corrupt(name, why)` hears of each that is not."""
-        for name in reversed(self._artifacts.list(self._prefix)):
+        self._artifacts.sweep(self._prefix, LEFTOVER_AGE_S)
+        gone: set[str] = set()
+        while names := [name for name in self._artifacts.list(self._prefix) if name not in gone]:
             try:
-                return unpack(self._artifacts.read(f"{self._prefix}/{name}"))
+                return unpack(self._artifacts.read(f"{self._prefix}/{names[-1]}"))
+            except FileNotFoundError:
+                gone.add(names[-1])  # a worker that was given up and lives still has put a newer one in its place
             except CorruptArtifact as error:
-                on_corrupt(name, str(error))
+                on_corrupt(names[-1], str(error))
                 # Dropped, or the next save would count it as one of the two to keep.
-                self._artifacts.delete(f"{self._prefix}/{name}")
+                self._artifacts.delete(f"{self._prefix}/{names[-1]}")
         return None
 
 
@@ -58,7 +64,9 @@ def pack_weights(state: TrainState) -> bytes:
         for name, network in state.networks().items()
         for key, value in network.state_dict().items()
     }
-    return safetensors.torch.save(tensors, {"nimg": str(state.cur_nimg), "config": state.config.model_dump_json()})
+    # One entry: safetensors writes several in the order of a hash map that is seeded anew in each process.
+    about = {"nimg": state.cur_nimg, "config": state.config.model_dump(mode="json")}
+    return safetensors.torch.save(tensors, {"kiln": json.dumps(about)})
 
 
 def unpack(data: bytes) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -247,3 +248,16 @@ def test_of_many_who_write_one_is_left_whole(local: ArtifactStore, folder: Path)
     data = local.read("a/b")
     assert data == bytes([data[0]]) * size
     assert files_below(folder) == ["a/b"]
+
+
+def test_what_a_killed_writer_left_is_swept_away_when_it_is_old(local: ArtifactStore, folder: Path) -> None:
+    local.write("models/a/manifest.json", b"{}")
+    old, young = folder / "models/a/.unfinished-old", folder / "models/a/.unfinished-young"
+    for path in (old, young):
+        path.write_bytes(b"half")
+    os.utime(old, (0, 0))
+
+    local.sweep("models/a", older_than_s=3600)
+
+    assert files_below(folder) == ["models/a/.unfinished-young", "models/a/manifest.json"]
+    local.sweep("nothing/here", older_than_s=0)

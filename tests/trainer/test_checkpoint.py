@@ -156,6 +156,16 @@ def test_when_all_are_damaged_the_run_starts_afresh_and_says_so(artifacts: Artif
     assert told == ["0001-000000000128.ckpt", "0001-000000000064.ckpt"]
 
 
+def test_one_that_another_worker_deletes_while_they_are_listed_is_no_failure(artifacts: ArtifactStore) -> None:
+    # Given a name that is listed and a file that is not there, as when somebody deletes it in between
+    checkpoints = Checkpoints(artifacts, "a-run", 1)
+    checkpoints.save(64, {"nimg": 64})
+    folder = Path(artifacts._path(FOLDER))
+    (folder / "0001-000000000128.ckpt").symlink_to(folder / "gone")
+
+    assert checkpoints.load_newest(lambda *_: None) == {"nimg": 64}
+
+
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_unpack_refuses_anything_but_what_pack_made(damage: Callable[[bytes], bytes]) -> None:
     with pytest.raises(CorruptArtifact):
@@ -199,3 +209,9 @@ def test_weights_are_kept_as_safetensors_of_all_networks(config: TrainConfig) ->
     for name, network in state.networks().items():
         for key, value in network.state_dict().items():
             assert torch.equal(weights[f"{name}.{key}"], value)
+
+
+def test_weights_of_equal_states_are_equal_files() -> None:
+    files = {pack_weights(TrainState(small_config(), 10, CPU)) for _ in range(8)}
+
+    assert len(files) == 1
