@@ -1,4 +1,4 @@
-"""News of new models and moved aliases, from whoever made them to every API: Redis's publish and subscribe."""
+"""News of models, aliases and jobs, from whoever changed them to every API: Redis's publish and subscribe."""
 
 from __future__ import annotations
 
@@ -12,10 +12,16 @@ from shared.errors import StoreUnavailable
 CHANNEL = "kiln:announcements"
 
 
+def channel_of(job_id: str) -> str:
+    """Where every change of a job is announced."""
+    return f"kiln:changed:{job_id}"
+
+
 class Announcements:
     """The listening side. What is published while nobody listens is lost, so look once after each return."""
 
-    def __init__(self, redis_url: str) -> None:
+    def __init__(self, redis_url: str, channel: str = CHANNEL) -> None:
+        self._channel = channel
         self._redis: Any = redis.asyncio.Redis.from_url(redis_url, socket_connect_timeout=2)
         self._subscription: Any = None
 
@@ -27,7 +33,7 @@ class Announcements:
         try:
             if self._subscription is None:
                 subscription = self._redis.pubsub()
-                await subscription.subscribe(CHANNEL)
+                await subscription.subscribe(self._channel)
                 self._subscription = subscription
             await self._subscription.get_message(timeout=timeout_s)
         except (RedisError, OSError) as error:

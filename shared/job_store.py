@@ -22,7 +22,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError, ResponseError, WatchError
 from redis.retry import Retry
 
-from shared.announcements import CHANNEL
+from shared.announcements import CHANNEL, channel_of
 from shared.errors import IdempotencyMismatch, StoreUnavailable, UnknownJob
 from shared.jobs import Event, Job, JobStatus
 
@@ -222,6 +222,7 @@ class RedisJobStore:
             pipe.zadd(_UNSENT, {after.id: 0})
         elif before is None or before.is_unsent:
             pipe.zrem(_UNSENT, after.id)
+        pipe.publish(channel_of(after.id), "changed")
 
     def _add(self, pipe: Any, job_id: str, metrics: Sequence[Metrics], events: Sequence[Event]) -> None:
         for row in metrics:  # a row again for the same position replaces the first: a resumed run retraces

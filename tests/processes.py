@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from services.dev import free_port
+from shared.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 T = TypeVar("T")
@@ -77,7 +78,7 @@ def running_stack(data: Path, datasets: Path, **settings: str) -> Iterator[Stack
         )  # fmt: skip
     stack = Stack(process, port, data)
     try:
-        wait_for(lambda: (process.poll(), _is_live(stack)), lambda seen: seen[0] is not None or seen[1])
+        wait_for(lambda: (process.poll(), _is_live(stack.http)), lambda seen: seen[0] is not None or seen[1])
         assert process.poll() is None, output.read_text()
         yield stack
     finally:
@@ -85,6 +86,29 @@ def running_stack(data: Path, datasets: Path, **settings: str) -> Iterator[Stack
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
         process.wait(PATIENCE_S)
+
+
+@contextmanager
+def running_api(settings: Settings, **more: str) -> Iterator[httpx2.Client]:
+    """`python -m services.api` in a process of its own, over the Redis and the folders of the settings."""
+    port = free_port()
+    environment = os.environ | SMALL_MACHINE | {
+        "KILN_DATA": str(settings.data), "KILN_DATASETS": str(settings.dataset_root), "KILN_PORT": str(port),
+        "KILN_REDIS_URL": settings.redis_url, "KILN_LEASE_S": str(settings.lease_s),
+    } | more  # fmt: skip
+    settings.data.mkdir(parents=True, exist_ok=True)
+    log_path = settings.data / f"api-{port}.log"
+    with log_path.open("w") as log, httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as http:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "services.api"], cwd=ROOT, env=environment, stdout=log, stderr=log
+        )
+        try:
+            wait_for(lambda: (process.poll(), _is_live(http)), lambda seen: seen[0] is not None or seen[1])
+            assert process.poll() is None, log_path.read_text()
+            yield http
+        finally:
+            process.terminate()
+            process.wait(PATIENCE_S)
 
 
 def processes_of(data: Path) -> dict[int, str]:
@@ -127,8 +151,8 @@ def small_overrides(**more: Any) -> dict[str, Any]:
     return SMALL | {"total_nimg": 640, "tick_nimg": 160, "snapshot_nimg": 320} | more
 
 
-def _is_live(stack: Stack) -> bool:
+def _is_live(http: httpx2.Client) -> bool:
     try:
-        return stack.http.get("/healthz").status_code == 200
+        return http.get("/healthz").status_code == 200
     except httpx2.TransportError:
         return False

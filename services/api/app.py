@@ -14,7 +14,7 @@ from services.api.dependencies import Services
 from services.api.limits import BodyLimit
 from services.api.models import ModelPool
 from services.api.reaper import Reaper
-from services.api.routes import generate, health, jobs, models, presets
+from services.api.routes import events, generate, health, jobs, models, presets
 from shared.announcements import Announcements
 from shared.artifacts import ArtifactStore
 from shared.broker import Broker
@@ -52,7 +52,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                   lifespan=lifespan)  # fmt: skip
     errors.install(app)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
-    for routes in (jobs, generate, models, presets, health):
+    for routes in (jobs, events, generate, models, presets, health):
         app.include_router(routes.router)
     return app
 

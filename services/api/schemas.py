@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from services.api.latents import MAX_SEED
-from shared.jobs import Job, JobStatus, Progress, Reason
+from shared.jobs import Event, Job, JobStatus, Progress, Reason
 from shared.presets import Preset, TrainConfig
 from shared.registry import ModelManifest
 
@@ -51,6 +51,11 @@ class MetricsQuery(_Request):
     after: Annotated[int, Field(ge=-1, le=10**12, description="Only rows after so many images.")] = -1
 
 
+class EventsQuery(_Request):
+    after: Annotated[str | None, Field(pattern=r"^\d{1,20}-\d{1,20}$", description="Only events after that id.")] = None
+    limit: Annotated[int, Field(ge=1, le=10_000)] = 1000
+
+
 class GenerateQuery(_Request):
     """Query of GET /generate."""
 
@@ -88,7 +93,7 @@ class JobView(BaseModel):
 
     @classmethod
     def of(cls, job: Job) -> JobView:
-        links = {"self": f"/jobs/{job.id}", "metrics": f"/jobs/{job.id}/metrics"}
+        links = {"self": f"/jobs/{job.id}", "metrics": f"/jobs/{job.id}/metrics", "events": f"/jobs/{job.id}/events"}
         if not job.is_over:
             links |= {"cancel": f"/jobs/{job.id}/cancel"}
         if job.model_id:
@@ -103,6 +108,11 @@ class JobList(BaseModel):
 
 class MetricsSeries(BaseModel):
     data: list[dict[str, float]]
+
+
+class EventList(BaseModel):
+    data: list[Event]
+    has_more: bool
 
 
 class ResolvedJob(BaseModel):

@@ -1,0 +1,37 @@
+"""What happened to a job: as a list, or as it happens."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Query, Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import StreamingResponse
+
+from services.api.dependencies import Kiln
+from services.api.live import follow
+from services.api.schemas import EventList, EventsQuery
+
+router = APIRouter(prefix="/jobs", tags=["jobs"])
+
+LastEventId = Annotated[str | None, Header(alias="Last-Event-ID", pattern=r"^\d{1,20}-\d{1,20}$")]
+
+
+@router.get(
+    "/{job_id}/events", response_model=EventList, responses={200: {"content": {"text/event-stream": {}}}}
+)  # fmt: skip
+async def get_events(
+    job_id: str, query: Annotated[EventsQuery, Query()], request: Request, kiln: Kiln, last_event_id: LastEventId = None
+) -> Any:
+    """The job's events, oldest first. With `Accept: text/event-stream` they come as they happen, until the job is over.
+
+    A stream also carries `event: job`, the job as GET /jobs/{id} shows it, whenever that changed, and ends with
+    `event: end`. Last-Event-ID, as browsers send it when they connect again, takes the place of `after`.
+    """
+    await run_in_threadpool(kiln.store.get, job_id)
+    after = last_event_id or query.after or ""
+    if "text/event-stream" in request.headers.get("accept", ""):
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        return StreamingResponse(follow(job_id, after, kiln), media_type="text/event-stream", headers=headers)
+    events = await run_in_threadpool(kiln.store.events, job_id, after)
+    return EventList(data=list(events[: query.limit]), has_more=len(events) > query.limit)
