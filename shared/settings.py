@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Self
+from typing import Any, Self, TypeVar
 from urllib.parse import quote, urlsplit
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shared.errors import FieldProblem, InvalidInput
+
+T = TypeVar("T")
 
 
 class Settings(BaseSettings):
@@ -82,8 +86,27 @@ class Settings(BaseSettings):
 
 def read_settings() -> Settings:
     """The environment's settings. Raises InvalidInput that names the variable and its value."""
+    return _read(Settings)
+
+
+class ClientSettings(BaseSettings):
+    """What a client of the API needs to know."""
+
+    model_config = SettingsConfigDict(env_prefix="KILN_", env_ignore_empty=True, frozen=True, extra="ignore")
+
+    url: str = Field("http://127.0.0.1:8000", pattern=r"^https?://[^/]", description="Where the API is.")
+    api_key: SecretStr | None = Field(None, description="Key for an API that wants one.")
+
+
+def read_client_settings(url: str | None = None, api_key: str | None = None) -> ClientSettings:
+    """What is passed, and the environment for the rest. Raises InvalidInput that names the variable and its value."""
+    given: dict[str, Any] = {name: value for name, value in (("url", url), ("api_key", api_key)) if value is not None}
+    return _read(partial(ClientSettings, **given))
+
+
+def _read(make: Callable[[], T]) -> T:
     try:
-        return Settings()
+        return make()
     except ValidationError as error:
         raise InvalidInput(
             [

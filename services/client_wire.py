@@ -1,0 +1,302 @@
+"""What the clients say to the API and how they read its answers: calls, errors, repetitions. Sends nothing itself.
+
+ApiError                 any answer that is no success; carries status, title, detail and `problems`
+├── InvalidInput         422; each problem names a field, its value and what is wrong
+├── Unauthorized         401 and 403: no key, a wrong one, or one without the right
+├── NotFound             404
+├── Conflict             409
+└── Unavailable          429 and 503, when waiting did not help
+"""
+
+from __future__ import annotations
+
+import io
+import random
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from http import HTTPStatus
+from typing import Any, Generic, TypeVar
+from urllib.parse import quote
+
+import httpx2
+from PIL import Image
+from pydantic import BaseModel, ConfigDict
+
+from shared.jobs import TERMINAL, Event, JobStatus, Progress
+from shared.settings import ClientSettings
+
+T = TypeVar("T")
+
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.2, 10.0
+
+
+class ApiError(Exception):
+    """The API answered, and not with a success."""
+
+    def __init__(self, status: int, body: Mapping[str, Any], retry_after_s: float | None = None) -> None:
+        self.status, self.retry_after_s = status, retry_after_s
+        self.title, self.detail = str(body.get("title", "")), str(body.get("detail", ""))
+        self.problems: Sequence[Mapping[str, Any]] = body.get("errors", ())
+        super().__init__(f"{status} {self.title}: {self.detail}")
+
+
+class InvalidInput(ApiError):
+    """422: the values of some fields cannot be used; `problems` names each."""
+
+
+class Unauthorized(ApiError):
+    """401 or 403: the API wants a key (KILN_API_KEY), or one that may do this."""
+
+
+class NotFound(ApiError):
+    """404: there is no such job, model, preset or alias."""
+
+
+class Conflict(ApiError):
+    """409: the request is fine, but not for what it met."""
+
+
+class Unavailable(ApiError):
+    """429 or 503: too much to do, no model yet, or Redis is away."""
+
+
+ERRORS: dict[int, type[ApiError]] = {
+    401: Unauthorized, 403: Unauthorized, 404: NotFound, 409: Conflict, 422: InvalidInput, 429: Unavailable,
+    503: Unavailable,
+}  # fmt: skip
+
+
+class _Data(BaseModel):
+    # A newer API may say more than this client knows of.
+    model_config = ConfigDict(extra="ignore", protected_namespaces=())
+
+
+class JobData(_Data):
+    """A job as the API shows it."""
+
+    id: str
+    preset: str
+    name: str | None
+    dataset: str
+    status: JobStatus
+    reason: str | None
+    error: str | None
+    attempt: int
+    progress: Progress
+    metrics: dict[str, float]
+    config: dict[str, Any]
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    model_id: str | None
+    links: dict[str, str]
+
+    @property
+    def is_over(self) -> bool:
+        return self.status in TERMINAL
+
+
+class JobPage(_Data):
+    data: list[JobData]
+    has_more: bool
+
+
+class ModelData(_Data):
+    """A model as the API shows it: manifest, aliases that point at it, and why it is not served, if it is not."""
+
+    manifest: dict[str, Any]
+    aliases: list[str]
+    refused: str | None
+
+    @property
+    def id(self) -> str:
+        return str(self.manifest["id"])
+
+
+@dataclass(frozen=True)
+class Call(Generic[T]):
+    """One request and how to read its answer."""
+
+    method: str
+    path: str
+    parse: Callable[[httpx2.Response], T]
+    params: Mapping[str, Any] = field(default_factory=dict)
+    json: Any = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def request(self) -> dict[str, Any]:
+        params = {name: value for name, value in self.params.items() if value is not None}
+        return {"method": self.method, "url": self.path, "params": params, "json": self.json, "headers": self.headers}
+
+    def take(self, answer: httpx2.Response) -> T:
+        """Raises ApiError."""
+        if answer.is_error:
+            raise error_of(answer)
+        return self.parse(answer)
+
+
+def create_job(
+    preset: str, overrides: Mapping[str, Any] | None, dataset: str, name: str | None, idempotency_key: str | None
+) -> Call[JobData]:
+    body = {"preset": preset, "overrides": dict(overrides or {}), "dataset": dataset, "name": name}
+    headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
+    return Call("POST", "/jobs", _as(JobData), json=body, headers=headers)
+
+
+def dry_run(preset: str, overrides: Mapping[str, Any] | None, dataset: str) -> Call[dict[str, Any]]:
+    body = {"preset": preset, "overrides": dict(overrides or {}), "dataset": dataset}
+    return Call("POST", "/jobs", _json, params={"dry_run": "true"}, json=body)
+
+
+def get_job(job_id: str) -> Call[JobData]:
+    return Call("GET", f"/jobs/{_part(job_id)}", _as(JobData))
+
+
+def list_jobs(status: str | None, after: str | None, limit: int | None) -> Call[JobPage]:
+    params = {"status": status, "after": after, "limit": min(limit or 100, 100)}
+    return Call("GET", "/jobs", _as(JobPage), params=params)
+
+
+def act(job_id: str, what: str) -> Call[JobData]:
+    return Call("POST", f"/jobs/{_part(job_id)}/{what}", _as(JobData))  # each of them may be asked for twice
+
+
+def metrics(job_id: str, after_nimg: int) -> Call[list[dict[str, float]]]:
+    return Call("GET", f"/jobs/{_part(job_id)}/metrics", _data, params={"after": after_nimg})
+
+
+def list_models() -> Call[list[ModelData]]:
+    return Call("GET", "/models", lambda answer: [ModelData.model_validate(row) for row in _data(answer)])
+
+
+def get_model(model_id: str) -> Call[ModelData]:
+    return Call("GET", f"/models/{_part(model_id)}", _as(ModelData))
+
+
+def promote(model_id: str, alias: str) -> Call[dict[str, Any]]:
+    return Call("PUT", f"/aliases/{_part(alias)}", _json, json={"model_id": model_id})
+
+
+def list_presets() -> Call[list[dict[str, Any]]]:
+    return Call("GET", "/presets", _data)
+
+
+def get_preset(name: str) -> Call[dict[str, Any]]:
+    return Call("GET", f"/presets/{_part(name)}", _json)
+
+
+def generate_png(label: str | int | None, n: int, options: Mapping[str, Any]) -> Call[bytes]:
+    return Call("GET", "/generate", lambda answer: answer.content, params={"class": label, "n": n, **options})
+
+
+def generate(label: str | int | None, n: int, options: Mapping[str, Any]) -> Call[list[Image.Image]]:
+    params = {"class": label, "n": n, **options, "columns": n}
+    return Call("GET", "/generate", lambda answer: _tiles(answer.content, n), params=params)
+
+
+class Retry:
+    """How long to wait before a call is made again; raises the error when that is of no use."""
+
+    def __init__(self, call: Call[Any], max_wait_s: float) -> None:
+        # Everything that Kiln offers may be said twice, but a POST without a key to know it by.
+        self._may_repeat = call.method != "POST" or "Idempotency-Key" in call.headers or call.path.count("/") > 1
+        self._left_s, self._wait_s = max_wait_s, FIRST_WAIT_S
+
+    def wait_s(self, error: Exception) -> float:
+        if isinstance(error, ApiError) and not isinstance(error, Unavailable):
+            raise error
+        # Jitter, or all that were turned away together would come back together.
+        wait_s = self._wait_s * random.uniform(0.5, 1.0)
+        if isinstance(error, ApiError):
+            wait_s = max(wait_s, error.retry_after_s or 0.0)
+        if not self._may_repeat or wait_s > self._left_s:
+            raise error
+        self._left_s -= wait_s
+        self._wait_s = min(2 * self._wait_s, LONGEST_WAIT_S)
+        return wait_s
+
+
+class EventStream:
+    """The state of following a job: where the stream was left, whether it is over."""
+
+    def __init__(self, job_id: str, after: str, max_wait_s: float) -> None:
+        self._call = Call("GET", f"/jobs/{_part(job_id)}/events", _json)
+        self._last_id, self._max_wait_s = after, max_wait_s
+        self._retry = Retry(self._call, max_wait_s)
+        self.is_over = False
+        self.pause_s = 2.0  # before coming back to a stream that ended too early; the API may say otherwise
+
+    @property
+    def request(self) -> dict[str, Any]:
+        headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": self._last_id} if self._last_id else {})
+        return self._call.request | {"headers": headers, "timeout": httpx2.Timeout(60.0)}
+
+    def accept(self, answer: httpx2.Response) -> httpx2.Response:
+        """Raises ApiError; the body of an error must have been read."""
+        if answer.is_error:
+            raise error_of(answer)
+        return answer
+
+    def take(self, event: httpx2.ServerSentEvent) -> Iterator[Event | JobData]:
+        self._retry = Retry(self._call, self._max_wait_s)  # it speaks, so patience begins anew
+        if event.retry is not None:
+            self.pause_s = event.retry / 1000
+        if event.event == "end":
+            self.is_over = True
+        elif event.event == "job":
+            yield JobData.model_validate_json(event.data)
+        elif event.data:
+            self._last_id = event.id
+            yield Event.model_validate_json(event.data)
+
+    def wait_s(self, error: Exception) -> float:
+        return self._retry.wait_s(error)
+
+
+def connection(settings: ClientSettings, timeout_s: float) -> dict[str, Any]:
+    """What httpx2's clients are made with."""
+    key = settings.api_key.get_secret_value() if settings.api_key else None
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    return {"base_url": settings.url, "headers": headers, "timeout": timeout_s}
+
+
+def error_of(answer: httpx2.Response) -> ApiError:
+    try:
+        body = answer.json()
+    except ValueError:
+        body = None
+    if not isinstance(body, dict):  # not Kiln's: a proxy's, say
+        body = {"title": HTTPStatus(answer.status_code).phrase, "detail": answer.text[:200]}
+    after = answer.headers.get("retry-after", "")
+    kind = ERRORS.get(answer.status_code, ApiError)
+    return kind(answer.status_code, body, float(after) if after.isdigit() else None)
+
+
+def _as(model: type[T]) -> Callable[[httpx2.Response], T]:
+    def parse(answer: httpx2.Response) -> T:
+        value: T = model.model_validate_json(answer.content)  # type: ignore[attr-defined]
+        return value
+
+    return parse
+
+
+def _json(answer: httpx2.Response) -> Any:
+    return answer.json()
+
+
+def _data(answer: httpx2.Response) -> Any:
+    return answer.json()["data"]
+
+
+def _tiles(png: bytes, n: int) -> list[Image.Image]:
+    with Image.open(io.BytesIO(png)) as sheet:
+        size = sheet.width // n
+        return [sheet.crop((i * size, 0, (i + 1) * size, sheet.height)) for i in range(n)]
+
+
+def _part(name: str) -> str:
+    """A name as one segment of a path, whatever is in it."""
+    return quote(name, safe="")

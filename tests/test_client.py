@@ -1,0 +1,234 @@
+"""The Python client against a real API process; and its patience, against a server that is made to fail."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+import redis
+
+from services import client_wire
+from services.client import AsyncKiln, Kiln
+from services.client_wire import Conflict, InvalidInput, JobData, NotFound, Unavailable
+from shared import jobs
+from shared.artifacts import ArtifactStore
+from shared.errors import InvalidInput as InvalidSetting
+from shared.job_store import RedisJobStore
+from shared.jobs import Event, JobStatus, Progress
+from shared.registry import ModelRegistry
+from shared.settings import Settings
+from tests.api.conftest import publish
+from tests.processes import running_api, wait_for
+
+
+@pytest.fixture
+def url(settings: Settings) -> Iterator[str]:
+    publish(ModelRegistry(ArtifactStore(settings.artifact_url)), "first")
+    with running_api(settings) as http:
+        wait_for(lambda: http.get("/readyz").status_code, lambda status: status == 200)
+        yield str(http.base_url)
+
+
+@pytest.fixture
+def kiln(url: str) -> Iterator[Kiln]:
+    with Kiln(url) as kiln:
+        yield kiln
+
+
+@pytest.fixture
+def store(settings: Settings) -> Iterator[RedisJobStore]:
+    store = RedisJobStore(settings.redis_url)
+    yield store
+    store.close()
+
+
+def train_by_hand(store: RedisJobStore, job_id: str) -> None:
+    """What a worker would write."""
+    store.update(job_id, partial(jobs.claim, worker="w", lease_s=60))
+    store.update(
+        job_id, partial(jobs.renew, fence=1, lease_s=60, progress=Progress.at(500, 1000, 10.0)),
+        [{"nimg": 500.0, "loss_d": 0.5}], [Event(kind="sample", message="a grid")],
+    )  # fmt: skip
+    store.update(
+        job_id, partial(jobs.finish, fence=1, status=JobStatus.SUCCEEDED, model_id="first"), [],
+        [Event(kind="succeeded", message="done")],
+    )  # fmt: skip
+
+
+def test_a_job_from_its_creation_to_its_end(kiln: Kiln, store: RedisJobStore) -> None:
+    # Given a job
+    job = kiln.jobs.create("tiny", {"lr": 1e-4, "total_nimg": 1000}, name="mine")
+    assert (job.status, job.name, job.config["lr"]) == ("queued", "mine", 1e-4)
+
+    # When somebody waits for it while it is trained
+    seen: list[tuple[str, float]] = []
+
+    def on_progress(job: JobData) -> None:
+        seen.append((job.status, job.progress.fraction))
+        if job.status is JobStatus.QUEUED:
+            train_by_hand(store, job.id)
+
+    done = job.wait(on_progress)
+
+    # Then every state it was seen in is in order, and the end is the end
+    assert done.status is JobStatus.SUCCEEDED
+    assert seen[0] == ("queued", 0.0)
+    assert seen[-1] == ("succeeded", 0.5)
+    assert done.series() == [{"nimg": 500.0, "loss_d": 0.5}]
+    assert [event.message for event in done.events()] == ["a grid", "done"]
+    assert kiln.models.get("first").aliases == ["default"]
+
+
+def test_a_stream_that_breaks_is_taken_up_where_it_was_left(
+    kiln: Kiln, store: RedisJobStore, settings: Settings
+) -> None:
+    # Given somebody who follows a job
+    job = kiln.jobs.create("tiny")
+    store.update(job.id, lambda job, _: job, [], [Event(kind="note", message="one")])
+    events = job.events()
+    assert next(events).message == "one"
+
+    # When the API loses its connection to Redis, and with it the stream, and then more happens
+    with redis.Redis.from_url(settings.redis_url) as client:
+        assert client.client_kill_filter(_type="pubsub") >= 1
+    store.update(job.id, lambda job, _: job, [], [Event(kind="note", message="two")])
+    store.update(job.id, partial(jobs.ask, request="cancel"), [], [Event(kind="note", message="three")])
+
+    # Then nothing was missed and nothing came twice
+    assert [event.message for event in events] == ["two", "three"]
+
+
+def test_jobs_are_steered_and_listed(kiln: Kiln) -> None:
+    made = [kiln.jobs.create("tiny") for _ in range(3)]
+
+    assert [job.id for job in kiln.jobs.list()] == [job.id for job in reversed(made)]
+    assert [job.id for job in kiln.jobs.list(limit=2)] == [made[2].id, made[1].id]
+    assert made[0].pause().status is JobStatus.PAUSED
+    assert made[0].resume().status is JobStatus.QUEUED
+    assert made[0].cancel().status is JobStatus.CANCELLED
+    assert [job.id for job in kiln.jobs.list(status="cancelled")] == [made[0].id]
+    with pytest.raises(Conflict, match="never trained"):
+        made[1].finish()
+
+
+def test_images_come_as_images(kiln: Kiln) -> None:
+    images = kiln.generate("cat", n=5, seed=3)
+    four = kiln.generate("cat", n=4, seed=3)
+
+    assert [(image.size, image.mode) for image in images] == [((32, 32), "RGB")] * 5
+    assert [image.tobytes() for image in images[:4]] == [image.tobytes() for image in four]
+    assert len({image.tobytes() for image in images}) == 5
+    assert kiln.generate_png("cat", n=1).startswith(b"\x89PNG")
+
+
+def test_what_is_refused_says_why(kiln: Kiln) -> None:
+    with pytest.raises(InvalidInput, match=r"overrides\.lr") as invalid:
+        kiln.jobs.create("tiny", {"lr": -1.0})
+    assert invalid.value.problems[0]["field"] == "overrides.lr"
+    assert invalid.value.problems[0]["value"] == -1.0
+    with pytest.raises(NotFound, match="nothing"):
+        kiln.jobs.get("nothing")
+    with pytest.raises(NotFound):
+        kiln.models.promote("a/b?c")
+    assert kiln.jobs.dry_run("tiny", {"lr": 1e-4})["config"]["lr"] == 1e-4
+    assert "wgan-gp" in [preset["name"] for preset in kiln.presets.list()]
+
+
+def test_asyncio_has_the_same(url: str, store: RedisJobStore) -> None:
+    async def scenario() -> JobData:
+        async with AsyncKiln(url) as kiln:
+            job = await kiln.create_job("tiny", {"total_nimg": 1000})
+            images = await asyncio.gather(*(kiln.generate("dog", n=2, seed=seed) for seed in range(4)))
+            assert [len(each) for each in images] == [2] * 4
+            await asyncio.to_thread(train_by_hand, store, job.id)
+            return await kiln.wait(job.id)
+
+    assert asyncio.run(scenario()).status is JobStatus.SUCCEEDED
+
+
+class Flaky(BaseHTTPRequestHandler):
+    """Answers by a script: a status for each request, 0 to hang up."""
+
+    script: list[int]
+    seen: list[str | None]
+
+    def do_GET(self) -> None:
+        self.seen.append(self.headers["Idempotency-Key"])
+        status = self.script.pop(0)
+        if status == 0:
+            self.close_connection = True
+            return
+        body = b'{"data": []}' if status == 200 else b'{"title": "t", "detail": "d"}'
+        self.send_response(status)
+        self.send_header("Retry-After", "0")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_POST = do_GET  # noqa: N815
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def flaky() -> Iterator[type[Flaky]]:
+    Flaky.script, Flaky.seen = [], []
+    with ThreadingHTTPServer(("127.0.0.1", 0), Flaky) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        Flaky.url = f"http://127.0.0.1:{server.server_address[1]}"  # type: ignore[attr-defined]
+        yield Flaky
+        server.shutdown()
+        thread.join()
+
+
+def test_what_may_be_said_again_is_said_again(flaky: Any) -> None:
+    flaky.script[:] = [503, 429, 0, 200]
+
+    with Kiln(flaky.url) as kiln:
+        assert kiln.models.list() == []
+
+    assert flaky.script == []
+
+
+def test_a_repeated_post_carries_one_key(flaky: Any) -> None:
+    flaky.script[:] = [0, 503, 422]
+
+    with Kiln(flaky.url) as kiln, pytest.raises(InvalidInput):
+        kiln.jobs.create("tiny")
+
+    assert len(flaky.seen) == 3
+    assert len(set(flaky.seen)) == 1
+    assert flaky.seen[0]
+
+
+def test_patience_ends(flaky: Any) -> None:
+    flaky.script[:] = [503]
+
+    with Kiln(flaky.url, max_wait_s=0) as kiln, pytest.raises(Unavailable) as error:
+        kiln.models.list()
+
+    assert (error.value.status, error.value.detail) == (503, "d")
+
+
+@pytest.mark.parametrize("status", [400, 404, 409, 422, 500])
+def test_what_cannot_get_better_is_not_said_again(flaky: Any, status: int) -> None:
+    flaky.script[:] = [status]
+
+    with Kiln(flaky.url) as kiln, pytest.raises(client_wire.ApiError) as error:
+        kiln.models.list()
+
+    assert error.value.status == status
+
+
+def test_the_address_is_checked_and_the_key_is_never_shown() -> None:
+    with pytest.raises(InvalidSetting, match="KILN_URL"):
+        Kiln("localhost:8000")
+    with Kiln("http://localhost:8000", "secret-key") as kiln:
+        assert "secret-key" not in repr(kiln) + repr(vars(kiln))
