@@ -1,0 +1,33 @@
+"""What all drills share: the duty to say how many faults they injected and what was lost."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+import pytest
+
+from tests.drills.report import Drill
+
+
+@pytest.fixture
+def drill(request: pytest.FixtureRequest) -> Drill:
+    """`drill.record(name, faults, lost="nothing", detail="")`: once per test at least."""
+    return Drill(request.node.nodeid)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Function) -> Generator[None, None, None]:
+    """A drill that records nothing has shown nothing: it fails."""
+    drill = item.funcargs.get("drill")
+    if not isinstance(drill, Drill):
+        pytest.fail(f"{item.nodeid} is a drill and does not use the fixture `drill`")
+    try:
+        yield
+        if not drill.has_recorded:
+            pytest.fail(f"{item.nodeid} recorded nothing")
+    except pytest.skip.Exception:
+        raise
+    except BaseException as error:
+        drill.close(failure=str(error) or type(error).__name__)
+        raise
+    drill.close()
