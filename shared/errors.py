@@ -10,11 +10,14 @@ KilnError
 ├── Conflict                 the request is fine, the state it meets is not
 │   └── IllegalTransition
 ├── IdempotencyMismatch      one Idempotency-Key, two different bodies
+├── Unauthenticated          no key, or none that Kiln knows
+├── Forbidden                a known key that may not do this
 ├── StaleFence               a worker that lost its lease tried to write
 ├── Unavailable              try again later
 │   ├── StoreUnavailable
 │   ├── NoModelReady
-│   └── Overloaded
+│   ├── Overloaded
+│   └── Draining
 ├── CorruptArtifact          stored bytes are not what was stored
 └── TrainingFailed           a training run cannot go on; carries a ReasonCode
     ├── BadConfig
@@ -124,6 +127,18 @@ class IdempotencyMismatch(KilnError):
     """An Idempotency-Key was used before with another body."""
 
 
+class Unauthenticated(KilnError):
+    """The caller showed no key, or one that nobody has."""
+
+
+class Forbidden(KilnError):
+    """The caller's key is not meant for what was asked; `scope` is what it would take."""
+
+    def __init__(self, name: str, scope: str) -> None:
+        self.scope = scope
+        super().__init__(f"this takes the scope {scope!r}, which the key {name!r} has not")
+
+
 class StaleFence(KilnError):
     """The writer no longer owns the job: somebody else claimed it since, or it has ended."""
 
@@ -132,6 +147,11 @@ class Unavailable(KilnError):
     """Something Kiln needs is not there at the moment; worth trying again after `retry_after_s` seconds."""
 
     retry_after_s = 2
+
+    def __init__(self, message: str, retry_after_s: int | None = None) -> None:
+        super().__init__(message)
+        if retry_after_s is not None:
+            self.retry_after_s = retry_after_s
 
 
 class StoreUnavailable(Unavailable):
@@ -144,6 +164,10 @@ class NoModelReady(Unavailable):
 
 class Overloaded(Unavailable):
     """More images wait than the server is willing to queue."""
+
+
+class Draining(Unavailable):
+    """This process has been told to stop and takes no new clients."""
 
 
 class CorruptArtifact(KilnError):

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 from urllib.parse import quote, urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, PrivateAttr, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from shared.api_keys import ApiKey, parse_keys
 from shared.errors import FieldProblem, InvalidInput
 
 T = TypeVar("T")
@@ -36,6 +37,23 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(1 << 20, ge=1024, description="Larger request bodies are refused with 413.")
     max_waiting_images: int = Field(8192, ge=1024, description="Images that may wait for one model before 503.")
 
+    api_keys: str | None = Field(
+        None, repr=False, exclude=True,
+        description="Keys of clients, separated by commas, each `name:scopes:key`; the scopes are `read`, `generate` "
+        "and `train`, joined by `+`. E.g. `ci:read+train:<32 random hex digits>`. Without any, the API is open to "
+        "everybody who reaches it.",
+    )  # fmt: skip
+    api_keys_file: Path | None = Field(
+        None, description="File with such keys instead, one a line; `#` begins a comment. No environment shows it."
+    )
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Origins whose pages may call the API, separated by commas, or `*`. Default: none but its own."
+    )
+
+    drain_s: float = Field(
+        0.5, ge=0, le=3600, description="Seconds after SIGTERM in which the API is not ready but still answers."
+    )
+
     threads: int | None = Field(None, ge=1, description="CPU threads of torch and of onnxruntime. Default: all cores.")
     require_cuda: bool = Field(False, description="Not ready, and no training, without a CUDA device.")
 
@@ -52,6 +70,26 @@ class Settings(BaseSettings):
     stop_grace_s: float = Field(
         30.0, ge=0, le=86_400, description="Seconds a trainer has to checkpoint before it is killed."
     )
+
+    _keys: tuple[ApiKey, ...] = PrivateAttr(())
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _split(cls, origins: Any) -> Any:
+        return (
+            tuple(part.strip() for part in origins.split(",") if part.strip()) if isinstance(origins, str) else origins
+        )
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            parts = urlsplit(origin)
+            if origin != "*" and (
+                parts.scheme not in ("http", "https") or origin != f"{parts.scheme}://{parts.netloc}"
+            ):
+                raise ValueError(f"{origin} is not an origin such as https://example.org or http://localhost:8080")
+        return origins
 
     @field_validator("data", "datasets")
     @classmethod
@@ -72,6 +110,24 @@ class Settings(BaseSettings):
         if self.redis_password_file is not None:
             object.__setattr__(self, "redis_url", _with_password(self.redis_url, self.redis_password_file))
         return self
+
+    @model_validator(mode="after")
+    def _read_keys(self) -> Self:
+        # pydantic's own errors would quote the keys; InvalidInput passes through it.
+        if self.api_keys is not None and self.api_keys_file is not None:
+            raise InvalidInput.of("KILN_API_KEYS_FILE", str(self.api_keys_file), "KILN_API_KEYS is set as well")
+        if self.api_keys is not None:
+            self._keys = parse_keys(self.api_keys.split(","), "KILN_API_KEYS")
+            object.__setattr__(self, "api_keys", None)  # from here on there are digests only
+        elif self.api_keys_file is not None:
+            lines = (line.partition("#")[0].strip() for line in _read_lines(self.api_keys_file, "KILN_API_KEYS_FILE"))
+            self._keys = parse_keys([line for line in lines if line], "KILN_API_KEYS_FILE")
+        return self
+
+    @property
+    def keys(self) -> tuple[ApiKey, ...]:
+        """Who may use the API; empty: everybody."""
+        return self._keys
 
     @property
     def dataset_root(self) -> Path:
@@ -129,11 +185,15 @@ def _with_password(url: str, file: Path) -> str:
 
 
 def _read_password(file: Path) -> str:
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise InvalidInput.of("KILN_REDIS_PASSWORD_FILE", str(file), f"cannot be read: {why}") from None
+    lines = _read_lines(file, "KILN_REDIS_PASSWORD_FILE")
     if len(lines) != 1 or not lines[0]:
         raise InvalidInput.of("KILN_REDIS_PASSWORD_FILE", str(file), "must hold one line, the password")
     return lines[0]
+
+
+def _read_lines(file: Path, variable: str) -> list[str]:
+    try:
+        return file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise InvalidInput.of(variable, str(file), f"cannot be read: {why}") from None

@@ -22,10 +22,19 @@ def main() -> int:
     except InvalidInput as error:
         print(f"kiln: {error}", file=sys.stderr)
         return 2
+    logging.getLogger("uvicorn.access").addFilter(_without_query)
     app = create_app(settings)
     # `log_config=None`: uvicorn's lines go through the logging set up above, with everybody else's.
     uvicorn.run(app, host=settings.host, port=settings.port, log_config=None, timeout_graceful_shutdown=DRAIN_S)
     return os.EX_OK
+
+
+def _without_query(record: logging.LogRecord) -> bool:
+    """Keys belong into a header; a client that puts one into the URL all the same shall not find it in the log."""
+    if isinstance(record.args, tuple) and len(record.args) > 2:
+        client, method, target, *rest = record.args
+        record.args = (client, method, str(target).partition("?")[0], *rest)
+    return True
 
 
 if __name__ == "__main__":

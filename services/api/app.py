@@ -8,13 +8,15 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
 
 from services.api import errors
 from services.api.dependencies import Services
+from services.api.headers import SecurityHeaders
 from services.api.limits import BodyLimit
 from services.api.models import ModelPool
 from services.api.reaper import Reaper
-from services.api.routes import events, generate, health, jobs, models, presets
+from services.api.routes import docs, events, generate, health, jobs, models, presets
 from shared.announcements import Announcements
 from shared.artifacts import ArtifactStore
 from shared.broker import Broker
@@ -49,12 +51,26 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         kiln.close()
 
     app = FastAPI(title="Kiln", summary="Train class-conditional GANs as durable jobs, and serve their images.",
-                  lifespan=lifespan)  # fmt: skip
+                  lifespan=lifespan, docs_url=None, redoc_url=None)  # fmt: skip
     errors.install(app)
-    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
-    for routes in (jobs, events, generate, models, presets, health):
+    _add_middleware(app, settings)
+    for routes in (jobs, events, generate, models, presets, health, docs):
         app.include_router(routes.router)
     return app
+
+
+def _add_middleware(app: FastAPI, settings: Settings) -> None:
+    """The last one added is the outermost."""
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "POST", "PUT", "DELETE"],
+            allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID"],
+            expose_headers=["Location", "Retry-After", "X-Kiln-Model", "X-Kiln-Seed"],
+        )
+    app.add_middleware(SecurityHeaders)
 
 
 def open_services(settings: Settings) -> Services:

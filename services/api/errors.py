@@ -11,6 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from services.api.headers import HEADERS
 from shared import errors
 from shared.errors import FieldProblem, KilnError, printable
 
@@ -22,6 +23,8 @@ STATUS: dict[type[KilnError], HTTPStatus] = {
     errors.NotFound: HTTPStatus.NOT_FOUND,
     errors.Conflict: HTTPStatus.CONFLICT,
     errors.IdempotencyMismatch: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.Unauthenticated: HTTPStatus.UNAUTHORIZED,
+    errors.Forbidden: HTTPStatus.FORBIDDEN,
     errors.Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.CorruptArtifact: HTTPStatus.SERVICE_UNAVAILABLE,
     # Workers' errors, which no route raises; here so that the table is complete.
@@ -53,8 +56,17 @@ def problem(
 async def _on_kiln_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, KilnError)
     problems = error.problems if isinstance(error, errors.InvalidInput) else ()
-    headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, errors.Unavailable) else None
-    return problem(status_of(error), str(error), problems, headers)
+    return problem(status_of(error), str(error), problems, _headers(error))
+
+
+def _headers(error: KilnError) -> dict[str, str]:
+    if isinstance(error, errors.Unavailable):
+        return {"Retry-After": str(error.retry_after_s)}
+    if isinstance(error, errors.Unauthenticated):
+        return {"WWW-Authenticate": 'Bearer realm="kiln"'}
+    if isinstance(error, errors.Forbidden):
+        return {"WWW-Authenticate": f'Bearer realm="kiln", error="insufficient_scope", scope="{error.scope}"'}
+    return {}
 
 
 async def _on_validation_error(request: Request, error: Exception) -> JSONResponse:
@@ -76,7 +88,9 @@ async def _on_http_exception(request: Request, error: Exception) -> JSONResponse
 
 async def _on_bug(request: Request, error: Exception) -> JSONResponse:
     # What it says stays in the log: it may name files or hold values that are nobody's business.
-    return problem(HTTPStatus.INTERNAL_SERVER_ERROR, "something broke in Kiln; the log of the API says what")
+    # It is sent from outside of all other middleware, which would have added the headers.
+    detail = "something broke in Kiln; the log of the API says what"
+    return problem(HTTPStatus.INTERNAL_SERVER_ERROR, detail, headers=HEADERS)
 
 
 def _field_problem(details: Mapping[str, Any]) -> FieldProblem:

@@ -11,6 +11,7 @@ from fastapi.responses import StreamingResponse
 from services.api.dependencies import Kiln
 from services.api.live import follow
 from services.api.schemas import EventList, EventsQuery
+from services.api.security import READ
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
@@ -18,7 +19,8 @@ LastEventId = Annotated[str | None, Header(alias="Last-Event-ID", pattern=r"^\d{
 
 
 @router.get(
-    "/{job_id}/events", response_model=EventList, responses={200: {"content": {"text/event-stream": {}}}}
+    "/{job_id}/events", response_model=EventList, responses={200: {"content": {"text/event-stream": {}}}},
+    dependencies=[READ],
 )  # fmt: skip
 async def get_events(
     job_id: str, query: Annotated[EventsQuery, Query()], request: Request, kiln: Kiln, last_event_id: LastEventId = None

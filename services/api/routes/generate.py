@@ -9,11 +9,14 @@ from fastapi import APIRouter, Query, Response
 from services.api.dependencies import Kiln
 from services.api.generation import generate_sheet
 from services.api.schemas import GenerateQuery
+from services.api.security import GENERATE
 
 router = APIRouter(tags=["generate"])
 
 
-@router.get("/generate", response_class=Response, responses={200: {"content": {"image/png": {}}}})
+@router.get(
+    "/generate", response_class=Response, responses={200: {"content": {"image/png": {}}}}, dependencies=[GENERATE]
+)
 async def generate(query: Annotated[GenerateQuery, Query()], kiln: Kiln) -> Response:
     """A PNG of n images of one class. The same model, class and seed give the same images, and n=4 begins n=16."""
     sheet = await generate_sheet(query, await kiln.models.get(query.model))

@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse
 
 from services.api.dependencies import Kiln
 from services.api.schemas import JobList, JobListQuery, JobRequest, JobView, MetricsQuery, MetricsSeries, ResolvedJob
+from services.api.security import READ, TRAIN
 from services.api.submission import send, submit
 from shared import jobs
 from shared.presets import resolve
@@ -21,7 +22,7 @@ router = APIRouter(prefix="/jobs", tags=["jobs"])
 IdempotencyKey = Annotated[str | None, Header(min_length=1, max_length=255)]
 
 
-@router.post("", status_code=202, response_model=JobView, responses={200: {"model": ResolvedJob}})
+@router.post("", status_code=202, response_model=JobView, responses={200: {"model": ResolvedJob}}, dependencies=[TRAIN])
 def create_job(
     body: JobRequest, response: Response, kiln: Kiln, dry_run: bool = False, idempotency_key: IdempotencyKey = None
 ) -> Any:
@@ -35,19 +36,24 @@ def create_job(
     return JobView.of(job)
 
 
-@router.get("")
+@router.get("", dependencies=[READ])
 def list_jobs(query: Annotated[JobListQuery, Query()], kiln: Kiln) -> JobList:
     """Jobs, newest first."""
     page = kiln.store.list(query.status, query.after, query.limit)
     return JobList(data=[JobView.of(job) for job in page.jobs], has_more=page.has_more)
 
 
-@router.get("/{job_id}")
+@router.get("/{job_id}", dependencies=[READ])
 def get_job(job_id: str, kiln: Kiln) -> JobView:
     return JobView.of(kiln.store.get(job_id))
 
 
-@router.get("/{job_id}/metrics", response_model=MetricsSeries, responses={200: {"content": {"text/csv": {}}}})
+@router.get(
+    "/{job_id}/metrics",
+    response_model=MetricsSeries,
+    responses={200: {"content": {"text/csv": {}}}},
+    dependencies=[READ],
+)
 def get_metrics(job_id: str, query: Annotated[MetricsQuery, Query()], request: Request, kiln: Kiln) -> Any:
     """The metrics series, one row per tick; as CSV with `Accept: text/csv`."""
     kiln.store.get(job_id)
@@ -57,26 +63,26 @@ def get_metrics(job_id: str, query: Annotated[MetricsQuery, Query()], request: R
     return MetricsSeries(data=list(rows))
 
 
-@router.post("/{job_id}/cancel", status_code=202)
+@router.post("/{job_id}/cancel", status_code=202, dependencies=[TRAIN])
 def cancel_job(job_id: str, kiln: Kiln) -> JobView:
     """Ends the job, wherever it is. Once it is over this changes nothing."""
     return JobView.of(kiln.store.update(job_id, partial(jobs.ask, request="cancel")))
 
 
-@router.post("/{job_id}/pause", status_code=202)
+@router.post("/{job_id}/pause", status_code=202, dependencies=[TRAIN])
 def pause_job(job_id: str, kiln: Kiln) -> JobView:
     """Leaves a checkpoint and gives the worker to other jobs."""
     return JobView.of(kiln.store.update(job_id, partial(jobs.ask, request="pause")))
 
 
-@router.post("/{job_id}/resume", status_code=202)
+@router.post("/{job_id}/resume", status_code=202, dependencies=[TRAIN])
 def resume_job(job_id: str, kiln: Kiln) -> JobView:
     """Goes on from the checkpoint of a paused job."""
     job = kiln.store.update(job_id, jobs.resume)
     return JobView.of(send(job, kiln) if job.status is jobs.JobStatus.QUEUED and job.enqueued_at is None else job)
 
 
-@router.post("/{job_id}/finish", status_code=202)
+@router.post("/{job_id}/finish", status_code=202, dependencies=[TRAIN])
 def finish_job(job_id: str, kiln: Kiln) -> JobView:
     """Stops training now and keeps the model so far."""
     return JobView.of(kiln.store.update(job_id, partial(jobs.ask, request="finish")))

@@ -9,30 +9,36 @@ from fastapi.concurrency import run_in_threadpool
 
 from services.api.dependencies import Kiln, Services
 from services.api.schemas import AliasRequest, AliasView, ModelList, ModelView
+from services.api.security import READ, TRAIN
 from shared.errors import StoreUnavailable
 from shared.registry import PREVIEW_FILE, ModelManifest
 
 router = APIRouter(tags=["models"])
 
 
-@router.get("/models")
+@router.get("/models", dependencies=[READ])
 def list_models(kiln: Kiln) -> ModelList:
     """Models, newest first."""
     return ModelList(data=[_view(manifest, kiln) for manifest in kiln.registry.list()])
 
 
-@router.get("/models/{model_id}")
+@router.get("/models/{model_id}", dependencies=[READ])
 def get_model(model_id: str, kiln: Kiln) -> ModelView:
     return _view(kiln.registry.get(model_id), kiln)
 
 
-@router.get("/models/{model_id}/preview.png", response_class=Response, responses={200: {"content": {"image/png": {}}}})
+@router.get(
+    "/models/{model_id}/preview.png",
+    response_class=Response,
+    responses={200: {"content": {"image/png": {}}}},
+    dependencies=[READ],
+)
 def get_preview(model_id: str, kiln: Kiln) -> Response:
     """The model's sample grid, ten rows of ten; one class per row where there are ten."""
     return Response(kiln.registry.read_file(kiln.registry.get(model_id), PREVIEW_FILE), media_type="image/png")
 
 
-@router.put("/aliases/{alias}")
+@router.put("/aliases/{alias}", dependencies=[TRAIN])
 async def set_alias(alias: str, body: AliasRequest, kiln: Kiln) -> AliasView:
     """Points an alias at a model. `default` is the one that /generate uses."""
     await kiln.models.promote(alias, body.model_id)

@@ -1,0 +1,300 @@
+"""Who may call what, with which headers, and that no key is ever seen again."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pkgutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from fastapi.testclient import TestClient
+
+import services.api.routes as package
+from services.api.app import create_app
+from services.api.security import OPEN_PATHS
+from services.dev import free_port
+from shared.api_keys import Scope
+from shared.errors import InvalidInput
+from shared.settings import Settings, read_settings
+from tests.processes import ROOT, wait_for
+
+KEYS = {scope: f"{scope}-0123456789abcdef" for scope in ("read", "generate", "train")}
+STRANGER = "stranger-0123456789abcdef"
+SETTING = ",".join(f"the-{scope}er:{scope}:{key}" for scope, key in KEYS.items())
+
+
+@pytest.fixture
+def guarded(settings: Settings) -> Iterator[TestClient]:
+    """An API that asks for keys."""
+    with_keys = Settings(**settings.model_dump() | {"redis_url": settings.redis_url, "api_keys": SETTING})
+    with TestClient(create_app(with_keys), raise_server_exceptions=False) as client:
+        yield client
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}
+
+
+def routes(client: TestClient) -> list[tuple[str, str, str | None]]:
+    """(method, path, scope) of all there are, by the document that the API gives of itself."""
+    paths: dict[str, Any] = client.get("/openapi.json").json()["paths"]
+    return [
+        (method.upper(), path, next((s for entry in operation.get("security", []) for s in entry["ApiKey"]), None))
+        for path, operations in paths.items()
+        for method, operation in operations.items()
+    ]
+
+
+def test_every_route_has_a_scope_or_is_open_on_purpose(guarded: TestClient) -> None:
+    for method, path, scope in routes(guarded):
+        assert (scope in set(Scope)) != (path in OPEN_PATHS), f"{method} {path} has the scope {scope}"
+    # What is not in the document is open, or is no route of ours
+    names = [module.name for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}.")]
+    there = {route.path for name in names for route in importlib.import_module(name).router.routes}
+    assert there - {path for _, path, _ in routes(guarded)} == {"/docs"}
+
+
+def test_a_route_lets_in_its_own_scope_and_nobody_else(guarded: TestClient) -> None:
+    for method, path, scope in routes(guarded):
+        answers = {
+            who: guarded.request(method, path.replace("{", "").replace("}", ""), headers=bearer(key)).status_code
+            for who, key in (KEYS | {"stranger": STRANGER}).items()
+        }
+        answers["nobody"] = guarded.request(method, path).status_code
+        if scope is None:
+            assert 401 not in answers.values()
+            continue
+        assert answers.pop("nobody") == answers.pop("stranger") == 401
+        assert answers.pop(scope) not in (401, 403)
+        assert set(answers.values()) == {403}, f"{method} {path}"
+
+
+def test_a_refusal_is_a_problem_that_says_what_it_would_take(guarded: TestClient) -> None:
+    nobody = guarded.get("/jobs")
+    assert (nobody.status_code, nobody.headers["content-type"]) == (401, "application/problem+json")
+    assert nobody.headers["www-authenticate"].startswith("Bearer")
+
+    reader = guarded.post("/jobs", json={"preset": "tiny"}, headers=bearer(KEYS["read"]))
+    assert (reader.status_code, reader.headers["content-type"]) == (403, "application/problem+json")
+    assert "insufficient_scope" in reader.headers["www-authenticate"]
+    assert "'train'" in reader.json()["detail"]
+    assert guarded.get("/jobs", headers=bearer(KEYS["read"])).json()["data"] == []
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Authorization": KEYS["read"]},
+        {"Authorization": f"Basic {KEYS['read']}"},
+        {"Authorization": "Bearer"},
+        {"Authorization": "Bearer "},
+        {"Authorization": f"Bearer {KEYS['read']}x"},
+        {"Authorization": f"Bearer {KEYS['read'][:-1]}"},
+        {"Authorization": b"Bearer \xff\xfe"},
+        {"X-API-Key": KEYS["read"]},
+        {"Cookie": f"key={KEYS['read']}"},
+    ],
+)
+def test_a_key_counts_whole_and_in_its_header_only(guarded: TestClient, headers: dict[str, Any]) -> None:
+    assert guarded.get("/jobs", headers=headers).status_code == 401
+
+
+def test_a_key_may_have_several_scopes(settings: Settings) -> None:
+    both = Settings(redis_url=settings.redis_url, data=settings.data, api_keys=f"ci:read+train:{KEYS['read']}")
+    with TestClient(create_app(both)) as client:
+        assert client.post("/jobs", json={"preset": "tiny"}, headers=bearer(KEYS["read"])).status_code == 202
+        assert len(client.get("/jobs", headers=bearer(KEYS["read"])).json()["data"]) == 1
+        assert client.get("/generate", headers=bearer(KEYS["read"])).status_code == 403
+
+
+# The settings
+
+
+def test_keys_come_from_a_file_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "keys"
+    file.write_text(f"# who has which\n\nci:read+train:{KEYS['read']}  # until spring\nweb:generate:{KEYS['train']}\n")
+    monkeypatch.setenv("KILN_API_KEYS_FILE", str(file))
+
+    assert [(key.name, sorted(key.scopes)) for key in read_settings().keys] == [
+        ("ci", ["read", "train"]),
+        ("web", ["generate"]),
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "tell-nobody-0123456789",
+        "ci:tell-nobody-0123456789",
+        "ci:admin:tell-nobody-0123456789",
+        "ci::tell-nobody-0123456789",
+        "ci:read+:tell-nobody-0123456789",
+        ":read:tell-nobody-0123456789",
+        "c i:read:tell-nobody-0123456789",
+        "ci:read:tell-nobody",
+        "ci:read:tell-nobody 0123456789",
+        "ci:read:tell-nobody-0123456789,",
+        "ci:read:tell-nobody-0123456789,ci:train:other-tell-nobody-0123",
+        "a:read:tell-nobody-0123456789,b:train:tell-nobody-0123456789",
+        ",",
+    ],
+)
+def test_a_bad_entry_is_named_and_not_shown(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "keys"
+    file.write_text(text.replace(",", "\n,\n"))
+    for variable, value in (("KILN_API_KEYS", text), ("KILN_API_KEYS_FILE", str(file))):
+        with monkeypatch.context() as patch:
+            patch.setenv(variable, value)
+            with pytest.raises(InvalidInput) as raised:
+                read_settings()
+        assert raised.value.problems[0].field == variable
+        assert "tell-nobody" not in str(raised.value)
+
+
+def test_an_empty_file_of_keys_does_not_open_the_door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "keys").write_text("# nobody yet\n")
+    monkeypatch.setenv("KILN_API_KEYS_FILE", str(tmp_path / "keys"))
+    with pytest.raises(InvalidInput, match="holds no key"):
+        read_settings()
+
+
+def test_settings_do_not_show_their_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KILN_API_KEYS", SETTING)
+    settings = read_settings()
+
+    shown = (
+        f"{settings!r} {settings} {settings.model_dump()} {settings.model_dump_json()} {vars(settings)} {settings.keys}"
+    )
+
+    assert [key for key in KEYS.values() if key in shown] == []
+    assert len(settings.model_copy(update={"port": 1}).keys) == 3
+
+
+@contextmanager
+def api_process(folder: Path, **settings: str) -> Iterator[tuple[httpx2.Client, Path]]:
+    """A real `python -m services.api`, an HTTP client for it, and the file with all it says."""
+    port, log = free_port(), folder / "api.log"
+    environment = (
+        os.environ | {"KILN_DATA": str(folder / "data"), "KILN_PORT": str(port), "KILN_THREADS": "1"} | settings
+    )
+    with (
+        log.open("wb") as out,
+        subprocess.Popen(
+            [sys.executable, "-m", "services.api"], cwd=ROOT, env=environment, stdout=out, stderr=subprocess.STDOUT
+        ) as process,
+        httpx2.Client(base_url=f"http://127.0.0.1:{port}") as client,
+    ):
+        try:
+            wait_for(lambda: (process.poll(), _is_up(client)), lambda seen: seen != (None, False))
+            yield client, log
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def _is_up(client: httpx2.Client) -> bool:
+    try:
+        return client.get("/healthz").status_code == 200
+    except httpx2.TransportError:
+        return False
+
+
+def test_no_key_and_no_password_is_in_the_log_or_in_an_answer(tmp_path: Path) -> None:
+    password = "the-password-of-redis"  # noqa: S105
+    # Given an API with keys, and a Redis that is not there, whose URL has a password in it
+    redis_url = f"redis://:{password}@127.0.0.1:{free_port()}/0"
+    with api_process(tmp_path, KILN_API_KEYS=SETTING, KILN_REDIS_URL=redis_url) as (client, log):
+        # When clients show their keys where they belong, and where they don't
+        told = []
+        for key in (*KEYS.values(), STRANGER):
+            for method, path in (
+                ("GET", "/jobs"),
+                ("POST", "/jobs"),
+                ("GET", "/readyz"),
+                ("GET", f"/nothing?key={key}"),
+            ):
+                body = {"preset": "tiny"} if method == "POST" else None
+                told.append(client.request(method, path, json=body, headers=bearer(key)).text)
+            told.append(client.get(f"/readyz?api_key={key}").text)
+        assert any("does not answer" in text for text in told)
+    said = log.read_text()
+
+    # Then the log has the requests, and neither it nor an answer has a key or the password
+    assert said.count('"POST /jobs HTTP/1.1" 503') == 1
+    assert said.count('"POST /jobs HTTP/1.1" 403') == 2
+    for secret in (*KEYS.values(), STRANGER, password):
+        assert secret not in said
+        assert secret not in "".join(told)
+
+
+# Headers
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/jobs", "/jobs/nope", "/nothing", "/generate", "/openapi.json", "/docs"])
+def test_every_answer_forbids_what_it_does_not_need(client: TestClient, path: str) -> None:
+    headers = client.get(path).headers
+
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["x-frame-options"] == "DENY"
+    assert headers["referrer-policy"] == "no-referrer"
+    assert headers["cache-control"] == "no-store"
+    assert headers["content-security-policy"].startswith("default-src 'none';")
+    assert "frame-ancestors 'none'" in headers["content-security-policy"]
+
+
+def test_the_documentation_may_run_its_own_script_and_no_other(client: TestClient) -> None:
+    policy = client.get("/docs").headers["content-security-policy"]
+
+    assert "'sha256-" in policy
+    assert "script-src https://cdn.jsdelivr.net 'sha256-" in policy
+    assert "unsafe-inline" not in policy.partition("style-src")[0]
+    assert "unsafe-inline" not in client.get("/jobs").headers["content-security-policy"]
+
+
+def test_even_a_bug_of_ours_has_them_and_tells_nothing(client: TestClient) -> None:
+    app: Any = client.app
+    app.state.services = None  # any route that needs something breaks
+
+    answer = client.get("/jobs")
+
+    assert (answer.status_code, answer.headers["content-type"]) == (500, "application/problem+json")
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert "NoneType" not in answer.text
+
+
+# Other origins
+
+
+def test_other_origins_get_in_only_when_they_are_set(settings: Settings) -> None:
+    preflight = {"Origin": "https://a.example", "Access-Control-Request-Method": "POST",
+                 "Access-Control-Request-Headers": "authorization"}  # fmt: skip
+    with TestClient(create_app(settings)) as client:
+        assert (
+            "access-control-allow-origin" not in client.get("/healthz", headers={"Origin": "https://a.example"}).headers
+        )
+        assert client.options("/jobs", headers=preflight).status_code == 405
+
+    some = settings.model_copy(update={"cors_origins": ("https://a.example",)})
+    with TestClient(create_app(some)) as client:
+        allowed = client.options("/jobs", headers=preflight)
+        assert (allowed.status_code, allowed.headers["access-control-allow-origin"]) == (200, "https://a.example")
+        assert allowed.headers["x-content-type-options"] == "nosniff"
+        other = client.get("/healthz", headers={"Origin": "https://b.example"})
+        assert "access-control-allow-origin" not in other.headers
+        seen = client.get("/jobs/nope", headers={"Origin": "https://a.example"})
+        assert seen.headers["access-control-allow-origin"] == "https://a.example"
+
+
+def test_origins_are_a_list_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KILN_CORS_ORIGINS", "https://a.example, http://localhost:8080")
+    assert read_settings().cors_origins == ("https://a.example", "http://localhost:8080")
+    monkeypatch.setenv("KILN_CORS_ORIGINS", "a.example")
+    with pytest.raises(InvalidInput, match="is not an origin"):
+        read_settings()
