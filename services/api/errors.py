@@ -8,13 +8,15 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
+from services.api.disconnects import ClientGone
 from services.api.headers import HEADERS
 from shared import errors
 from shared.errors import FieldProblem, KilnError, printable
 
+CLIENT_GONE = 499  # nginx's number for it; HTTP has none
 PROBLEM_JSON = "application/problem+json"
 
 # The most derived class that is listed decides. A test proves that every KilnError the API can meet is covered.
@@ -41,6 +43,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(KilnError, _on_kiln_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(ClientGone, _on_client_gone)
     app.add_exception_handler(Exception, _on_bug)
 
 
@@ -84,6 +87,10 @@ async def _on_http_exception(request: Request, error: Exception) -> JSONResponse
     elif status is HTTPStatus.METHOD_NOT_ALLOWED:
         detail = f"{request.method} is not allowed at {printable(request.url.path)}"
     return problem(status, detail, headers=error.headers)
+
+
+async def _on_client_gone(request: Request, error: Exception) -> Response:
+    return Response(status_code=CLIENT_GONE)  # for middleware that counts; there is nobody to send it to
 
 
 async def _on_bug(request: Request, error: Exception) -> JSONResponse:

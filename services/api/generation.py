@@ -33,6 +33,7 @@ async def generate_sheet(query: GenerateQuery, model: LoadedModel) -> Sheet:
             query.scale,
             f"{query.n} images at this scale are {pixels:,} pixels; {MAX_SHEET_PIXELS:,} are allowed",
         )
+    model.check_room(query.n)  # before any work is put into it
     seed = secrets.randbelow(2**32) if query.seed is None else query.seed
     latents = await asyncio.to_thread(draw_latents, seed, range(query.n), model.manifest.latent_dim, query.truncation)
     images = await model.generate(latents, [label] * query.n)

@@ -42,6 +42,10 @@ class LoadedModel:
     def provider(self) -> str:
         return self._engine.provider
 
+    def check_room(self, count: int) -> None:
+        """Raises Overloaded when so many images find no place now, InvalidInput when they never would."""
+        self._batcher.check_room(count)
+
     async def generate(self, latents: NDArray[np.float32], labels: Sequence[int]) -> NDArray[np.uint8]:
         """latents [N, latent], labels [N] -> pixels [N, 32, 32, 3]. Raises Overloaded."""
         return np.stack(await self._batcher.submit(list(zip(latents, labels, strict=True))))

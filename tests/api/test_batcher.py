@@ -13,7 +13,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from services.api.batcher import DynamicBatcher
-from shared.errors import Overloaded
+from shared.errors import InvalidInput, Overloaded
 
 
 class Runner:
@@ -112,6 +112,66 @@ def test_too_many_waiting_items_are_refused_at_once() -> None:
         assert [await running, await waiting, await fits] == [[1, 4], [9, 16, 25], [36, 49]]
 
     asyncio.run(scenario())
+
+
+def test_how_long_to_stay_away_follows_from_the_measured_rate() -> None:
+    runner = Runner()
+    now_s = iter([0.0, 2.0, 2.0, 5.0, 5.0])  # when a batch begins, when it ends, ...
+
+    async def scenario() -> None:
+        subject: DynamicBatcher[int, int] = DynamicBatcher(runner, ThreadPoolExecutor(1), 4, 40, lambda: next(now_s))
+        rates = [subject.items_per_second]
+        # Given four items in two seconds, then four in three: 1.6 a second
+        await subject.submit([1, 2, 3, 4])
+        rates.append(subject.items_per_second)
+        await subject.submit([1, 2, 3, 4])
+        rates.append(subject.items_per_second)
+        assert rates == [None, 2, 1.6]
+        # When 33 wait behind a batch that runs
+        runner.gate.clear()
+        waiting = asyncio.create_task(subject.submit(list(range(37))))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert subject.waiting == 33
+        # Then they take 20.6 seconds
+        with pytest.raises(Overloaded, match="33 images wait and 40 may") as caught:
+            await subject.submit([0] * 8)
+        assert caught.value.retry_after_s == 21
+        waiting.cancel()
+        runner.gate.set()
+        await asyncio.gather(waiting, return_exceptions=True)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(("batch_s", "retry_after_s"), [(0.001, 1), (1.0, 2), (500.0, 60)])
+def test_nobody_is_sent_away_for_less_than_a_second_or_more_than_a_minute(batch_s: float, retry_after_s: int) -> None:
+    runner = Runner()
+    now_s = iter([0.0, batch_s, batch_s])
+
+    async def scenario() -> None:
+        subject: DynamicBatcher[int, int] = DynamicBatcher(runner, ThreadPoolExecutor(1), 1, 2, lambda: next(now_s))
+        await subject.submit([1])
+        runner.gate.clear()
+        waiting = asyncio.create_task(subject.submit([1, 2]))
+        also = asyncio.create_task(subject.submit([3]))
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded) as caught:
+            subject.check_room(1)
+        assert caught.value.retry_after_s == retry_after_s
+        for task in (waiting, also):
+            task.cancel()
+        runner.gate.set()
+        await asyncio.gather(waiting, also, return_exceptions=True)
+
+    asyncio.run(scenario())
+
+
+def test_what_would_never_fit_is_wrong_and_not_early() -> None:
+    subject = batcher(Runner(), max_waiting=5)
+
+    with pytest.raises(InvalidInput, match="at most 5"):
+        asyncio.run(subject.submit([1] * 6))
 
 
 def test_the_work_of_a_caller_that_went_away_is_dropped() -> None:

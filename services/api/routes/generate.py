@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Query, Request, Response
 
 from services.api.dependencies import Kiln
+from services.api.disconnects import unless_gone
 from services.api.generation import generate_sheet
 from services.api.schemas import GenerateQuery
 from services.api.security import GENERATE
@@ -17,8 +18,8 @@ router = APIRouter(tags=["generate"])
 @router.get(
     "/generate", response_class=Response, responses={200: {"content": {"image/png": {}}}}, dependencies=[GENERATE]
 )
-async def generate(query: Annotated[GenerateQuery, Query()], kiln: Kiln) -> Response:
+async def generate(query: Annotated[GenerateQuery, Query()], request: Request, kiln: Kiln) -> Response:
     """A PNG of n images of one class. The same model, class and seed give the same images, and n=4 begins n=16."""
-    sheet = await generate_sheet(query, await kiln.models.get(query.model))
+    sheet = await unless_gone(request, generate_sheet(query, await kiln.models.get(query.model)))
     headers = {"X-Kiln-Model": sheet.model_id, "X-Kiln-Seed": str(sheet.seed)}
     return Response(sheet.png, media_type="image/png", headers=headers)

@@ -1,0 +1,120 @@
+"""Too much at once, and clients that leave: over HTTP, on a real socket, with a model that waits for the test."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx2
+import numpy as np
+import pytest
+import uvicorn
+from numpy.typing import NDArray
+
+from services.api.app import create_app
+from services.api.models import LoadedModel
+from services.dev import free_port
+from shared.registry import ModelRegistry
+from shared.settings import Settings
+from tests.api.conftest import publish
+from tests.processes import wait_for
+
+
+class Gate:
+    """Holds every batch of the engine until it is open, and counts the images that were run."""
+
+    def __init__(self, model: LoadedModel) -> None:
+        self.open = threading.Event()
+        self.started = threading.Event()
+        self.ran: list[int] = []
+        self._run = model._engine.run
+        model._engine.run = self.run  # type: ignore[method-assign]
+
+    def run(self, z: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.uint8]:
+        self.ran.append(len(labels))
+        self.started.set()
+        assert self.open.wait(60)
+        return self._run(z, labels)
+
+
+@pytest.fixture
+def served(settings: Settings, registry: ModelRegistry) -> Iterator[tuple[str, Any]]:
+    """URL of the API under uvicorn in a thread of this process, and its services."""
+    publish(registry, "first")
+    app = create_app(settings.model_copy(update={"max_waiting_images": 1024}))
+    with uvicorn_in_a_thread(app) as url:
+        wait_for(lambda: httpx2.get(f"{url}/readyz").status_code, lambda status: status == 200)
+        yield url, app.state.services
+
+
+@contextmanager
+def uvicorn_in_a_thread(app: Any) -> Iterator[str]:
+    port = free_port()
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    wait_for(lambda: server.started, bool)
+    yield f"http://127.0.0.1:{port}"
+    server.should_exit = True
+    thread.join()
+
+
+def test_the_images_of_a_client_that_left_are_never_made(served: tuple[str, Any]) -> None:
+    url, kiln = served
+    model = kiln.models.default()
+    gate = Gate(model)
+
+    async def scenario() -> None:
+        async with httpx2.AsyncClient(base_url=url, timeout=60) as client:
+
+            def ask(n: int) -> asyncio.Task[httpx2.Response]:
+                return asyncio.create_task(client.get("/generate", params={"class": "cat", "n": n}))
+
+            async def waiting(count: int) -> None:
+                await asyncio.to_thread(wait_for, lambda: model._batcher.waiting, lambda waiting: waiting == count)
+
+            # Given a batch that runs, a client whose 500 images wait behind it, and one with 3
+            first = ask(1)
+            await asyncio.to_thread(gate.started.wait, 60)
+            leaver = ask(500)
+            await waiting(500)
+            stayer = ask(3)
+            await waiting(503)
+            # When the one with 500 leaves
+            leaver.cancel()
+            await asyncio.gather(leaver, return_exceptions=True)
+            # Then its images leave the queue at once, and only the others' are made
+            await waiting(3)
+            gate.open.set()
+            assert [(await first).status_code, (await stayer).status_code] == [200, 200]
+
+    asyncio.run(scenario())
+    assert gate.ran == [1, 3]
+
+
+def test_beyond_the_bound_clients_are_told_when_to_come_back(served: tuple[str, Any]) -> None:
+    url, kiln = served
+    gate = Gate(kiln.models.default())
+
+    async def scenario() -> None:
+        async with httpx2.AsyncClient(base_url=url, timeout=60) as client:
+            # Given 1024 images behind a batch that runs: all that may wait
+            first = asyncio.create_task(client.get("/generate?class=cat&n=1"))
+            await asyncio.to_thread(gate.started.wait, 60)
+            waiting = asyncio.create_task(client.get("/generate?class=cat&n=1024"))
+            batcher = kiln.models.default()._batcher
+            await asyncio.to_thread(wait_for, lambda: batcher.waiting, lambda count: count == 1024)
+            # When one more is asked for
+            refused = await client.get("/generate?class=cat&n=1")
+            # Then the answer is a problem that says when to try again, and all that was taken in is answered
+            assert (refused.status_code, refused.headers["content-type"]) == (503, "application/problem+json")
+            assert 1 <= int(refused.headers["retry-after"]) <= 60
+            assert "1024 images wait" in refused.json()["detail"]
+            gate.open.set()
+            assert [(await first).status_code, (await waiting).status_code] == [200, 200]
+            assert (await client.get("/generate?class=cat&n=1")).status_code == 200
+
+    asyncio.run(scenario())
