@@ -1,0 +1,164 @@
+"""How `kiln` shows things to people: tables, a live view of a job, pictures in the terminal. Rich does the drawing."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from PIL import Image
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from services.client_wire import JobData, ModelData
+from shared.jobs import JobStatus
+
+COLORS = {
+    JobStatus.QUEUED: "cyan", JobStatus.RUNNING: "blue", JobStatus.PAUSED: "yellow", JobStatus.SUCCEEDED: "green",
+    JobStatus.FAILED: "red", JobStatus.LOST: "red", JobStatus.CANCELLED: "dim",
+}  # fmt: skip
+PICTURE_COLUMNS = 80  # characters, and so pixels, of a picture in the terminal
+
+
+def jobs(found: Sequence[JobData]) -> RenderableType:
+    if not found:
+        return Text("no jobs yet; `kiln train` makes one", style="dim")
+    table = _table("id", "preset", "name", "status", "progress", "images/s", "left", "model or error")
+    for job in found:
+        rate = job.progress.images_per_second
+        table.add_row(
+            job.id, job.preset, job.name or "", _status(job), f"{job.progress.fraction:.1%}",
+            "" if job.is_over or not rate else f"{rate:,.0f}",
+            "" if job.is_over else duration(job.progress.eta_seconds), job.model_id or _first_line(job.error),
+        )  # fmt: skip
+    return table
+
+
+def job_line(job: JobData) -> RenderableType:
+    line = Text.assemble(
+        job.id, "  ", _status(job), f"  {job.progress.images_seen:,} of {job.progress.images_total:,} images"
+    )
+    if job.model_id:
+        line.append(f"\nmodel {job.model_id}; `kiln generate cat --model {job.model_id}`")
+    if job.error:
+        line.append(f"\n{job.reason}: {job.error}", style="red")
+    return line
+
+
+class Watch:
+    """A live view: bar, rate, time left, the latest metrics."""
+
+    def __init__(self, console: Console) -> None:
+        self._live = Live(console=console, refresh_per_second=8, transient=True)
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._live.stop()
+
+    def show(self, job: JobData) -> None:
+        self._live.update(job_view(job))
+
+
+def job_view(job: JobData) -> RenderableType:
+    seen, total = job.progress.images_seen, job.progress.images_total
+    head = Text.assemble(job.id, "  ", job.preset, "  ", _status(job), f"  attempt {job.attempt}")
+    numbers = f"{seen:,} of {total:,} images ({job.progress.fraction:.1%})"
+    if rate := job.progress.images_per_second:
+        numbers += f"  {rate:,.0f} images/s  {duration(job.progress.eta_seconds)} left"
+    table = Table.grid(padding=(0, 2))
+    for name, value in job.metrics.items():
+        table.add_row(Text(name, style="dim"), f"{value:.4g}")
+    return Group(head, ProgressBar(total=max(total, 1), completed=seen, width=60), Text(numbers), table)
+
+
+def models(found: Sequence[ModelData]) -> RenderableType:
+    if not found:
+        return Text("no models yet; `kiln train` makes one", style="dim")
+    table = _table("id", "aliases", "preset", "images seen", "FID", "classes", "served")
+    for model in found:
+        manifest = model.manifest
+        fid = manifest["metrics"].get("fid")
+        table.add_row(
+            model.id, ", ".join(model.aliases), manifest["preset"], f"{manifest['images_seen']:,}",
+            "" if fid is None else f"{fid:.2f}", str(len(manifest["classes"])) if manifest["conditional"] else "none",
+            Text(f"no: {model.refused}", style="red") if model.refused else "yes",
+        )  # fmt: skip
+    return table
+
+
+def presets(found: Iterable[Mapping[str, Any]]) -> RenderableType:
+    table = _table("preset", "generator", "discriminator", "what it is")
+    for preset in found:
+        counts = preset["parameters"]
+        table.add_row(preset["name"], f"{counts['generator']:,}", f"{counts['discriminator']:,}", preset["summary"])
+    return table
+
+
+def preset(found: Mapping[str, Any]) -> RenderableType:
+    table = _table("field", "value", "where it comes from")
+    for name, value in found["config"].items():
+        table.add_row(name, str(value), found["sources"].get(name, ""))
+    return Group(Text(found["summary"]), table)
+
+
+def config(resolved: Mapping[str, Any], base: Mapping[str, Any]) -> RenderableType:
+    """The resolved config; what differs from the preset stands out."""
+    table = _table("field", "value", "preset")
+    for name, value in resolved.items():
+        changed = value != base.get(name)
+        table.add_row(name, str(value), str(base.get(name)) if changed else "", style="bold yellow" if changed else "")
+    return table
+
+
+def picture(path: Path, png: bytes) -> RenderableType:
+    """The picture itself, two pixels to a character, below its name."""
+    with Image.open(io.BytesIO(png)) as opened:
+        image = opened.convert("RGB")
+    if image.width > PICTURE_COLUMNS:
+        image = image.resize((PICTURE_COLUMNS, max(2, image.height * PICTURE_COLUMNS // image.width)))
+    pixels = image.load()
+    drawn = Text(no_wrap=True)
+    for y in range(0, image.height - 1, 2):
+        for x in range(image.width):
+            upper, lower = (_rgb(pixels[x, row]) for row in (y, y + 1))  # type: ignore[index]
+            drawn.append("▀", style=f"{upper} on {lower}")
+        drawn.append("\n")
+    return Group(drawn, Text(str(path)))
+
+
+def duration(seconds: float | None) -> str:
+    """1:02:03, or nothing when unknown."""
+    if seconds is None:
+        return ""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def _status(job: JobData) -> Text:
+    return Text(f"{job.status} ({job.reason})" if job.reason else f"{job.status}", style=COLORS[job.status])
+
+
+def _first_line(text: str | None) -> str:
+    return (text or "").partition("\n")[0][:80]
+
+
+def _rgb(pixel: Any) -> str:
+    return f"rgb({pixel[0]},{pixel[1]},{pixel[2]})"
+
+
+def _table(*names: str) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in names:
+        table.add_column(name, overflow="fold")
+    return table
