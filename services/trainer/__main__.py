@@ -155,4 +155,7 @@ def _parse_overrides(pairs: list[str]) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(exit_code)  # taking torch down in order takes seconds, for which a supervisor would have to wait

@@ -14,6 +14,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
 from typing import TypeVar
 
@@ -98,6 +99,7 @@ class Attempt:
         try:
             with TrainerProcess(self.job, self.settings) as process:
                 self._follow(process)
+                self._while_renewing(partial(process.end, self.settings.stop_grace_s))
             patiently(self._flush, self.stop)  # raises StaleFence when the job is somebody else's by now
             self._conclude(process)
         except OSError as error:  # no process, no log file, no room to publish
@@ -157,6 +159,14 @@ class Attempt:
             log.warning("job %s: the trainer said nothing for %g s", self.job.id, self.settings.stall_s)
             process.kill()
 
+    def _while_renewing(self, call: Callable[[], T]) -> T:
+        """Makes a call that may take longer than the lease, and keeps the lease meanwhile. Raises StaleFence."""
+        with ThreadPoolExecutor(1) as pool:
+            future = pool.submit(call)
+            while not wait({future}, HEARTBEAT_S).done:
+                self._try_to_flush()
+            return future.result()
+
     def _acknowledge(self, what: str) -> None:
         why = self.job.request or ("the worker leaves" if self.stop.is_set() else "its time is up")
         self.pending.append(EventLine(event=Event(kind="stopping", message=f"the trainer is told {what}: {why}")))
@@ -203,7 +213,7 @@ class Attempt:
             self._retry(reason, process.describe_end())
 
     def _publish(self, result: ResultLine) -> None:
-        manifest = self.registry.publish(result.manifest, result.read_files())
+        manifest = self._while_renewing(lambda: self.registry.publish(result.manifest, result.read_files()))
         self.finish(JobStatus.SUCCEEDED, model_id=manifest.id)
         patiently(self.store.announce, self.stop)
 

@@ -63,6 +63,13 @@ class TrainerProcess:
         self._process.send_signal(what)
         return True
 
+    def end(self, grace_s: float) -> None:
+        """Waits for the end of a process that has said all it had to say, and kills it when that takes too long."""
+        try:
+            self._process.wait(grace_s)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
     def kill(self) -> None:
         """The whole group, loader processes included."""
         with suppress(ProcessLookupError):
