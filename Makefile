@@ -45,5 +45,11 @@ secrets/redis_password:
 	@$(PYTHON) -c 'import secrets; print(secrets.token_hex(32))' > $@.new
 	@chmod 444 $@.new && mv $@.new $@
 
+# A first key for the API, for docker-compose.keys.yml; more of them go into the same file, one a line.
+secrets/api_keys:
+	@mkdir -p secrets && chmod 700 secrets
+	@$(PYTHON) -c 'import secrets; print("admin:read+generate+train:" + secrets.token_hex(32))' > $@.new
+	@chmod 444 $@.new && mv $@.new $@
+
 clean:
 	rm -rf $(VENV)

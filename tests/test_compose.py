@@ -30,7 +30,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from services.api.__main__ import DRAIN_S
+from services.api.drain import FIRST_WORD_S, GRACE_S
 from services.dev import API_COMMAND, STOP_MARGIN_S, WORKER_COMMAND, find_redis_server, free_port
 from shared.settings import Settings
 from tests.processes import wait_for
@@ -97,7 +97,11 @@ def without_tags(value: Any) -> Any:
 
 BASE = read((ROOT / "docker-compose.yml").read_text())
 CPU = read((ROOT / "docker-compose.cpu.yml").read_text())
-FILES = {"docker-compose.yml": BASE, "docker-compose.cpu.yml": without_tags(CPU), "merged": merge(BASE, CPU)}
+KEYS = read((ROOT / "docker-compose.keys.yml").read_text())
+FILES = {
+    "docker-compose.yml": BASE, "docker-compose.cpu.yml": without_tags(CPU), "merged": merge(BASE, CPU),
+    "docker-compose.keys.yml": KEYS, "with keys": merge(BASE, KEYS),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -183,7 +187,8 @@ def test_kiln_starts_when_redis_is_well(name: str) -> None:
 
 def test_a_stopped_service_has_the_time_it_takes() -> None:
     worker_s = Settings.model_fields["stop_grace_s"].default + STOP_MARGIN_S
-    for name, needed_s in (("trainer", worker_s), ("api", DRAIN_S)):
+    api_s = float(BASE["services"]["api"]["environment"]["KILN_DRAIN_S"]) + FIRST_WORD_S + GRACE_S
+    for name, needed_s in (("trainer", worker_s), ("api", api_s)):
         period = BASE["services"][name]["stop_grace_period"]
         assert period.endswith("s")
         assert float(period.removesuffix("s")) > needed_s
@@ -219,6 +224,24 @@ def test_api_and_trainer_share_the_artifacts_and_own_what_they_write() -> None:
         assert {value for key, value in environment.items() if key in ("KILN_DATA", "KILN_DATASETS")} == targets
         assert "data:/data" in BASE["services"][name]["volumes"]
         assert f"--uid {instruction(file, 'USER').split(':')[0]} " in "\n".join(instructions(file, "RUN"))
+
+
+# --- Keys of clients ----------------------------------------------------------------------------------------------
+
+
+def test_keys_come_from_a_file_that_make_makes_and_the_settings_read(tmp_path: Path) -> None:
+    api = FILES["with keys"]["services"]["api"]
+    assert api["secrets"] == ["redis_password", "api_keys"]
+    assert api["environment"]["KILN_API_KEYS_FILE"] == "/run/secrets/api_keys"
+    assert FILES["with keys"]["secrets"]["api_keys"] == {"file": "./secrets/api_keys"}
+    for name in ("redis", "trainer"):
+        assert "api_keys" not in FILES["with keys"]["services"][name]["secrets"]
+        assert "KILN_API_KEYS" not in FILES["with keys"]["services"][name].get("environment", {})
+
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    subprocess.run(["make", "-s", "secrets/api_keys", f"PYTHON={sys.executable}"], cwd=tmp_path, check=True)
+    (key,) = Settings(api_keys_file=tmp_path / "secrets" / "api_keys").keys
+    assert (key.name, sorted(key.scopes)) == ("admin", ["generate", "read", "train"])
 
 
 # --- The password ---------------------------------------------------------------------------------------------------

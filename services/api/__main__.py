@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from contextlib import suppress
 
 import uvicorn
 
 from services.api.app import create_app
+from services.api.drain import GRACE_S, DrainingServer
 from shared.errors import InvalidInput
 from shared.settings import read_settings
-
-DRAIN_S = 20  # how long answers under way may take after SIGTERM
 
 
 def main() -> int:
@@ -25,7 +25,11 @@ def main() -> int:
     logging.getLogger("uvicorn.access").addFilter(_without_query)
     app = create_app(settings)
     # `log_config=None`: uvicorn's lines go through the logging set up above, with everybody else's.
-    uvicorn.run(app, host=settings.host, port=settings.port, log_config=None, timeout_graceful_shutdown=DRAIN_S)
+    config = uvicorn.Config(
+        app, host=settings.host, port=settings.port, log_config=None, timeout_graceful_shutdown=GRACE_S, http="h11"
+    )
+    with suppress(KeyboardInterrupt):  # a second Ctrl-C
+        DrainingServer(config, app.state.drain).run()
     return os.EX_OK
 
 

@@ -7,16 +7,19 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from anyio.to_thread import current_default_thread_limiter
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from services.api import errors
 from services.api.dependencies import Services
+from services.api.drain import CloseWhenDraining, Drain
 from services.api.headers import SecurityHeaders
 from services.api.limits import BodyLimit
 from services.api.models import ModelPool
 from services.api.reaper import Reaper
 from services.api.routes import docs, events, generate, health, jobs, models, presets
+from services.api.store_health import StoreHealth
 from shared.announcements import Announcements
 from shared.artifacts import ArtifactStore
 from shared.broker import Broker
@@ -27,6 +30,7 @@ from shared.settings import Settings, read_settings
 
 log = logging.getLogger("kiln.api")
 
+JOB_THREADS = 128
 RESCAN_S = 5.0  # models are announced; a lost announcement is made up for after so long
 
 
@@ -35,7 +39,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        kiln = open_services(settings)
+        # While Redis hangs, each job route holds a thread for as long as its timeout. The rest needs none of these.
+        current_default_thread_limiter().total_tokens = JOB_THREADS
+        kiln = open_services(settings, app.state.drain)
         app.state.services = kiln
         reaper = Reaper(kiln)
         reaper.start()
@@ -52,6 +58,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     app = FastAPI(title="Kiln", summary="Train class-conditional GANs as durable jobs, and serve their images.",
                   lifespan=lifespan, docs_url=None, redoc_url=None)  # fmt: skip
+    app.state.drain = Drain(settings.drain_s)
     errors.install(app)
     _add_middleware(app, settings)
     for routes in (jobs, events, generate, models, presets, health, docs):
@@ -71,16 +78,20 @@ def _add_middleware(app: FastAPI, settings: Settings) -> None:
             expose_headers=["Location", "Retry-After", "X-Kiln-Model", "X-Kiln-Seed"],
         )
     app.add_middleware(SecurityHeaders)
+    app.add_middleware(CloseWhenDraining, drain=app.state.drain)
 
 
-def open_services(settings: Settings) -> Services:
+def open_services(settings: Settings, drain: Drain) -> Services:
     registry = ModelRegistry(ArtifactStore(settings.artifact_url))
+    store = RedisJobStore(settings.redis_url)
     return Services(
         settings=settings,
-        store=RedisJobStore(settings.redis_url),
+        store=store,
         broker=Broker(settings),
         registry=registry,
         models=ModelPool(registry, settings),
+        drain=drain,
+        store_health=StoreHealth(store),
     )
 
 

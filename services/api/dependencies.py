@@ -7,7 +7,9 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from services.api.drain import Drain
 from services.api.models import ModelPool
+from services.api.store_health import StoreHealth
 from shared.broker import Broker
 from shared.job_store import JobStore
 from shared.registry import ModelRegistry
@@ -21,6 +23,8 @@ class Services:
     broker: Broker
     registry: ModelRegistry
     models: ModelPool
+    drain: Drain
+    store_health: StoreHealth
 
     def close(self) -> None:
         self.store.close()

@@ -16,19 +16,21 @@ from shared.settings import Settings
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 IMAGE_SHAPE = (3, 32, 32)
+MAX_CLASSES = 1000
+MAX_LATENT = 1 << 16
 _WIDTH = 1e-3  # how far outside [-1, 1] an image may be and still be called tanh's
 
 
 class OnnxEngine:
     """One session. `run` is not safe to call from two threads at a time: one thread owns it."""
 
-    def __init__(self, graph: bytes, latent_dim: int, settings: Settings) -> None:
+    def __init__(self, graph: bytes, latent_dim: int, num_classes: int, settings: Settings) -> None:
         """Opens and warms the model.
 
         Raises CorruptArtifact when it is not a generator of the expected signature or its first batch is not made of
         images, and NoModelReady when CUDA is required and absent.
         """
-        self.latent_dim = latent_dim
+        self.latent_dim, self.num_classes = latent_dim, num_classes
         providers = _providers(settings)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = settings.threads or os.cpu_count() or 1
@@ -58,16 +60,30 @@ class OnnxEngine:
         expected = {"z": ("tensor(float)", 2), "labels": ("tensor(int64)", 1)}
         if inputs != expected or outputs != {"images": "tensor(float)"}:
             raise CorruptArtifact(f"not a generator: inputs {inputs}, outputs {outputs}")
+        # Before anything is allocated by what a manifest says.
+        (length,) = (i.shape[1] for i in self._session.get_inputs() if i.name == "z")
+        if (isinstance(length, int) and length != self.latent_dim) or self.latent_dim > MAX_LATENT:
+            raise CorruptArtifact(f"latent vectors of {length} values, and the manifest says {self.latent_dim}")
 
     def _check_images(self) -> None:
-        """A real batch before the first request: pays the first run's price, and shows that the weights are sound."""
-        z = np.random.default_rng(0).standard_normal((4, self.latent_dim), dtype=np.float32)
+        """A real batch before the first request: pays the first run's price, and shows that the weights are sound.
+
+        It has every class in it: one damaged row of an embedding spoils one class alone.
+        """
+        if not 0 < self.num_classes <= MAX_CLASSES:
+            raise CorruptArtifact(f"a model of {self.num_classes} classes; 1 to {MAX_CLASSES} are served")
+        labels = np.arange(max(4, self.num_classes), dtype=np.int64) % self.num_classes
+        z = np.random.default_rng(0).standard_normal((len(labels), self.latent_dim), dtype=np.float32)
         try:
-            images = self._infer(z, np.zeros(4, dtype=np.int64))
+            images = self._infer(z, labels)
         except Exception as error:
             raise CorruptArtifact(f"the generator fails on its first batch: {error}") from error
-        if images.shape != (4, *IMAGE_SHAPE) or not np.isfinite(images).all() or np.abs(images).max() > 1 + _WIDTH:
-            raise CorruptArtifact(f"the generator's first batch {images.shape} is not made of images in [-1, 1]")
+        if images.shape != (len(labels), *IMAGE_SHAPE):
+            raise CorruptArtifact(f"the generator's first batch has the shape {images.shape}")
+        if not np.isfinite(images).all():
+            raise CorruptArtifact("the generator's first batch has values that are not finite")
+        if np.abs(images).max() > 1 + _WIDTH:
+            raise CorruptArtifact("the generator's first batch has values outside [-1, 1]")
 
 
 def to_pixels(images: NDArray[np.float32]) -> NDArray[np.uint8]:

@@ -40,7 +40,9 @@ async def follow(job_id: str, after: str, kiln: Services) -> AsyncIterator[bytes
             if job.is_over:
                 yield format_sse_event(event="end", data_str="{}")
                 return
-            await changes.wait(KEEPALIVE_S)
+            if kiln.drain.is_on:
+                return  # the client comes back with Last-Event-ID, and meets somebody who stays
+            await kiln.drain.cut_short(changes.wait(KEEPALIVE_S))
     except StoreUnavailable:
         return
     finally:

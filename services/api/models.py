@@ -7,6 +7,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,7 @@ class LoadedModel:
 
     def __init__(self, manifest: ModelManifest, graph: bytes, settings: Settings) -> None:
         self.manifest = manifest
-        self._engine = OnnxEngine(graph, manifest.latent_dim, settings)
+        self._engine = OnnxEngine(graph, manifest.latent_dim, len(manifest.classes), settings)
         # One thread owns the session. It ends by itself when the model is garbage.
         thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
         self._batcher: DynamicBatcher[Draw, NDArray[np.uint8]] = DynamicBatcher(
@@ -81,6 +82,7 @@ class ModelPool:
         self._aliases: dict[str, LoadedModel] = {}
         self._loaded: OrderedDict[str, LoadedModel] = OrderedDict()  # the least recently used first
         self._loading: dict[str, asyncio.Task[LoadedModel]] = {}
+        self._sound: set[str] = set()  # ids of models that could be loaded once
         self.refused: dict[str, str] = {}  # model id -> why it is not served
 
     def default(self) -> LoadedModel | None:
@@ -117,7 +119,25 @@ class ModelPool:
             except (CorruptArtifact, NoModelReady, UnknownModel):
                 continue  # noted in `refused`; the model that was served so far stays
         for alias in set(self._aliases) - set(wanted):
-            del self._aliases[alias]
+            if await asyncio.to_thread(self._is_gone, alias):
+                del self._aliases[alias]
+
+    def _is_gone(self, alias: str) -> bool:
+        """Whether the alias was taken away. A damaged record takes nothing from anybody: what was served is served."""
+        try:
+            self._registry.resolve(alias)
+        except UnknownAlias:
+            return True
+        except CorruptArtifact as error:
+            log.warning("%s; it stays at %s", error, self._aliases[alias].manifest.id)
+        return False
+
+    async def examine(self, model_id: str) -> None:
+        """Loads the model once, if nobody has asked for it yet, so that `refused` says what is wrong with it."""
+        if model_id in self._sound or model_id in self.refused:
+            return
+        with suppress(CorruptArtifact, NoModelReady):
+            await self._load(model_id)
 
     async def promote(self, alias: str, model_id: str) -> None:
         """Points the alias at a model once that is warm here; a model that cannot be served is not promoted.
@@ -144,6 +164,8 @@ class ModelPool:
 
     def _open(self, model_id: str) -> LoadedModel:
         manifest = self._registry.get(model_id)
+        if manifest.id != model_id:
+            raise CorruptArtifact(f"the manifest of model {model_id} is that of {manifest.id}")
         return LoadedModel(manifest, self._registry.read_file(manifest, GENERATOR_FILE), self._settings)
 
     def _keep(self, model_id: str, task: asyncio.Task[Any]) -> None:
@@ -154,8 +176,10 @@ class ModelPool:
             if self.refused.get(model_id) != str(error) and not isinstance(error, UnknownModel):
                 log.error("model %s is not served: %s", model_id, error)
                 self.refused[model_id] = str(error)
+                self._sound.discard(model_id)
             return
         self.refused.pop(model_id, None)
+        self._sound.add(model_id)
         self._loaded[model_id] = task.result()
         while len(self._loaded) > MAX_LOADED:
             self._loaded.popitem(last=False)  # whoever still uses it, an alias or a request, holds it

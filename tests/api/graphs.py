@@ -11,16 +11,18 @@ PIXELS = 3 * 32 * 32
 
 def make_generator(
     latent_dim: int, num_classes: int, *, seed: int = 0, gain: float = 1.0, height: int = 32, squash: str = "Tanh",
-    z_name: str = "z",
+    z_name: str = "z", spoiled_class: int | None = None,
 ) -> bytes:  # fmt: skip
     """images = tanh(z W + E[labels]), reshaped to [N, 3, height, 3 * 32 * 32 / (3 * height)].
 
     `gain` scales the weights (NaN: the model yields NaN); `squash` replaces tanh; `height` and `z_name` break the
-    signature.
+    signature; the images of `spoiled_class` are NaN.
     """
     rng = np.random.default_rng(seed)
     weights = (rng.standard_normal((latent_dim, PIXELS)) * gain).astype(np.float32)
     classes = (rng.standard_normal((num_classes, PIXELS)) * gain).astype(np.float32)
+    if spoiled_class is not None:
+        classes[spoiled_class] = np.nan
     shape = np.array([-1, 3, height, PIXELS // (3 * height)], dtype=np.int64)
     nodes = [
         helper.make_node("MatMul", [z_name, "weights"], ["projected"]),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import shutil
+
 import pytest
 from fastapi.testclient import TestClient
 
@@ -69,11 +72,54 @@ def test_a_broken_model_is_never_served_and_the_old_one_stays(
     assert serving.get("/models/broken").json()["refused"]
 
 
+@pytest.mark.parametrize(("graph", "why"), [
+    (BROKEN["NaN"], "not finite"), (BROKEN["out of range"], "outside [-1, 1]"), (BROKEN["wrong shape"], "the shape"),
+    (BROKEN["wrong signature"], "not a generator"), (BROKEN["no ONNX at all"], "cannot open"),
+    (make_generator(LATENT, len(CLASSES), spoiled_class=7), "not finite"),
+    (make_generator(LATENT, len(CLASSES) - 1), "fails on its first batch"),
+    (make_generator(LATENT + 1, len(CLASSES)), "manifest says 8"),
+])  # fmt: skip
+def test_a_model_says_why_it_is_not_served_before_anybody_has_asked_for_its_images(
+    graph: bytes, why: str, serving: TestClient, registry: ModelRegistry
+) -> None:
+    publish(registry, "broken", graph=graph)
+
+    assert why in serving.get("/models/broken").json()["refused"]
+    assert serving.get("/models/first").json()["refused"] is None
+
+
+def test_a_damaged_alias_takes_nothing_from_anybody(
+    serving: TestClient, registry: ModelRegistry, settings: Settings
+) -> None:
+    registry.set_alias("candidate", "first")
+    for alias in ("default", "candidate"):
+        (settings.data / "artifacts" / "aliases" / alias).write_bytes(b'{"model_')
+    publish(registry, "second")  # which leaves `default` alone: it is there, if damaged
+    asyncio.run(serving.app.state.services.models.refresh())  # type: ignore[attr-defined]
+
+    assert {view["manifest"]["id"] for view in serving.get("/models").json()["data"]} == {"first", "second"}
+    assert served(serving) == "first"
+    assert serving.put("/aliases/default", json={"model_id": "second"}).status_code == 200
+    assert served(serving) == "second"
+
+
+def test_a_manifest_belongs_to_the_model_it_lies_under(
+    serving: TestClient, registry: ModelRegistry, settings: Settings
+) -> None:
+    publish(registry, "second")
+    folder = settings.data / "artifacts" / "models"
+    shutil.copy(folder / "first" / "manifest.json", folder / "second" / "manifest.json")
+
+    answer = serving.get("/generate", params={"class": "cat", "model": "second"})
+    assert answer.status_code == 503
+    assert "is that of first" in answer.json()["detail"]
+
+
 def test_a_model_whose_file_changed_since_is_never_served(
     serving: TestClient, registry: ModelRegistry, settings: Settings
 ) -> None:
     publish(registry, "tampered")
-    path = settings.data / "artifacts" / "models" / "tampered" / GENERATOR_FILE
+    (path,) = (settings.data / "artifacts" / "models" / "tampered").glob(f"*{GENERATOR_FILE}")
     path.write_bytes(make_generator(LATENT, len(CLASSES), seed=666))
 
     answer = serving.get("/generate", params={"class": "cat", "model": "tampered"})
@@ -93,12 +139,12 @@ def test_without_cuda_where_it_is_required_no_engine_opens(settings: Settings) -
     if has_cuda_device():
         pytest.skip("this machine has CUDA")
     with pytest.raises(NoModelReady, match="KILN_REQUIRE_CUDA"):
-        OnnxEngine(make_generator(LATENT, 10), LATENT, settings.model_copy(update={"require_cuda": True}))
+        OnnxEngine(make_generator(LATENT, 10), LATENT, 10, settings.model_copy(update={"require_cuda": True}))
 
 
 def test_the_latent_length_must_be_the_manifests(settings: Settings) -> None:
-    with pytest.raises(CorruptArtifact, match="first batch"):
-        OnnxEngine(make_generator(LATENT, 10), LATENT + 1, settings)
+    with pytest.raises(CorruptArtifact, match="manifest says 9"):
+        OnnxEngine(make_generator(LATENT, 10), LATENT + 1, 10, settings)
 
 
 def test_an_unconditional_model_knows_no_classes(client: TestClient, registry: ModelRegistry) -> None:

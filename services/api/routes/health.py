@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from fastapi import APIRouter
-from fastapi.concurrency import run_in_threadpool
 
 from services.api.dependencies import Kiln
 from services.api.schemas import Health, Readiness
+from shared.errors import Draining
 
 router = APIRouter(tags=["health"])
 
@@ -20,6 +20,8 @@ async def healthz() -> Health:
 @router.get("/readyz")
 async def readyz(kiln: Kiln) -> Readiness:
     """Redis answers and the default model is warm: a real batch has run. 503 otherwise, with the reason."""
-    await run_in_threadpool(kiln.store.ping)
+    if kiln.drain.is_on:
+        raise Draining("draining: this process is about to stop")
+    await kiln.store_health.check()
     model = await kiln.models.get(None)
     return Readiness(model_id=model.manifest.id, provider=model.provider)

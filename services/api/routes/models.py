@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Mapping
 from contextlib import suppress
 
 from fastapi import APIRouter, Response
@@ -19,12 +21,16 @@ router = APIRouter(tags=["models"])
 @router.get("/models", dependencies=[READ])
 def list_models(kiln: Kiln) -> ModelList:
     """Models, newest first."""
-    return ModelList(data=[_view(manifest, kiln) for manifest in kiln.registry.list()])
+    aliases = kiln.registry.aliases()
+    return ModelList(data=[_view(manifest, aliases, kiln) for manifest in kiln.registry.list()])
 
 
 @router.get("/models/{model_id}", dependencies=[READ])
-def get_model(model_id: str, kiln: Kiln) -> ModelView:
-    return _view(kiln.registry.get(model_id), kiln)
+async def get_model(model_id: str, kiln: Kiln) -> ModelView:
+    """The model; if it is not served, `refused` says why."""
+    manifest = await asyncio.to_thread(kiln.registry.get, model_id)
+    await kiln.models.examine(model_id)
+    return _view(manifest, await asyncio.to_thread(kiln.registry.aliases), kiln)
 
 
 @router.get(
@@ -35,7 +41,8 @@ def get_model(model_id: str, kiln: Kiln) -> ModelView:
 )
 def get_preview(model_id: str, kiln: Kiln) -> Response:
     """The model's sample grid, ten rows of ten; one class per row where there are ten."""
-    return Response(kiln.registry.read_file(kiln.registry.get(model_id), PREVIEW_FILE), media_type="image/png")
+    preview = kiln.registry.read_file(kiln.registry.get(model_id), PREVIEW_FILE)
+    return Response(preview, media_type="image/png", headers={"Cache-Control": "private, max-age=86400, immutable"})
 
 
 @router.put("/aliases/{alias}", dependencies=[TRAIN])
@@ -47,6 +54,6 @@ async def set_alias(alias: str, body: AliasRequest, kiln: Kiln) -> AliasView:
     return AliasView(alias=alias, model_id=body.model_id)
 
 
-def _view(manifest: ModelManifest, kiln: Services) -> ModelView:
-    aliases = [alias for alias, model_id in kiln.registry.aliases().items() if model_id == manifest.id]
-    return ModelView(manifest=manifest, aliases=aliases, refused=kiln.models.refused.get(manifest.id))
+def _view(manifest: ModelManifest, aliases: Mapping[str, str], kiln: Services) -> ModelView:
+    own = [alias for alias, model_id in aliases.items() if model_id == manifest.id]
+    return ModelView(manifest=manifest, aliases=own, refused=kiln.models.refused.get(manifest.id))
