@@ -18,7 +18,7 @@ from services.api.headers import SecurityHeaders
 from services.api.limits import BodyLimit
 from services.api.models import ModelPool
 from services.api.reaper import Reaper
-from services.api.routes import docs, events, generate, health, jobs, models, presets
+from services.api.routes import docs, events, generate, health, history, jobs, models, presets
 from services.api.store_health import StoreHealth
 from shared.announcements import Announcements
 from shared.artifacts import ArtifactStore
@@ -61,7 +61,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.drain = Drain(settings.drain_s)
     errors.install(app)
     _add_middleware(app, settings)
-    for routes in (jobs, events, generate, models, presets, health, docs):
+    for routes in (jobs, events, history, generate, models, presets, health, docs):
         app.include_router(routes.router)
     return app
 
@@ -82,12 +82,14 @@ def _add_middleware(app: FastAPI, settings: Settings) -> None:
 
 
 def open_services(settings: Settings, drain: Drain) -> Services:
-    registry = ModelRegistry(ArtifactStore(settings.artifact_url))
+    artifacts = ArtifactStore(settings.artifact_url)
+    registry = ModelRegistry(artifacts)
     store = RedisJobStore(settings.redis_url)
     return Services(
         settings=settings,
         store=store,
         broker=Broker(settings),
+        artifacts=artifacts,
         registry=registry,
         models=ModelPool(registry, settings),
         drain=drain,

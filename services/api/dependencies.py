@@ -10,6 +10,7 @@ from fastapi import Depends, Request
 from services.api.drain import Drain
 from services.api.models import ModelPool
 from services.api.store_health import StoreHealth
+from shared.artifacts import ArtifactStore
 from shared.broker import Broker
 from shared.job_store import JobStore
 from shared.registry import ModelRegistry
@@ -21,6 +22,7 @@ class Services:
     settings: Settings
     store: JobStore
     broker: Broker
+    artifacts: ArtifactStore
     registry: ModelRegistry
     models: ModelPool
     drain: Drain

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from services.api.latents import MAX_SEED
 from shared.jobs import Event, Job, JobStatus, Progress, Reason
@@ -13,6 +13,7 @@ from shared.presets import Preset, TrainConfig
 from shared.registry import ModelManifest
 
 MAX_IMAGES = 1024
+MAX_COMPARED = 20
 
 
 class _Request(BaseModel):
@@ -56,6 +57,33 @@ class EventsQuery(_Request):
     limit: Annotated[int, Field(ge=1, le=10_000)] = 1000
 
 
+class LossesQuery(_Request):
+    images_per_epoch: Annotated[int | None, Field(ge=1, le=10**9, description="To count in epochs, not images.")] = None
+
+
+class StripQuery(_Request):
+    count: Annotated[int, Field(ge=1, le=20, description="How many grids.")] = 3
+
+
+class CompareQuery(_Request):
+    jobs: Annotated[str, Field(min_length=1, max_length=2000, description="Ids of up to 20 jobs, with commas.")]
+
+    @field_validator("jobs")
+    @classmethod
+    def _are_few(cls, jobs: str) -> str:
+        if not 1 <= len(cls._split(jobs)) <= MAX_COMPARED:
+            raise ValueError(f"1 to {MAX_COMPARED} jobs can be compared")
+        return jobs
+
+    @property
+    def job_ids(self) -> list[str]:
+        return self._split(self.jobs)
+
+    @staticmethod
+    def _split(jobs: str) -> list[str]:
+        return list(dict.fromkeys(part.strip() for part in jobs.split(",") if part.strip()))
+
+
 class GenerateQuery(_Request):
     """Query of GET /generate."""
 
@@ -93,7 +121,8 @@ class JobView(BaseModel):
 
     @classmethod
     def of(cls, job: Job) -> JobView:
-        links = {"self": f"/jobs/{job.id}", "metrics": f"/jobs/{job.id}/metrics", "events": f"/jobs/{job.id}/events"}
+        parts = {"metrics": "metrics", "events": "events", "samples": "samples", "losses": "losses.png"}
+        links = {"self": f"/jobs/{job.id}"} | {name: f"/jobs/{job.id}/{path}" for name, path in parts.items()}
         if not job.is_over:
             links |= {"cancel": f"/jobs/{job.id}/cancel"}
         if job.model_id:
@@ -113,6 +142,19 @@ class MetricsSeries(BaseModel):
 class EventList(BaseModel):
     data: list[Event]
     has_more: bool
+
+
+class Sample(BaseModel):
+    nimg: int
+    url: str
+
+
+class SampleList(BaseModel):
+    data: list[Sample]
+
+
+class Comparison(BaseModel):
+    data: list[dict[str, Any]]
 
 
 class ResolvedJob(BaseModel):

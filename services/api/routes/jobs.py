@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from functools import partial
 from typing import Annotated, Any
 
@@ -14,6 +12,7 @@ from services.api.dependencies import Kiln
 from services.api.schemas import JobList, JobListQuery, JobRequest, JobView, MetricsQuery, MetricsSeries, ResolvedJob
 from services.api.security import READ, TRAIN
 from services.api.submission import send, submit
+from services.api.tables import as_csv
 from shared import jobs
 from shared.presets import resolve
 
@@ -59,7 +58,7 @@ def get_metrics(job_id: str, query: Annotated[MetricsQuery, Query()], request: R
     kiln.store.get(job_id)
     rows = kiln.store.metrics(job_id, query.after)
     if "text/csv" in request.headers.get("accept", ""):
-        return Response(_csv(rows), media_type="text/csv")
+        return Response(as_csv(rows), media_type="text/csv")
     return MetricsSeries(data=list(rows))
 
 
@@ -86,12 +85,3 @@ def resume_job(job_id: str, kiln: Kiln) -> JobView:
 def finish_job(job_id: str, kiln: Kiln) -> JobView:
     """Stops training now and keeps the model so far."""
     return JobView.of(kiln.store.update(job_id, partial(jobs.ask, request="finish")))
-
-
-def _csv(rows: Any) -> str:
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    out = io.StringIO()
-    writer = csv.DictWriter(out, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return out.getvalue()

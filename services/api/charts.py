@@ -1,0 +1,92 @@
+"""Pictures of training runs: loss curves, sample grids over time, several jobs side by side.
+
+Matplotlib draws the curves. It is imported with the first of them, for it takes as long as all the rest of the API.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from PIL import Image
+
+Rows = Sequence[Mapping[str, float]]
+
+DPI = 100
+LOSSES = {"loss_g": ("generator", "tab:orange"), "loss_d": ("discriminator", "tab:blue")}
+BACKGROUND = (255, 255, 255)
+GAP = 8  # pixels between two grids
+
+
+def losses_png(rows: Rows, title: str, images_per_epoch: int | None = None) -> bytes:
+    """Both losses over the images seen, or over epochs where their length is known. 800x450 pixels."""
+    figure = _figure(8, 4.5)
+    axes = figure.subplots()
+    unit = images_per_epoch or 1
+    for name, (label, color) in LOSSES.items():
+        points = [(row["nimg"] / unit, row[name]) for row in rows if name in row]
+        if points:
+            axes.plot(*zip(*points, strict=True), label=label, color=color, marker="." if len(points) < 50 else "")
+    axes.set(xlabel="epoch" if images_per_epoch else "real images seen", ylabel="loss", title=title)
+    axes.grid(alpha=0.3)
+    if rows:
+        axes.legend()
+    else:
+        axes.text(0.5, 0.5, "no metrics yet", transform=axes.transAxes, ha="center", va="center")
+    return _png(figure)
+
+
+def curves_png(series: Mapping[str, Rows], grids: Mapping[str, bytes | None]) -> bytes:
+    """Jobs by name: their losses over one another above, the latest sample grid of each below."""
+    figure = _figure(4 * max(2, len(series)), 9)
+    above, below = figure.subfigures(2, 1)
+    for axes, (name, (label, _)) in zip(above.subplots(1, len(LOSSES), squeeze=False)[0], LOSSES.items(), strict=True):
+        for job, rows in series.items():
+            points = [(row["nimg"], row[name]) for row in rows if name in row]
+            if points:
+                axes.plot(*zip(*points, strict=True), label=job)
+        axes.set(xlabel="real images seen", ylabel="loss", title=label)
+        axes.grid(alpha=0.3)
+        if series:
+            axes.legend(fontsize="small")
+    for axes, (job, png) in zip(below.subplots(1, max(1, len(grids)), squeeze=False)[0], grids.items(), strict=False):
+        axes.set(title=job)
+        axes.set_axis_off()
+        if png is None:
+            axes.text(0.5, 0.5, "no samples", transform=axes.transAxes, ha="center", va="center")
+        else:
+            axes.imshow(_open(png), interpolation="nearest")
+    return _png(figure)
+
+
+def strip_png(grids: Sequence[bytes]) -> bytes:
+    """Sample grids side by side, pixel for pixel."""
+    images = [_open(png) for png in grids]
+    width = sum(image.width for image in images) + GAP * (len(images) - 1)
+    sheet = Image.new("RGB", (width, max(image.height for image in images)), BACKGROUND)
+    left = 0
+    for image in images:
+        sheet.paste(image, (left, 0))
+        left += image.width + GAP
+    buffer = io.BytesIO()
+    sheet.save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def _open(png: bytes) -> Image.Image:
+    with Image.open(io.BytesIO(png)) as image:
+        return image.convert("RGB")
+
+
+def _figure(width_inches: float, height_inches: float) -> Any:
+    # Not by pyplot, whose figures are global: requests may draw at the same time.
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width_inches, height_inches), dpi=DPI, layout="constrained")
+
+
+def _png(figure: Any) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()

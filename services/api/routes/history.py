@@ -1,0 +1,69 @@
+"""Pictures of what happened: sample grids, loss curves, jobs side by side."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Query, Request, Response
+
+from services.api import charts, history
+from services.api.dependencies import Kiln
+from services.api.schemas import CompareQuery, Comparison, LossesQuery, Sample, SampleList, StripQuery
+from services.api.security import READ
+from services.api.tables import as_csv, as_markdown
+
+router = APIRouter(tags=["jobs"], dependencies=[READ])
+
+PNG: dict[int | str, dict[str, Any]] = {200: {"content": {"image/png": {}}}}
+TABLE: dict[int | str, dict[str, Any]] = {200: {"content": {"text/csv": {}, "text/markdown": {}, "image/png": {}}}}
+
+
+@router.get("/jobs/{job_id}/samples")
+def list_samples(job_id: str, kiln: Kiln) -> SampleList:
+    """The sample grids, oldest first: the same latents over the whole run, a hundred images each."""
+    kiln.store.get(job_id)
+    url = f"/jobs/{job_id}/samples"
+    positions = history.sample_positions(job_id, kiln)
+    return SampleList(data=[Sample(nimg=nimg, url=f"{url}/{nimg}.png") for nimg in positions])
+
+
+@router.get("/jobs/{job_id}/samples/{nimg}.png", response_class=Response, responses=PNG)
+def get_sample(job_id: str, nimg: Annotated[int, Path(ge=0, lt=10**12)], kiln: Kiln) -> Response:
+    """The grid after so many images."""
+    return _png(history.read_sample(kiln.store.get(job_id).id, nimg, kiln))
+
+
+@router.get("/jobs/{job_id}/samples.png", response_class=Response, responses=PNG)
+def get_strip(job_id: str, query: Annotated[StripQuery, Query()], kiln: Kiln) -> Response:
+    """Some of the grids, evenly spread over the training, side by side."""
+    positions = history.spread(history.sample_positions(kiln.store.get(job_id).id, kiln), query.count)
+    if not positions:
+        raise history.UnknownSample(f"of job {job_id}")
+    return _png(charts.strip_png([history.read_sample(job_id, nimg, kiln) for nimg in positions]))
+
+
+@router.get("/jobs/{job_id}/losses.png", response_class=Response, responses=PNG)
+def get_losses(job_id: str, query: Annotated[LossesQuery, Query()], kiln: Kiln) -> Response:
+    """Both losses over the images seen, or over epochs with `images_per_epoch`."""
+    (run,) = history.read_runs([job_id], kiln)
+    return _png(charts.losses_png(run.rows, run.label, query.images_per_epoch))
+
+
+@router.get("/compare", response_model=Comparison, responses=TABLE)
+def compare(query: Annotated[CompareQuery, Query()], request: Request, kiln: Kiln) -> Any:
+    """First and last losses, accuracies and times of several jobs: JSON, or as `Accept` says CSV, Markdown or a PNG."""
+    runs = history.read_runs(query.job_ids, kiln)
+    rows = [run.summary() for run in runs]
+    accept = request.headers.get("accept", "")
+    if "image/png" in accept:
+        grids = {run.label: history.latest_grid(run.job.id, kiln) for run in runs}
+        return _png(charts.curves_png({run.label: run.rows for run in runs}, grids))
+    if "text/csv" in accept:
+        return Response(as_csv(rows), media_type="text/csv")
+    if "text/markdown" in accept:
+        return Response(as_markdown(rows), media_type="text/markdown")
+    return Comparison(data=rows)
+
+
+def _png(data: bytes) -> Response:
+    return Response(data, media_type="image/png")

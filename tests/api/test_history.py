@@ -1,0 +1,149 @@
+"""Sample grids, loss curves and comparisons, over jobs that a worker could have left behind."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from functools import partial
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+from PIL import Image
+
+from services.api.history import spread
+from shared import jobs
+from shared.artifacts import ArtifactStore
+from shared.job_store import RedisJobStore
+from shared.jobs import Job, JobStatus
+from shared.settings import Settings
+from tests.shared.examples import a_job
+
+ROWS = [
+    {"nimg": 100.0, "loss_d": 1.4, "loss_g": 0.7, "d_accuracy_real": 0.5, "d_accuracy_fake": 0.5},
+    {"nimg": 200.0, "loss_d": 0.6, "loss_g": 1.2, "d_accuracy_real": 0.9, "d_accuracy_fake": 0.8},
+]
+
+
+@pytest.fixture
+def store(settings: Settings) -> Iterator[RedisJobStore]:
+    store = RedisJobStore(settings.redis_url)
+    yield store
+    store.close()
+
+
+def trained(store: RedisJobStore, settings: Settings, name: str, grids: int = 0) -> Job:
+    """A job that succeeded, with a grid of one colour after each hundred images."""
+    job, _ = store.create(lambda now: a_job(now).model_copy(update={"name": name}))
+    store.update(job.id, partial(jobs.claim, worker="w", lease_s=60))
+    store.update(job.id, partial(jobs.finish, fence=1, status=JobStatus.SUCCEEDED), ROWS)
+    artifacts = ArtifactStore(settings.artifact_url)
+    for number in range(grids):
+        buffer = io.BytesIO()
+        Image.new("RGB", (320, 320), (10 * number, 0, 0)).save(buffer, "PNG")
+        artifacts.write(f"jobs/{job.id}/samples/{100 * number:012d}.png", buffer.getvalue())
+    return job
+
+
+def pixels(png: bytes) -> np.ndarray:
+    """[H, W, 3]"""
+    with Image.open(io.BytesIO(png)) as image:
+        assert image.format == "PNG"
+        return np.asarray(image.convert("RGB"))
+
+
+def test_sample_grids_are_listed_and_shown(client: TestClient, store: RedisJobStore, settings: Settings) -> None:
+    job = trained(store, settings, "mine", grids=3)
+
+    listed = client.get(f"/jobs/{job.id}/samples").json()["data"]
+
+    assert [sample["nimg"] for sample in listed] == [0, 100, 200]
+    assert [pixels(client.get(sample["url"]).content)[0, 0, 0] for sample in listed] == [0, 10, 20]
+
+
+def test_a_strip_shows_the_training_from_its_beginning_to_its_end(
+    client: TestClient, store: RedisJobStore, settings: Settings
+) -> None:
+    job = trained(store, settings, "mine", grids=5)
+
+    strip = pixels(client.get(f"/jobs/{job.id}/samples.png", params={"count": 3}).content)
+
+    assert strip.shape == (320, 3 * 320 + 2 * 8, 3)
+    assert [strip[0, left, 0] for left in (0, 328, 656)] == [0, 20, 40]
+
+
+@pytest.mark.parametrize(
+    ("count", "chosen"), [(1, [4]), (2, [0, 4]), (3, [0, 2, 4]), (5, [0, 1, 2, 3, 4]), (9, [0, 1, 2, 3, 4])]
+)
+def test_grids_are_spread_evenly(count: int, chosen: list[int]) -> None:
+    assert spread(range(5), count) == chosen
+
+
+@pytest.mark.parametrize("path", ["samples/100.png", "samples.png", "samples/999999999999.png"])
+def test_what_is_not_there_is_a_404(client: TestClient, store: RedisJobStore, settings: Settings, path: str) -> None:
+    job = trained(store, settings, "mine")
+
+    assert client.get(f"/jobs/{job.id}/{path}").status_code == 404
+    assert client.get(f"/jobs/nothing/{path}").status_code == 404
+
+
+@pytest.mark.parametrize("nimg", ["-1", "x", "1.5", str(10**12), "..", "%2e%2e%2fx"])
+def test_a_position_that_is_none_is_refused(
+    client: TestClient, store: RedisJobStore, settings: Settings, nimg: str
+) -> None:
+    job = trained(store, settings, "mine", grids=1)
+
+    assert client.get(f"/jobs/{job.id}/samples/{nimg}.png").status_code in (404, 422)
+
+
+def test_loss_curves_have_both_losses_in_their_colours(
+    client: TestClient, store: RedisJobStore, settings: Settings
+) -> None:
+    job = trained(store, settings, "mine")
+    empty, _ = store.create(a_job)
+
+    drawn = pixels(client.get(f"/jobs/{job.id}/losses.png", params={"images_per_epoch": 100}).content)
+    blank = pixels(client.get(f"/jobs/{empty.id}/losses.png").content)
+
+    assert drawn.shape == (450, 800, 3)
+    for color in ((255, 127, 14), (31, 119, 180)):  # matplotlib's tab:orange and tab:blue
+        assert count(drawn, color) > 100
+        assert count(blank, color) == 0
+
+
+def test_jobs_are_compared_as_json_csv_markdown_and_picture(
+    client: TestClient, store: RedisJobStore, settings: Settings
+) -> None:
+    first, second = trained(store, settings, "first", grids=2), trained(store, settings, "a|b")
+    wanted = {"jobs": f"{first.id},{second.id}"}
+
+    rows = client.get("/compare", params=wanted).json()["data"]
+    table = client.get("/compare", params=wanted, headers={"accept": "text/csv"}).text
+    text = client.get("/compare", params=wanted, headers={"accept": "text/markdown"}).text
+    drawn = pixels(client.get("/compare", params=wanted, headers={"accept": "image/png"}).content)
+
+    assert [row["name"] for row in rows] == ["first", "a|b"]
+    assert (rows[0]["initial_loss_d"], rows[0]["final_loss_d"], rows[0]["final_loss_g"]) == (1.4, 0.6, 1.2)
+    assert (rows[0]["d_accuracy_real"], rows[0]["d_accuracy_fake"], rows[0]["fid"]) == (0.9, 0.8, None)
+    assert [row["name"] for row in csv.DictReader(io.StringIO(table))] == ["first", "a|b"]
+    assert "| a\\|b |" in text
+    assert len({line.replace("\\|", "").count("|") for line in text.splitlines()}) == 1
+    assert count(drawn, (10, 0, 0)) > 1000  # the first job's latest grid
+
+
+@pytest.mark.parametrize("wanted", ["", ",", " , ", ",".join(str(number) for number in range(21))])
+def test_nothing_and_too_much_cannot_be_compared(client: TestClient, wanted: str) -> None:
+    answer = client.get("/compare", params={"jobs": wanted})
+
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["field"] == "jobs"
+
+
+def test_an_unknown_job_cannot_be_compared(client: TestClient) -> None:
+    assert client.get("/compare", params={"jobs": "nothing"}).status_code == 404
+
+
+def count(image: np.ndarray, color: tuple[int, int, int]) -> int:
+    """Pixels of that colour, but for rounding."""
+    return int((np.abs(image.astype(int) - color).max(axis=2) <= 2).sum())
