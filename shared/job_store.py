@@ -1,4 +1,4 @@
-"""Where jobs in flight live: a small port, its Redis implementation, and an in-memory twin for tests.
+"""Where jobs in flight live: a small port, and its Redis implementation. Its twin for tests is in memory_job_store.
 
 All changes go through `update(job_id, change)`: an atomic read, a pure function of `shared.jobs`, a write. What belongs
 together (record, metrics, events) is written together, and nothing of it if the function raises.
@@ -9,8 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-import threading
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -71,6 +69,7 @@ class JobStore(Protocol):
     ) -> Job: ...
     def restore(self, job: Job, metrics: Sequence[Metrics], events: Sequence[Event]) -> bool: ...
     def unsent(self) -> Sequence[Job]: ...
+    def waiting(self, limit: int) -> Sequence[Job]: ...
     def list(self, status: JobStatus | None = None, after: str | None = None, limit: int = 20) -> Page: ...
     def metrics(self, job_id: str, after_nimg: int = -1) -> Sequence[Metrics]: ...
     def events(self, job_id: str, after: str = "") -> Sequence[Event]: ...
@@ -111,7 +110,7 @@ class RedisJobStore:
                     if pipe.exists(_key("job", job.id)):
                         return job, True  # an EXEC whose answer was lost
                     if idempotency and used and (known := pipe.get(used)):
-                        return self.get(_same_request(json.loads(known), idempotency)), False
+                        return self.get(same_request(json.loads(known), idempotency)), False
                     pipe.multi()
                     self._write(pipe, None, job)
                     if idempotency and used:
@@ -178,8 +177,15 @@ class RedisJobStore:
 
     def unsent(self) -> Sequence[Job]:
         """Queued jobs for which no message was sent, oldest first."""
+        return self._oldest(_UNSENT)
+
+    def waiting(self, limit: int) -> Sequence[Job]:
+        """The queued jobs that have waited longest."""
+        return self._oldest(_index(JobStatus.QUEUED), limit)
+
+    def _oldest(self, index: str, limit: int = 0) -> Sequence[Job]:
         with _translated():
-            ids = self._redis.zrange(_UNSENT, 0, -1)
+            ids = self._redis.zrange(index, 0, limit - 1)
             texts = self._redis.mget([_key("job", job_id) for job_id in ids]) if ids else []
         return [Job.model_validate_json(text) for text in texts if text]
 
@@ -233,101 +239,6 @@ class RedisJobStore:
             pipe.xadd(_key("events", job_id), fields, maxlen=EVENTS_KEPT)
 
 
-class MemoryJobStore:
-    """The same, in one process: for tests, and the contract that both must keep."""
-
-    def __init__(self, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
-        self._clock = clock
-        self._lock = threading.RLock()
-        self._jobs: dict[str, Job] = {}
-        self._metrics: dict[str, dict[float, Metrics]] = defaultdict(dict)
-        self._events: dict[str, list[Event]] = defaultdict(list)
-        self._idempotency: dict[str, dict[str, str]] = {}
-        self._tokens: dict[str, str] = {}
-
-    def ping(self) -> None:
-        pass
-
-    def now(self) -> datetime:
-        return self._clock()
-
-    def create(self, make: Callable[[datetime], Job], idempotency: Idempotency | None = None) -> tuple[Job, bool]:
-        with self._lock:
-            if idempotency and (known := self._idempotency.get(idempotency.key)):
-                return self.get(_same_request(known, idempotency)), False
-            job = make(self._clock())
-            self._jobs[job.id] = job
-            if idempotency:
-                self._idempotency[idempotency.key] = {"job_id": job.id, "body_digest": idempotency.body_digest}
-            return job, True
-
-    def get(self, job_id: str) -> Job:
-        with self._lock:
-            if job_id not in self._jobs:
-                raise UnknownJob(job_id)
-            return self._jobs[job_id]
-
-    def update(
-        self,
-        job_id: str,
-        change: Change,
-        metrics: Sequence[Metrics] = (),
-        events: Events = (),
-        token: str | None = None,
-    ) -> Job:
-        with self._lock:
-            before = self.get(job_id)
-            if token is not None and self._tokens.get(job_id) == token:
-                return before
-            after, rows = change(before, self._clock()), {row["nimg"]: row for row in metrics}
-            told = events(after) if callable(events) else events
-            self._jobs[job_id] = after  # from here on nothing can fail
-            if token is not None:
-                self._tokens[job_id] = token
-            self._add(job_id, rows, told)
-            return after
-
-    def restore(self, job: Job, metrics: Sequence[Metrics], events: Sequence[Event]) -> bool:
-        with self._lock:
-            if job.id in self._jobs:
-                return False
-            rows = {row["nimg"]: row for row in metrics}
-            self._jobs[job.id] = job
-            self._add(job.id, rows, events)
-            return True
-
-    def unsent(self) -> Sequence[Job]:
-        with self._lock:
-            return sorted((job for job in self._jobs.values() if job.is_unsent), key=lambda job: job.id)
-
-    def _add(self, job_id: str, rows: dict[float, Metrics], events: Sequence[Event]) -> None:
-        self._metrics[job_id].update(rows)
-        for event in events:
-            number = len(self._events[job_id]) + 1
-            stored = event.model_copy(update={"id": f"{number:012d}-0", "at": self._clock()})
-            self._events[job_id].append(stored)
-
-    def list(self, status: JobStatus | None = None, after: str | None = None, limit: int = 20) -> Page:
-        with self._lock:
-            ids = sorted((j.id for j in self._jobs.values() if status in (None, j.status)), reverse=True)
-            ids = [job_id for job_id in ids if not after or job_id < after]
-            return Page([self._jobs[job_id] for job_id in ids[:limit]], has_more=len(ids) > limit)
-
-    def metrics(self, job_id: str, after_nimg: int = -1) -> Sequence[Metrics]:
-        with self._lock:
-            return [row for nimg, row in sorted(self._metrics[job_id].items()) if nimg > after_nimg]
-
-    def events(self, job_id: str, after: str = "") -> Sequence[Event]:
-        with self._lock:
-            return [event for event in self._events[job_id] if event.id > after]
-
-    def announce(self) -> None:
-        pass  # nobody else can see this store
-
-    def close(self) -> None:
-        pass
-
-
 @contextmanager
 def _translated() -> Iterator[None]:
     """Redis's troubles in the domain's word. Answers that mean a bug of ours stay what they are."""
@@ -361,7 +272,7 @@ def _parse(job_id: str, text: str | None) -> Job:
     return Job.model_validate_json(text)
 
 
-def _same_request(known: dict[str, str], idempotency: Idempotency) -> str:
+def same_request(known: dict[str, str], idempotency: Idempotency) -> str:
     if known["body_digest"] != idempotency.body_digest:
         raise IdempotencyMismatch(f"Idempotency-Key {idempotency.key!r} was used before with another body")
     return known["job_id"]

@@ -37,6 +37,7 @@ from shared.settings import Settings
 
 log = logging.getLogger("kiln.supervisor")
 
+CANDIDATES = 10  # jobs that are tried; other workers may be as quick
 HEARTBEAT_S = 0.5  # how often the store is told, and so the longest a cancel waits to be seen
 
 T = TypeVar("T")
@@ -50,15 +51,11 @@ class Supervisor:
         self._worker = f"{socket.gethostname()}-{os.getpid()}"
 
     def supervise(self, job_id: str) -> None:
-        """Takes the job to its end, or hands it back. Does nothing when it is not to be had."""
+        """Takes the job to its end, or hands it back. If it is not to be had, takes the one that has waited longest."""
         if self._stop.is_set():
             return  # the reaper sends it again, to a worker that stays
-        claim = partial(jobs.claim, worker=self._worker, lease_s=self._settings.lease_s)
-        token = secrets.token_hex(8)
-        try:
-            job = patiently(lambda: self._store.update(job_id, claim, token=token), self._stop)
-        except (IllegalTransition, UnknownJob) as error:
-            log.info("not taken: %s", error)
+        job = self._claim(job_id) or self._claim_oldest()
+        if job is None:
             return
         log.info("job %s: attempt %d, fence %d", job.id, job.attempt, job.fence)
         attempt = Attempt(job, self._store, self._registry, self._settings, self._stop)
@@ -70,6 +67,20 @@ class Supervisor:
                 attempt.run()
         except StaleFence as error:
             log.warning("left to its new owner: %s", error)
+
+    def _claim(self, job_id: str) -> Job | None:
+        claim = partial(jobs.claim, worker=self._worker, lease_s=self._settings.lease_s)
+        token = secrets.token_hex(8)
+        try:
+            return patiently(lambda: self._store.update(job_id, claim, token=token), self._stop)
+        except (IllegalTransition, UnknownJob) as error:
+            log.info("not taken: %s", error)
+            return None
+
+    def _claim_oldest(self) -> Job | None:
+        """A message is only a wake-up call: Celery takes one a second, and those of cancelled jobs hold nobody up."""
+        waiting = patiently(lambda: self._store.waiting(limit=CANDIDATES), self._stop)
+        return next((job for candidate in waiting if (job := self._claim(candidate.id))), None)
 
     def _is_published(self, job: Job) -> bool:
         try:

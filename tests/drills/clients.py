@@ -18,7 +18,7 @@ class Crowd:
     url: str
     ask: Callable[[httpx2.Client, int], httpx2.Response]  # (client, number of the request) -> answer
     size: int
-    check: Callable[[httpx2.Response], None] = lambda answer: None
+    check: Callable[[httpx2.Response], None] = lambda _: None
     answers: list[tuple[int, bool]] = field(default_factory=list)  # (status, whether the connection was to be closed)
     refused: int = 0  # connections that nobody listened for; that is an answer, too
     errors: list[str] = field(default_factory=list)  # connections that broke, and answers that did not pass `check`

@@ -13,8 +13,9 @@ import redis
 
 from services.dev import free_port
 from shared.errors import IdempotencyMismatch, IllegalTransition, StoreUnavailable, UnknownJob
-from shared.job_store import Idempotency, JobStore, MemoryJobStore, RedisJobStore
+from shared.job_store import Idempotency, JobStore, RedisJobStore
 from shared.jobs import Event, Job, JobStatus, enqueued
+from shared.memory_job_store import MemoryJobStore
 from tests.shared.examples import a_job
 from tests.shared.servers import BreakableConnection, breakable, redis_on
 
@@ -107,6 +108,15 @@ def test_a_job_is_unsent_until_a_message_tells_of_it_or_it_waits_no_more(store: 
     assert store.unsent() == []
     store.update(older.id, lambda job, _: job.model_copy(update={"enqueued_at": None}))
     assert [job.id for job in store.unsent()] == ["job-1"]
+
+
+def test_jobs_wait_in_the_order_in_which_they_were_made(store: JobStore) -> None:
+    for name in ("job-2", "job-3", "job-1", "job-4"):
+        submit(store, name)
+    store.update("job-2", moved_to(JobStatus.CANCELLED))
+
+    assert [job.id for job in store.waiting(limit=2)] == ["job-1", "job-3"]
+    assert [job.id for job in store.waiting(limit=9)] == ["job-1", "job-3", "job-4"]
 
 
 # Records
@@ -504,6 +514,7 @@ CALLS: dict[str, Callable[[JobStore], object]] = {
     "events": lambda store: store.events("some-job"),
     "restore": lambda store: store.restore(a_job(), [], []),
     "unsent": lambda store: store.unsent(),
+    "waiting": lambda store: store.waiting(1),
     "announce": lambda store: store.announce(),
 }
 

@@ -104,6 +104,16 @@ def test_a_job_that_another_worker_holds_is_left_alone(worker: Worker) -> None:
     assert worker.store.get(job.id) == held
 
 
+def test_the_message_of_a_job_that_is_not_to_be_had_wakes_the_one_that_waited_longest(worker: Worker) -> None:
+    cancelled, older, newer = worker.queue(), worker.queue(), worker.queue()
+    worker.store.update(cancelled.id, partial(jobs.ask, request="cancel"))
+
+    worker.supervise(cancelled)
+
+    assert worker.store.get(older.id).status is JobStatus.SUCCEEDED
+    assert worker.store.get(newer.id).attempt == 0
+
+
 def test_a_killed_trainer_is_started_again_from_its_checkpoint_and_nothing_shows(worker: Worker) -> None:
     """The same weights and the same metrics as a job that nobody disturbed, with no gap and no double."""
     budget = {"total_nimg": 12_800, "tick_nimg": 1600, "snapshot_nimg": 12_800, "checkpoint_every_s": 0.2}
