@@ -19,6 +19,7 @@ import typer
 from rich.console import Console, RenderableType
 
 from services import cli_display as display
+from services import cli_doctor
 from services.client import Job, Kiln
 from services.client_wire import ApiError, Conflict, InvalidInput, NotFound, Unauthorized, Unavailable
 from shared import errors
@@ -170,6 +171,21 @@ def presets(name: Annotated[str | None, typer.Argument()] = None, as_json: AsJso
         else:
             preset = kiln.presets.get(name)
             _print(as_json, preset, lambda: display.preset(preset))
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Look at what is installed and running here, and say what to do about what is missing."""
+    findings = list(cli_doctor.examine())
+    _print(as_json, [finding.as_json() for finding in findings], lambda: display.findings(findings))
+    if not all(finding.is_well for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
+def evaluate(context: typer.Context) -> None:
+    """Print the figures of models: FID, KID and others. Options as of `python -m services.trainer evaluate`."""
+    os.execv(sys.executable, [sys.executable, "-m", "services.trainer", "evaluate", *context.args])  # noqa: S606
 
 
 def main() -> None:

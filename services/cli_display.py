@@ -15,6 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from services.cli_doctor import Finding
 from services.client_wire import JobData, ModelData
 from shared.jobs import JobStatus
 
@@ -117,6 +118,14 @@ def config(resolved: Mapping[str, Any], base: Mapping[str, Any]) -> RenderableTy
     for name, value in resolved.items():
         changed = value != base.get(name)
         table.add_row(name, str(value), str(base.get(name)) if changed else "", style="bold yellow" if changed else "")
+    return table
+
+
+def findings(found: Sequence[Finding]) -> RenderableType:
+    table = _table("", "what", "found", "what to do")
+    for finding in found:
+        mark = Text("ok", style="green") if finding.is_well else Text("!!", style="red")
+        table.add_row(mark, finding.what, finding.found, "" if finding.is_well else finding.fix)
     return table
 
 
