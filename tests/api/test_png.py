@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import io
+import shutil
+import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from services.api.png import encode_png, read_provenance, tile
+from services.api.png import COMPRESSIONS, encode_png, read_provenance, tile
 
 
 def squares(count: int) -> np.ndarray:
@@ -40,17 +46,43 @@ def test_scale_repeats_pixels() -> None:
     np.testing.assert_array_equal(sheet[1::3, 2::3], tile(images, 2))
 
 
-def test_a_png_holds_the_pixels_and_their_provenance() -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+@pytest.mark.parametrize("compress", COMPRESSIONS)
+@given(pixels=arrays(np.uint8, st.tuples(st.integers(1, 70), st.integers(1, 70), st.just(3))))
+def test_a_png_holds_the_pixels_and_their_provenance(compress: str, pixels: np.ndarray) -> None:
     provenance = {"seed": 2**62, "class": "Füchse", "truncation": None}
 
-    png = encode_png(pixels, provenance)
+    png = encode_png(pixels, provenance, compress)
 
     with Image.open(io.BytesIO(png)) as image:
         image.load()
         np.testing.assert_array_equal(np.asarray(image), pixels)
     assert read_provenance(png) == provenance
-    assert encode_png(pixels, provenance) == png
+    assert encode_png(pixels, provenance, compress) == png
+
+
+@pytest.mark.parametrize("compress", COMPRESSIONS)
+def test_a_png_is_right_to_the_last_chunk(compress: str, tmp_path: Path) -> None:
+    """By the judge of the field, which checks order, lengths, checksums, and that no byte is left over."""
+    judge = shutil.which("pngcheck")
+    if judge is None:
+        pytest.skip("needs pngcheck")
+    pixels = np.random.default_rng(0).integers(0, 256, (320, 320, 3), dtype=np.uint8)
+    file = tmp_path / "sheet.png"
+    file.write_bytes(encode_png(pixels, {"class": "Füchse"}, compress))
+
+    done = subprocess.run([judge, "-v", "-t", file], capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stdout
+    assert "No errors detected" in done.stdout
+    assert "iTXt" in done.stdout
+
+
+def test_less_is_written_the_more_is_compressed() -> None:
+    smooth = np.linspace(0, 255, 128 * 128 * 3).astype(np.uint8).reshape(128, 128, 3)
+
+    none, fast, small = (len(encode_png(smooth, {}, compress)) for compress in COMPRESSIONS)
+
+    assert none > fast > small
 
 
 def test_somebody_elses_png_has_no_provenance() -> None:
