@@ -35,6 +35,7 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address the API listens on.")
     port: int = Field(8000, ge=1, le=65535, description="Port of the API.")
     max_body_bytes: int = Field(1 << 20, ge=1024, description="Larger request bodies are refused with 413.")
+    body_timeout_s: float = Field(30.0, gt=0, le=3600, description="Slower request bodies are refused with 408.")
     max_waiting_images: int = Field(8192, ge=1024, description="Images that may wait for one model before 503.")
 
     api_keys: str | None = Field(

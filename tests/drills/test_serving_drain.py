@@ -58,7 +58,7 @@ def test_drain_under_load(tmp_path: Path, drill: Drill) -> None:
         idle.close()
         image, events = read_all(large), read_all(stream)
 
-    lost = list(crowd.errors) + [status for status, _ in crowd.answers if status != 200]
+    lost = [*crowd.errors, *(status for status, _ in crowd.answers if status != 200)]
     closing = [closed for _, closed in crowd.answers]
     assert closing[-CLIENTS:] == [True] * CLIENTS  # in the end everybody had been told to go
     assert b"\r\n\r\n\x89PNG" in image
