@@ -31,6 +31,7 @@ from shared.settings import Settings, read_settings
 log = logging.getLogger("kiln.api")
 
 JOB_THREADS = 128
+STORE_TIMEOUT_S = 1.0  # a client that Redis keeps waiting is told so within two seconds, on a busy machine too
 RESCAN_S = 5.0  # models are announced; a lost announcement is made up for after so long
 
 
@@ -84,7 +85,7 @@ def _add_middleware(app: FastAPI, settings: Settings) -> None:
 def open_services(settings: Settings, drain: Drain) -> Services:
     artifacts = ArtifactStore(settings.artifact_url)
     registry = ModelRegistry(artifacts)
-    store = RedisJobStore(settings.redis_url)
+    store = RedisJobStore(settings.redis_url, timeout_s=STORE_TIMEOUT_S)
     return Services(
         settings=settings,
         store=store,

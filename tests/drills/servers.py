@@ -20,6 +20,8 @@ from shared.artifacts import ArtifactStore
 from shared.registry import ModelRegistry
 from tests.processes import PATIENCE_S, ROOT, SMALL_MACHINE, wait_for
 
+MANY = httpx2.Limits(max_connections=None)
+
 
 @dataclass
 class Server:
@@ -82,7 +84,7 @@ def running(folder: Path, **settings: str) -> Iterator[Server]:
         "KILN_ARTIFACTS": f"file://{data}/artifacts", "KILN_DRAIN_S": "0",
     } | settings  # fmt: skip
     url = f"http://127.0.0.1:{port}"
-    with (data / "api.log").open("wb") as log, httpx2.Client(base_url=url, timeout=120) as http:
+    with (data / "api.log").open("wb") as log, httpx2.Client(base_url=url, timeout=120, limits=MANY) as http:
         api = subprocess.Popen(
             [sys.executable, "-m", "services.api"], cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT
         )

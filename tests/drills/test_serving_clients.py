@@ -80,20 +80,20 @@ def test_disconnect_in_the_queue(server: Server, drill: Drill) -> None:
     """Invariant: what clients asked for that have gone is not made: they fill the queue of a slow model, leave, and the
     next one is served after the batch that runs, and not after all that was asked for, which would take minutes.
 
-    Faults injected: 24 (clients that ask for 1024 images each, all that may wait, and leave).
+    Faults injected: 30 (clients that ask for 1024 images each, more than may wait, and leave).
     Broken by hand: `services/api/routes/generate.py`: `await generate_sheet(...)` without `unless_gone` -> "8192 images
     wait and 8192 may" until the test lost its patience.
     """
-    publish(server.registry, "slow", graph=make_generator(LATENT, len(CLASSES), work=40))
+    publish(server.registry, "slow", graph=make_generator(LATENT, len(CLASSES), work=10))
     one = "/generate?class=cat&n=1&model=slow"
     assert server.http.get(one).status_code == 200
     for _ in range(3):
         with ExitStack() as leaving:
-            for _ in range(8):
+            for _ in range(10):  # two of them find no place
                 leaving.enter_context(connect(server.port)).sendall(REQUEST % (b"slow", 1024, 1))
-            wait_for(lambda: _refuses(server, one), bool)
+            wait_for(lambda: _refuses(server, one.replace("n=1", "n=1024")), bool)
         wait_for(lambda: server.http.get(one).status_code, lambda status: status == 200)
-    drill.record("disconnect in the queue", 24)
+    drill.record("disconnect in the queue", 30)
 
 
 def _refuses(server: Server, path: str) -> bool:
