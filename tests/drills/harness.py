@@ -1,0 +1,370 @@
+"""A stack whose parts can be hurt one by one: redis-server, APIs, workers, and the trainers that workers start.
+
+Every part is the real one, started as `services.dev` starts it. `Kiln.mend` brings a stack back to one of each, so that
+drills can share one; an undisturbed run of a config is made once, and every disturbed run is compared with it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx2
+import redis
+from safetensors.numpy import load_file
+
+from services.dev import API_COMMAND, WORKER_COMMAND, find_redis_server, free_port, redis_command, wait_for_redis
+from shared.job_store import RedisJobStore
+from shared.jobs import Job
+from shared.settings import Settings
+from tests.processes import ROOT, SMALL_MACHINE, small_overrides, wait_for, write_color_dataset
+
+LEASE_S = 3.0
+DEFAULTS = SMALL_MACHINE | {"KILN_LEASE_S": str(LEASE_S), "KILN_STOP_GRACE_S": "20", "KILN_MAX_ATTEMPTS": "3"}
+
+P = TypeVar("P", bound="Part")
+
+# Long enough to be hit in the middle, with a checkpoint every few dozen steps.
+RUN = small_overrides(total_nimg=12_800, tick_nimg=800, snapshot_nimg=6400, checkpoint_every_s=0.2)
+ENDLESS = small_overrides(total_nimg=10**9, tick_nimg=10**8, snapshot_nimg=10**8, checkpoint_every_s=0.2)
+
+
+class Part:
+    """One process of the stack, in a session of its own, writing to a log."""
+
+    def __init__(self, name: str, command: Sequence[str], environment: Mapping[str, str], folder: Path) -> None:
+        self.name, self.command, self.environment = name, command, environment
+        self.log_path = folder / f"{name}.log"
+        self.process: subprocess.Popen[bytes]
+        self.start()
+
+    def start(self) -> None:
+        with self.log_path.open("ab") as log:
+            self.process = subprocess.Popen(
+                self.command, cwd=ROOT, env=os.environ | self.environment, stdin=subprocess.DEVNULL, stdout=log,
+                stderr=subprocess.STDOUT, start_new_session=True,
+            )  # fmt: skip
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def is_alive(self) -> bool:
+        return self.process.poll() is None
+
+    def signal(self, number: signal.Signals) -> None:
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """kill -9, and waits for the end."""
+        self.signal(signal.SIGKILL)
+        self.process.wait()
+
+    def log(self) -> str:
+        return self.log_path.read_text(errors="replace")
+
+
+class RedisServer(Part):
+    """A redis-server with an append-only file, always on the same port and in the same folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.port, self.folder = free_port(), folder / "redis"
+        self.folder.mkdir()
+        super().__init__("redis", redis_command(find_redis_server(), self.port, self.folder), {}, folder)
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def start(self) -> None:
+        super().start()
+        wait_for_redis(self.port, self.process)
+
+    def shut_down(self) -> None:
+        """As an administrator would: SIGTERM, which flushes the append-only file."""
+        self.signal(signal.SIGTERM)
+        self.process.wait()
+
+    def ask(self, *command: str) -> Any:
+        with redis.Redis.from_url(self.url, decode_responses=True) as client:
+            return client.execute_command(*command)
+
+
+class Worker(Part):
+    def trainers(self) -> list[int]:
+        """Its training processes, by pid; stopped ones too, dead ones not."""
+        return trainers(of_worker=self.pid)
+
+    def trainer(self) -> int:
+        """Waits for its training process."""
+        return wait_for(self.trainers, bool)[0]
+
+    def kill_tree(self) -> None:
+        """kill -9 of the worker and all below it, as when a container is killed."""
+        self.signal(signal.SIGSTOP)  # or it would see its child die first
+        for pid in self.trainers():
+            os.kill(pid, signal.SIGKILL)
+        self.kill()
+
+    def leave(self) -> None:
+        """SIGTERM, as from an orchestrator, and waits for the end."""
+        self.signal(signal.SIGTERM)
+        self.process.wait()
+
+
+class Api(Part):
+    def __init__(self, name: str, environment: Mapping[str, str], folder: Path) -> None:
+        self.port = free_port()
+        self.http = httpx2.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=30)
+        super().__init__(name, API_COMMAND, {**environment, "KILN_PORT": str(self.port)}, folder)
+
+    def is_live(self) -> bool:
+        try:
+            return self.http.get("/healthz").status_code == 200
+        except httpx2.TransportError:
+            return False
+
+    def wait(self) -> None:
+        wait_for(lambda: (self.is_alive, self.is_live()), lambda seen: not seen[0] or seen[1])
+        assert self.is_alive, self.log()
+
+    def kill(self) -> None:
+        super().kill()
+        self.http.close()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run made: SHA-256 of the exported generator and of all weights, and the whole metrics series."""
+
+    generator: str
+    weights: str
+    metrics: tuple[tuple[tuple[str, float], ...], ...]
+
+
+class Kiln:
+    """The stack. `submit` and what looks at jobs speaks to its first API."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.data, self.datasets = folder, folder / "data", folder / "datasets"
+        self.data.mkdir()
+        write_color_dataset(self.datasets)
+        self.redis = RedisServer(folder)
+        self.environment = DEFAULTS | {
+            "KILN_DATA": str(self.data), "KILN_DATASETS": str(self.datasets), "KILN_REDIS_URL": self.redis.url,
+        }  # fmt: skip
+        self.store = RedisJobStore(self.redis.url)
+        self.workers: list[Worker] = []
+        self.apis: list[Api] = []
+        self._outcomes: dict[str, Outcome] = {}
+        self._started = 0
+
+    # The parts
+
+    @property
+    def worker(self) -> Worker:
+        return self.workers[0]
+
+    @property
+    def api(self) -> Api:
+        return self.apis[0]
+
+    def settings(self, **more: Any) -> Settings:
+        return Settings(data=self.data, datasets=self.datasets, redis_url=self.redis.url, lease_s=LEASE_S, **more)
+
+    def start_worker(self, **environment: str) -> Worker:
+        """One more; it takes messages as soon as it is up."""
+        self._started += 1
+        worker = Worker(f"worker-{self._started}", WORKER_COMMAND, self.environment | environment, self.folder)
+        self.workers.append(worker)
+        return worker
+
+    def start_api(self, **environment: str) -> Api:
+        """One more replica; returns at once, `Api.wait` until it answers."""
+        self._started += 1
+        api = Api(f"api-{self._started}", self.environment | environment, self.folder)
+        self.apis.append(api)
+        return api
+
+    def replace_worker(self, **environment: str) -> Worker:
+        """The workers leave, and one with other settings comes."""
+        for worker in self.workers:
+            worker.kill_tree()
+        self.workers.clear()
+        return self.start_worker(**environment)
+
+    def replace_api(self, **environment: str) -> Api:
+        for api in self.apis:
+            api.kill()
+        self.apis.clear()
+        api = self.start_api(**environment)
+        api.wait()
+        return api
+
+    def mend(self) -> None:
+        """Back to one Redis, one API and one worker with the default settings, and no job that is not over."""
+        self.redis.signal(signal.SIGCONT)
+        if not self.redis.is_alive:
+            self.redis.start()
+        self.apis = self._keep_one(self.apis)
+        self.workers = self._keep_one(self.workers)
+        if not self.apis:
+            self.start_api()
+        if not self.workers:
+            self.start_worker()
+        self.api.wait()
+        for status in ("queued", "running", "paused"):
+            for job in self.api.http.get("/jobs", params={"status": status, "limit": 100}).json()["data"]:
+                self.ask(job["id"], "cancel")
+        wait_for(lambda: self.api.http.get("/jobs", params={"status": "running"}).json()["data"], lambda jobs: not jobs)
+        wait_for(self.trainers, lambda pids: not pids)
+
+    def _keep_one(self, parts: list[P]) -> list[P]:
+        """The first that is alive and has the default settings; the others are killed."""
+        kept: list[P] = []
+        for part in parts:
+            part.signal(signal.SIGCONT)
+            added = {name: value for name, value in part.environment.items() if name != "KILN_PORT"}
+            if part.is_alive and added == self.environment and not kept:
+                kept.append(part)
+            elif isinstance(part, Worker):
+                part.kill_tree()
+            else:
+                part.kill()
+        return kept
+
+    def close(self) -> None:
+        for worker in self.workers:
+            worker.kill_tree()
+        for api in self.apis:
+            api.kill()
+        self.redis.kill()
+        self.store.close()
+
+    def trainers(self) -> list[int]:
+        return [pid for worker in self.workers for pid in worker.trainers()]
+
+    # Jobs
+
+    def submit(self, overrides: Mapping[str, Any], dataset: str = "colors", **headers: str) -> str:
+        body = {"preset": "tiny", "dataset": dataset, "overrides": overrides}
+        answer = self.api.http.post("/jobs", json=body, headers=headers)
+        assert answer.status_code == 202, answer.text
+        return str(answer.json()["id"])
+
+    def ask(self, job_id: str, what: str) -> httpx2.Response:
+        """cancel, pause, resume or finish."""
+        return self.api.http.post(f"/jobs/{job_id}/{what}")
+
+    def job(self, job_id: str) -> Job:
+        return self.store.get(job_id)
+
+    def wait(self, job_id: str, is_so: Callable[[Job], bool]) -> Job:
+        return wait_for(lambda: self.job(job_id), is_so)
+
+    def wait_for_status(self, job_id: str, status: str) -> Job:
+        """Also returns when the job is over in another way, for the test to say what it sees."""
+        return self.wait(job_id, lambda job: job.status == status or job.is_over)
+
+    def wait_until_training(self, job_id: str, share: float = 0.0) -> Job:
+        """Until the trainer has seen more than this share of the budget."""
+        return self.wait(job_id, lambda job: job.progress.fraction > share)
+
+    def wait_until_over(self, job_id: str) -> Job:
+        return self.wait(job_id, lambda job: job.is_over)
+
+    def events(self, job_id: str) -> list[str]:
+        return [event.kind for event in self.store.events(job_id)]
+
+    def wait_for_event(self, job_id: str, kind: str) -> None:
+        wait_for(lambda: self.events(job_id), lambda kinds: kind in kinds)
+
+    def checkpoints(self, job_id: str) -> list[Path]:
+        """Oldest first; unfinished ones, whose names begin with a dot, left out."""
+        folder = self.data / "artifacts" / "jobs" / job_id / "checkpoints"
+        return sorted(path for path in folder.glob("*.ckpt") if not path.name.startswith("."))
+
+    # What a run made
+
+    def outcome(self, job_id: str) -> Outcome:
+        job = self.api.http.get(f"/jobs/{job_id}").json()
+        assert job["status"] == "succeeded", job
+        manifest = self.api.http.get(f"/models/{job['model_id']}").json()["manifest"]
+        kept = self.data / "artifacts" / "jobs" / job_id / "weights"
+        rows = self.api.http.get(f"/jobs/{job_id}/metrics").json()["data"]
+        return Outcome(
+            generator=manifest["files"]["generator.onnx"],
+            weights=_digest_of_weights(max(kept.glob("*.safetensors"))),
+            metrics=tuple(tuple(row.items()) for row in rows),
+        )
+
+    def undisturbed(self, overrides: Mapping[str, Any]) -> Outcome:
+        """Of the same config, left alone: made once."""
+        key = json.dumps(overrides, sort_keys=True)
+        if key not in self._outcomes:
+            job_id = self.submit(overrides)
+            job = self.wait_until_over(job_id)
+            assert (job.status, job.attempt, job.fence) == ("succeeded", 1, 1), job
+            self._outcomes[key] = self.outcome(job_id)
+        return self._outcomes[key]
+
+    def assert_nothing_shows(self, job_id: str, overrides: Mapping[str, Any]) -> None:
+        """The job made the same weights, bit for bit, and the same metrics series as one that nobody disturbed."""
+        made, expected = self.outcome(job_id), self.undisturbed(overrides)
+        positions = [dict(row)["nimg"] for row in made.metrics]
+        assert positions == [dict(row)["nimg"] for row in expected.metrics], "a gap or a double in the series"
+        assert made.metrics == expected.metrics
+        assert (made.generator, made.weights) == (expected.generator, expected.weights)
+
+
+def _digest_of_weights(path: Path) -> str:
+    """Of names and values; the file's header holds its metadata in no certain order."""
+    tensors = load_file(path)
+    return hashlib.sha256(b"".join(name.encode() + tensors[name].tobytes() for name in sorted(tensors))).hexdigest()
+
+
+def trainers(of_worker: int | None = None) -> list[int]:
+    """Training processes that have this parent; from /proc, zombies left out."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        with suppress(OSError):
+            command = (folder / "cmdline").read_bytes().split(b"\0") if folder.name.isdigit() else []
+            if b"services.trainer" in command and command[-2:-1] == [str(of_worker).encode()]:
+                found.append(int(folder.name))
+    return found
+
+
+def state_of(pid: int) -> str:
+    """R, S, D, T (stopped), Z; "" when there is no such process."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return ""
+    found = re.search(r"^State:\s+(\w)", status, re.MULTILINE)
+    return found[1] if found else ""
+
+
+def is_gone(pid: int) -> bool:
+    return state_of(pid) in ("", "Z")
+
+
+@contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """SIGSTOP for the length of the block."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
