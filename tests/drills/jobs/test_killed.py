@@ -8,28 +8,185 @@ import signal
 
 import pytest
 
-from tests.drills.harness import RUN, Kiln, is_gone, stopped
+from tests.drills.harness import ENDLESS, RUN, Kiln, is_gone, state_of
 from tests.drills.report import Drill
-from tests.processes import wait_for
+from tests.processes import small_overrides, wait_for
 
 
 @pytest.mark.slow_drill
 def test_kill_9_the_trainer_mid_epoch(kiln: Kiln, drill: Drill) -> None:
-    """About 90 s.
+    """About 60 s.
 
     Invariant: weights and metrics are those of a run that nobody disturbed, bit for bit, however often it is killed.
     Faults injected: SIGKILL to the trainer at two random positions of the run, in two attempts.
     """
     job_id = kiln.submit(RUN)
-    first, second = sorted(random.uniform(0.05, 0.75) for _ in range(2))
+    shares = sorted(random.uniform(0.05, 0.75) for _ in range(2))
 
-    for share in (first, second):
+    for kills, share in enumerate(shares, start=1):
         kiln.wait_until_training(job_id, share)
         os.kill(kiln.worker.trainer(), signal.SIGKILL)
-        wait_for(lambda: kiln.events(job_id).count("crashed"), lambda n: n == (1 if share == first else 2))
+        kiln.wait(job_id, lambda job, kills=kills: job.crashes == kills or job.is_over)
 
     job = kiln.wait_until_over(job_id)
     assert (job.attempt, job.crashes) == (3, 2)
     assert kiln.events(job_id).count("resumed") == 2
     kiln.assert_nothing_shows(job_id, RUN)
-    drill.record("kill -9 the trainer mid-epoch", 2, detail=f"at {first:.0%} and {second:.0%}")
+    drill.record("kill -9 the trainer mid-epoch", 2, detail=" and ".join(f"at {share:.0%}" for share in shares))
+
+
+@pytest.mark.slow_drill
+def test_kill_9_the_trainer_during_a_checkpoint_write(kiln: Kiln, drill: Drill) -> None:
+    """About 40 s.
+
+    Invariant: a checkpoint that was half written is never read; the run goes on from the one before, and nothing shows.
+    Faults injected: SIGKILL to the trainer while the unfinished file of a checkpoint lies in the folder.
+    """
+    overrides = RUN | {"checkpoint_every_s": 0}  # it writes one after every step
+    job_id = kiln.submit(overrides)
+    kiln.wait_until_training(job_id, 0.1)
+    pid = kiln.worker.trainer()
+
+    unfinished = wait_for(lambda: stop_with_an_unfinished_checkpoint(kiln, job_id, pid), bool)
+    os.kill(pid, signal.SIGKILL)
+
+    job = kiln.wait_until_over(job_id)
+    assert (job.attempt, job.crashes) == (2, 1)
+    assert "resumed" in kiln.events(job_id)
+    assert "warning" not in kiln.events(job_id)
+    kiln.assert_nothing_shows(job_id, overrides)
+    drill.record("kill -9 the trainer during a checkpoint write", 1, detail=f"{unfinished}")
+
+
+def stop_with_an_unfinished_checkpoint(kiln: Kiln, job_id: str, pid: int) -> list[str]:
+    """Stops the trainer and looks; lets it go on when no checkpoint is half written. -> names of those that are."""
+    folder = kiln.data / "artifacts" / "jobs" / job_id / "checkpoints"
+    for _ in range(1000):
+        os.kill(pid, signal.SIGSTOP)
+        wait_for(lambda: state_of(pid), lambda state: state in ("T", "Z", ""))
+        if names := [path.name for path in folder.glob(".*")]:
+            return names
+        os.kill(pid, signal.SIGCONT)
+    return []
+
+
+def test_kill_9_the_worker_with_all_below_it(kiln: Kiln, drill: Drill) -> None:
+    """Invariant: when the lease has run out the job goes on elsewhere from its checkpoint, and nothing shows.
+
+    Faults injected: SIGKILL to the worker and its trainer at once, as when a container is killed.
+    """
+    job_id = kiln.submit(RUN)
+    kiln.wait_until_training(job_id, 0.1)
+
+    kiln.worker.kill_tree()
+    kiln.replace_worker()
+
+    job = kiln.wait_until_over(job_id)
+    assert (job.attempt, job.crashes, job.fence) == (2, 1, 2)
+    kiln.assert_nothing_shows(job_id, RUN)
+    drill.record("kill -9 the worker (whole tree)", 1)
+
+
+@pytest.mark.slow_drill
+def test_kill_9_the_workers_main_process(kiln: Kiln, drill: Drill) -> None:
+    """About 30 s.
+
+    Invariant: the trainer goes with its worker, so that nobody trains unseen; another worker goes on.
+    Faults injected: SIGKILL to the worker's main process alone.
+    """
+    job_id = kiln.submit(RUN)
+    kiln.wait_until_training(job_id, 0.1)
+    orphan = kiln.worker.trainer()
+
+    kiln.worker.kill()
+
+    wait_for(lambda: is_gone(orphan), bool)
+    kiln.replace_worker()
+    job = kiln.wait_until_over(job_id)
+    assert (job.attempt, job.crashes) == (2, 1)
+    kiln.assert_nothing_shows(job_id, RUN)
+    drill.record("kill -9 the worker (main)", 1)
+
+
+@pytest.mark.slow_drill
+def test_kill_9_the_workers_child(kiln: Kiln, drill: Drill) -> None:
+    """About 30 s.
+
+    Invariant: the worker outlives its only child, counts a crash, and takes the job up again.
+    Faults injected: SIGKILL to the child while it still loads, before it has said a word.
+    """
+    job_id = kiln.submit(RUN)
+    worker = kiln.worker.pid
+    os.kill(kiln.worker.trainer(), signal.SIGKILL)
+
+    job = kiln.wait_until_over(job_id)
+    assert (job.attempt, job.crashes) == (2, 1)
+    assert (kiln.worker.pid, kiln.worker.is_alive) == (worker, True)
+    kiln.assert_nothing_shows(job_id, RUN)
+    drill.record("kill -9 the worker (child)", 1)
+
+
+@pytest.mark.slow_drill
+def test_a_poison_job_is_given_up_and_the_next_one_runs(kiln: Kiln, drill: Drill) -> None:
+    """About 40 s.
+
+    Invariant: a job that takes its worker down each time ends `lost` after `max_attempts`; the next one is trained.
+    Faults injected: SIGKILL to the worker and all below it, each time it has claimed the job.
+    """
+    poison = kiln.submit(ENDLESS)
+    harmless = kiln.submit(small_overrides())
+
+    attempts = kiln.settings().max_attempts
+    for attempt in range(1, attempts + 1):
+        kiln.wait(poison, lambda job, attempt=attempt: job.attempt == attempt and job.status == "running")
+        kiln.worker.kill_tree()
+        # The queue is in nobody's order now: the harmless one may come first, which is as well.
+        kiln.replace_worker()
+
+    job = kiln.wait_until_over(poison)
+    assert (job.status, job.reason, job.attempt, job.crashes) == ("lost", "worker_lost", attempts, attempts)
+    assert kiln.wait_until_over(harmless).status == "succeeded"
+    drill.record("poison job (kills its worker each time)", attempts)
+
+
+@pytest.mark.slow_drill
+def test_a_worker_that_is_told_to_leave_hands_its_job_on(kiln: Kiln, drill: Drill) -> None:
+    """About 35 s.
+
+    Invariant: SIGTERM -> checkpoint -> back to the queue -> another worker goes on; no crash is counted, nothing shows.
+    Faults injected: SIGTERM to the worker that trains, while another one waits.
+    """
+    job_id = kiln.submit(RUN)
+    kiln.wait_until_training(job_id, 0.1)
+    leaving, other = kiln.worker, kiln.start_worker()
+
+    leaving.leave()
+
+    assert leaving.trainers() == []
+    assert kiln.events(job_id)[-2:] in (["checkpoint", "handed_back"], ["handed_back", "loading"])
+    job = kiln.wait(job_id, lambda job: job.attempt == 2)
+    assert (job.worker or "").endswith(f"-{other.pid}")
+    job = kiln.wait_until_over(job_id)
+    assert (job.attempt, job.crashes) == (2, 0)
+    kiln.assert_nothing_shows(job_id, RUN)
+    drill.record("worker shutdown by SIGTERM", 1)
+
+
+def test_a_trainer_deaf_to_sigterm_is_killed(kiln: Kiln, drill: Drill) -> None:
+    """Invariant: who asked for a cancel gets it; no trainer stays behind, and the worker takes the next job.
+
+    Faults injected: a trainer that SIGTERM does not reach (it is stopped), then a cancel.
+    """
+    worker = kiln.replace_worker(KILN_STOP_GRACE_S="1")
+    job_id, next_id = kiln.submit(ENDLESS), kiln.submit(ENDLESS)
+    kiln.wait_for_status(job_id, "running")
+    deaf = worker.trainer()
+    os.kill(deaf, signal.SIGSTOP)
+
+    kiln.ask(job_id, "cancel")
+
+    job = kiln.wait_until_over(job_id)
+    assert (job.status, job.reason) == ("cancelled", "cancelled_by_user")
+    assert is_gone(deaf)
+    assert kiln.wait_for_status(next_id, "running").attempt == 1
+    drill.record("trainer deaf to SIGTERM", 1)
