@@ -15,6 +15,7 @@ import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,12 +24,14 @@ import redis
 from safetensors.numpy import load_file
 
 from services.dev import API_COMMAND, WORKER_COMMAND, find_redis_server, free_port, redis_command, wait_for_redis
+from shared import jobs
+from shared.broker import TRAINING_QUEUE
 from shared.job_store import RedisJobStore
-from shared.jobs import Job
+from shared.jobs import Event, Job, JobStatus
 from shared.settings import Settings
 from tests.processes import ROOT, SMALL_MACHINE, small_overrides, wait_for, write_color_dataset
 
-LEASE_S = 3.0
+LEASE_S = 6.0
 DEFAULTS = SMALL_MACHINE | {"KILN_LEASE_S": str(LEASE_S), "KILN_STOP_GRACE_S": "20", "KILN_MAX_ATTEMPTS": "3"}
 
 P = TypeVar("P", bound="Part")
@@ -224,11 +227,18 @@ class Kiln:
         if not self.workers:
             self.start_worker()
         self.api.wait()
-        for status in ("queued", "running", "paused"):
-            for job in self.api.http.get("/jobs", params={"status": status, "limit": 100}).json()["data"]:
-                self.ask(job["id"], "cancel")
-        wait_for(lambda: self.api.http.get("/jobs", params={"status": "running"}).json()["data"], lambda jobs: not jobs)
-        wait_for(self.trainers, lambda pids: not pids)
+        self.end_all_jobs()
+
+    def end_all_jobs(self) -> None:
+        """Cancels what is not over, the quick way."""
+        for status in (JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.PAUSED):
+            for job in self.store.list(status, limit=200).jobs:
+                self.store.update(job.id, partial(jobs.ask, request="cancel"))
+        self.redis.ask("DEL", TRAINING_QUEUE)  # messages of jobs that are over
+        for pid in self.trainers():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)  # rather than wait for what they would still write
+        wait_for(lambda: self.store.list(JobStatus.RUNNING).jobs, lambda running: not running)
 
     def _keep_one(self, parts: list[P]) -> list[P]:
         """The first that is alive and has the default settings; the others are killed."""
@@ -285,10 +295,19 @@ class Kiln:
         return self.wait(job_id, lambda job: job.is_over)
 
     def events(self, job_id: str) -> list[str]:
+        """Their kinds."""
         return [event.kind for event in self.store.events(job_id)]
 
-    def wait_for_event(self, job_id: str, kind: str) -> None:
-        wait_for(lambda: self.events(job_id), lambda kinds: kind in kinds)
+    def wait_for_event(self, job_id: str, kind: str, containing: str = "") -> Event:
+        """Fails when the job ends without it."""
+
+        def look() -> tuple[bool, list[Event]]:
+            is_over = self.job(job_id).is_over  # before the events, or one might slip in between
+            return is_over, [e for e in self.store.events(job_id) if e.kind == kind and containing in e.message]
+
+        _, found = wait_for(look, lambda seen: seen[0] or bool(seen[1]))
+        assert found, f"no event {kind} {containing}: {self.events(job_id)}"
+        return found[0]
 
     def checkpoints(self, job_id: str) -> list[Path]:
         """Oldest first; unfinished ones, whose names begin with a dot, left out."""

@@ -28,7 +28,8 @@ class Wire:
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
         self._needles: tuple[bytes, ...] = ()
-        self._act: Callable[[], Fate] = lambda: Fate.PASSED
+        self._act: Callable[[], Any] = lambda: None
+        self._fate = Fate.PASSED
         self.sprung = threading.Event()
 
     @property
@@ -36,25 +37,27 @@ class Wire:
         return f"redis://127.0.0.1:{self.port}/0"
 
     def trap(self, *needles: str, act: Callable[[], Any] = lambda: None, fate: Fate = Fate.DROPPED) -> None:
-        """Calls `act` once, at the first request that contains all needles, before any of it reaches Redis."""
+        """Calls `act` once, at the first request that contains all needles, before any of it reaches Redis.
 
-        def spring() -> Fate:
-            act()
-            return fate
+        With UNANSWERED it is called when Redis has answered, and the answer has not been passed on.
+        """
 
         with self._lock:
             self.sprung.clear()
-            self._needles, self._act = tuple(needle.encode() for needle in needles), spring
+            self._needles, self._act, self._fate = tuple(needle.encode() for needle in needles), act, fate
 
     def _fate_of(self, request: bytes) -> Fate:
         with self._lock:
             if not self._needles or not all(needle in request for needle in self._needles):
                 return Fate.PASSED
             self._needles = ()
-            act = self._act
-        fate = act()
+        if self._fate is not Fate.UNANSWERED:
+            self._spring()
+        return self._fate
+
+    def _spring(self) -> None:
+        self._act()
         self.sprung.set()
-        return fate
 
     def accept(self) -> None:
         while True:
@@ -102,6 +105,7 @@ class Wire:
         with suppress(OSError):
             while data := server.recv(1 << 16):
                 if is_cut.is_set():
+                    self._spring()
                     break
                 client.sendall(data)
         _shut(server, client)

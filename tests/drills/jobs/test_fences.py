@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import threading
+from contextlib import suppress
 from functools import partial
 
 import httpx2
@@ -21,6 +23,8 @@ from tests.drills.harness import ENDLESS, RUN, Kiln, is_gone
 from tests.drills.report import Drill
 from tests.drills.wire import Fate, wire_to
 from tests.processes import small_overrides, wait_for
+
+pytestmark = pytest.mark.timeout(900)
 
 
 def test_kill_9_the_api_between_record_and_message(kiln: Kiln, drill: Drill) -> None:
@@ -88,12 +92,12 @@ def test_a_worker_that_sleeps_past_its_lease_has_lost_its_job(kiln: Kiln, drill:
     sleeping = [sleeper.pid] + [sleepers_trainer] * (what == "worker and trainer")
 
     for pid in sleeping:
-        signal_to(pid, signal.SIGSTOP)
+        os.kill(pid, signal.SIGSTOP)
     job = kiln.wait(job_id, lambda job: job.attempt == 2)
     assert (job.fence, (job.worker or "").endswith(f"-{other.pid}")) == (2, True)
     wait_for(other.trainers, bool)
     for pid in sleeping:
-        signal_to(pid, signal.SIGCONT)
+        os.kill(pid, signal.SIGCONT)
 
     wait_for(lambda: is_gone(sleepers_trainer), bool)
     wait_for(sleeper.log, lambda text: "left to its new owner" in text)
@@ -102,12 +106,6 @@ def test_a_worker_that_sleeps_past_its_lease_has_lost_its_job(kiln: Kiln, drill:
     assert kiln.events(job_id).count("succeeded") == 1
     kiln.assert_nothing_shows(job_id, RUN)
     drill.record(f"SIGSTOP a {what} past its lease", len(sleeping))
-
-
-def signal_to(pid: int, number: signal.Signals) -> None:
-    import os
-
-    os.kill(pid, number)
 
 
 def test_a_worker_that_dies_between_publishing_and_finishing(kiln: Kiln, drill: Drill) -> None:
@@ -223,8 +221,6 @@ class claiming:  # noqa: N801
             while not self._over.is_set():
                 if message := client.brpop([TRAINING_QUEUE], timeout=0.2):
                     job_id = json.loads(message[1])["headers"]["argsrepr"].strip("['] ")
-                    try:
+                    with suppress(IllegalTransition):  # somebody has it
                         self._claimed.append(store.update(job_id, partial(jobs.claim, worker=name, lease_s=3600)))
-                    except IllegalTransition:
-                        pass  # somebody has it
         store.close()

@@ -12,6 +12,8 @@ from tests.drills.harness import ENDLESS, RUN, Kiln, is_gone, state_of
 from tests.drills.report import Drill
 from tests.processes import small_overrides, wait_for
 
+pytestmark = pytest.mark.timeout(900)
+
 
 @pytest.mark.slow_drill
 def test_kill_9_the_trainer_mid_epoch(kiln: Kiln, drill: Drill) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.drills.harness import Kiln
 from tests.drills.report import Drill
 from tests.processes import small_overrides
+
+pytestmark = pytest.mark.timeout(900)
 
 
 def test_a_lease_shorter_than_export_exit_and_publishing(kiln: Kiln, drill: Drill) -> None:

@@ -1,0 +1,146 @@
+"""Trainers that hang, raise, run out of memory or diverge, and clocks that are wrong."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from tests.drills.harness import RUN, Kiln
+from tests.drills.report import Drill
+from tests.processes import small_overrides
+
+pytestmark = pytest.mark.timeout(900)
+
+STALL_S = "20"  # longer than torch takes to load on a busy machine
+
+
+@pytest.mark.slow_drill
+def test_a_trainer_that_hangs_once(kiln: Kiln, drill: Drill) -> None:
+    """About 60 s.
+
+    Invariant: a trainer that says nothing for KILN_STALL_S is killed; the job goes on from its checkpoint.
+    Faults injected: SIGSTOP to the trainer, for good.
+    """
+    worker = kiln.replace_worker(KILN_STALL_S=STALL_S)
+    job_id = kiln.submit(RUN)
+    kiln.wait_until_training(job_id, 0.2)
+
+    os.kill(worker.trainer(), signal.SIGSTOP)
+
+    job = kiln.wait_until_over(job_id)
+    assert (job.attempt, job.crashes) == (2, 1)
+    kiln.assert_nothing_shows(job_id, RUN)
+    drill.record("trainer that hangs", 1)
+
+
+@pytest.mark.slow_drill
+def test_a_trainer_that_hangs_every_time(kiln: Kiln, drill: Drill) -> None:
+    """About 60 s.
+
+    Invariant: the job ends `lost`, reason `stalled`, after `max_attempts`; the worker takes the next one.
+    Faults injected: SIGSTOP to each of its trainers, in two attempts.
+    """
+    worker = kiln.replace_worker(KILN_STALL_S=STALL_S, KILN_MAX_ATTEMPTS="2")
+    job_id, next_id = kiln.submit(RUN), kiln.submit(RUN)
+    for attempt in (1, 2):
+        kiln.wait(job_id, lambda job, attempt=attempt: job.attempt == attempt or job.is_over)
+        os.kill(worker.trainer(), signal.SIGSTOP)
+        kiln.wait(job_id, lambda job, attempt=attempt: job.crashes == attempt or job.is_over)
+
+    job = kiln.wait_until_over(job_id)
+    assert (job.status, job.reason, job.attempt) == ("lost", "stalled", 2)
+    assert kiln.wait_for_status(next_id, "running").attempt == 1
+    drill.record("trainer that hangs, every time", 2)
+
+
+def test_a_trainer_that_raises(kiln: Kiln, drill: Drill) -> None:
+    """Invariant: the job fails once, at once, says why, and the worker takes the next one.
+
+    Faults injected: a data set with a picture that is none.
+    """
+    broken = kiln.datasets / "broken" / "train" / "red"
+    broken.mkdir(parents=True, exist_ok=True)
+    (broken / "000.png").write_bytes(b"\x89PNG but not for long")
+
+    job_id, next_id = kiln.submit(RUN, dataset="broken"), kiln.submit(RUN)
+
+    job = kiln.wait_until_over(job_id)
+    assert (job.status, job.reason, job.attempt) == ("failed", "bad_config", 1)
+    assert "000.png" in (job.error or "")
+    assert kiln.wait_for_status(next_id, "running").attempt == 1
+    drill.record("trainer that raises", 1)
+
+
+@pytest.mark.slow_drill
+def test_a_trainer_that_runs_out_of_memory(kiln: Kiln, drill: Drill) -> None:
+    """About 25 s.
+
+    Invariant: the job fails, reason `oom`, after one attempt: more of them would need as much again.
+    Faults injected: a limit on the trainer's address space (RLIMIT_AS) below what its next step needs.
+    """
+    job_id = kiln.submit(small_overrides(batch_size=2048, d_channels=[64, 64, 64], total_nimg=10**8))
+    kiln.wait_for_event(job_id, "started")
+    pid = kiln.worker.trainer()
+
+    size_bytes = int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.prlimit(pid, resource.RLIMIT_AS, (size_bytes, resource.RLIM_INFINITY))
+
+    job = kiln.wait_until_over(job_id)
+    assert (job.status, job.reason, job.attempt) == ("failed", "oom", 1), job.error
+    drill.record("trainer runs out of memory", 1)
+
+
+def test_a_trainer_that_diverges(kiln: Kiln, drill: Drill) -> None:
+    """Invariant: the job fails, reason `diverged`, says which loss, and publishes nothing.
+
+    Faults injected: Adam without a second moment at a learning rate of 1.
+    """
+    reckless = {"architecture": "resnet", "g_channels": [8, 8, 8, 8], "lr": 1.0, "adam_beta1": 0.9, "adam_beta2": 0.0}
+    job_id = kiln.submit(small_overrides(total_nimg=16_000, **reckless))
+
+    job = kiln.wait_until_over(job_id)
+
+    assert (job.status, job.reason, job.attempt) == ("failed", "diverged", 1)
+    assert "loss" in (job.error or "")
+    assert kiln.api.http.get(f"/models/tiny-{job_id}").status_code == 404
+    drill.record("trainer that diverges", 1)
+
+
+FAKETIME = next((str(path) for path in sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))), "")
+
+
+@pytest.mark.slow_drill
+@pytest.mark.skipif(not FAKETIME, reason="needs libfaketime (Debian's package faketime)")
+@pytest.mark.parametrize("side", ["worker", "API"])
+@pytest.mark.parametrize("offset_h", [2, -2])
+def test_a_clock_that_is_two_hours_off(kiln: Kiln, drill: Drill, side: str, offset_h: int) -> None:
+    """About 60 s each.
+
+    Invariant: leases run by the store's clock alone: a worker that lives keeps its job, one that dies loses it when
+    its lease is over, not two hours later or at once; the job's times are the store's.
+    Faults injected: libfaketime two hours ahead, behind, for the worker (and its trainer), for the API; then kill -9.
+    """
+    wrong = {"LD_PRELOAD": FAKETIME, "FAKETIME": f"{offset_h:+d}h", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+    began = datetime.now(UTC)
+    if side == "API":
+        kiln.replace_api(**wrong)
+    worker = kiln.replace_worker(**wrong) if side == "worker" else kiln.worker
+    job_id = kiln.submit(RUN)
+    kiln.wait_until_training(job_id, 0.3)
+    assert (kiln.job(job_id).attempt, kiln.job(job_id).fence) == (1, 1)
+
+    worker.kill_tree()
+    kiln.replace_worker(**(wrong if side == "worker" else {}))
+
+    job = kiln.wait_until_over(job_id)
+    assert (job.attempt, job.fence, job.crashes) == (2, 2, 1)
+    assert job.started_at is not None
+    assert job.finished_at is not None
+    assert began <= job.created_at <= job.started_at <= job.finished_at <= datetime.now(UTC) + timedelta(seconds=1)
+    kiln.assert_nothing_shows(job_id, RUN)
+    drill.record(f"clock two hours off on the {side}'s side", 2)

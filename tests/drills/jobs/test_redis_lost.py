@@ -1,0 +1,164 @@
+"""Redis restarted, killed, emptied, hanging and gone: idle, in a job, and in the middle of a request."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import httpx2
+import pytest
+
+from tests.drills.harness import ENDLESS, LEASE_S, RUN, Kiln, RedisServer, stopped
+from tests.drills.report import Drill
+from tests.drills.wire import Fate, wire_to
+from tests.processes import wait_for
+
+pytestmark = pytest.mark.timeout(900)
+
+BODY = {"preset": "tiny", "dataset": "colors", "overrides": ENDLESS}
+
+
+def assert_refused_in_time(answer: httpx2.Response) -> None:
+    """503 within two seconds, and when to come again."""
+    assert answer.status_code == 503, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert int(answer.headers["retry-after"]) > 0
+    assert answer.elapsed.total_seconds() < 2
+
+
+def test_redis_restarts_while_nothing_happens(kiln: Kiln, drill: Drill) -> None:
+    """Invariant: API and worker find the new Redis by themselves; the next job is taken at once, and the one after.
+
+    Faults injected: three restarts of redis-server (SIGTERM, kill -9, SIGTERM), with API and worker idle.
+    """
+    for end in (kiln.redis.shut_down, kiln.redis.kill, kiln.redis.shut_down):
+        wait_for(kiln.worker.log, lambda text: "ready." in text)
+        end()
+        kiln.redis.start()
+        job_id = kiln.submit(ENDLESS)
+        assert kiln.wait_for_status(job_id, "running").attempt == 1
+        kiln.mend()
+    drill.record("redis restart, idle", 3)
+
+
+@pytest.mark.slow_drill
+@pytest.mark.parametrize(("name", "end"), [("redis restart in a job", RedisServer.shut_down),
+                                           ("redis kill -9 with AOF, in a job", RedisServer.kill)])  # fmt: skip
+def test_redis_comes_back_in_a_job(kiln: Kiln, drill: Drill, name: str, end: Callable[[RedisServer], None]) -> None:
+    """About 30 s each.
+
+    Invariant: training goes on, the worker keeps its job, and nothing of the record or the series is missing.
+    Faults injected: redis-server ends (SIGTERM, kill -9) while a job trains, twice, and is started again.
+    """
+    job_id = kiln.submit(RUN)
+    for share in (0.1, 0.5):
+        kiln.wait_until_training(job_id, share)
+        end(kiln.redis)
+        kiln.redis.start()
+
+    job = kiln.wait_until_over(job_id)
+    assert (job.attempt, job.fence, job.crashes) == (1, 1, 0)
+    kiln.assert_nothing_shows(job_id, RUN)
+    assert kiln.wait_for_status(kiln.submit(ENDLESS), "running").attempt == 1
+    drill.record(name, 2)
+
+
+def test_redis_ends_during_a_post(kiln: Kiln, drill: Drill) -> None:
+    """Invariant: 503 with Retry-After within 2 s; who sends the request again with its key has one job, and one run.
+
+    Faults injected: kill -9 of redis-server at the moment the record of a new job reaches it: once before it has
+    written it, and once after, with the answer lost.
+    """
+    with wire_to(kiln.redis.port) as wire:
+        api = kiln.replace_api(KILN_REDIS_URL=wire.url)
+        for number, fate in enumerate((Fate.DROPPED, Fate.UNANSWERED)):
+            before = {job.id for job in kiln.store.list(limit=100).jobs}
+            key = {"Idempotency-Key": f"redis-ends-during-a-post-{number}"}
+            wire.trap('"status":"queued"', "EXEC", act=kiln.redis.kill, fate=fate)
+
+            assert_refused_in_time(api.http.post("/jobs", json=BODY, headers=key))
+            assert wire.sprung.is_set()
+            kiln.redis.start()
+            # Readers reconnect by themselves; the same request again is answered as if it were the first.
+            answer = wait_for(
+                lambda key=key: api.http.post("/jobs", json=BODY, headers=key), lambda seen: seen.status_code != 503
+            )
+
+            assert answer.status_code == 202, answer.text
+            (job_id,) = {job.id for job in kiln.store.list(limit=100).jobs} - before
+            assert answer.json()["id"] == job_id
+            assert kiln.wait_for_status(job_id, "running").attempt == 1
+            kiln.end_all_jobs()
+        kiln.mend()
+    drill.record("redis restart during POST", 2)
+
+
+def test_redis_hangs_during_a_post(kiln: Kiln, drill: Drill) -> None:
+    """Invariant: 503 with Retry-After within 2 s, also from a Redis that accepts and never answers.
+
+    Faults injected: SIGSTOP to redis-server, then three requests.
+    """
+    with stopped(kiln.redis.pid):
+        for _ in range(3):
+            assert_refused_in_time(kiln.api.http.post("/jobs", json=BODY))
+
+    assert kiln.wait_for_status(kiln.submit(ENDLESS), "running").attempt == 1
+    drill.record("redis hangs during POST", 1)
+
+
+@pytest.mark.slow_drill
+def test_flushall_in_a_job(kiln: Kiln, drill: Drill) -> None:
+    """About 30 s.
+
+    Invariant: training goes on and its model is not lost; record, series and indexes are rebuilt; the queue works.
+    Faults injected: FLUSHALL while a job trains.
+    """
+    job_id = kiln.submit(RUN)
+    kiln.wait_until_training(job_id, 0.3)
+
+    kiln.redis.ask("FLUSHALL")
+
+    wait_for(lambda: kiln.events(job_id), lambda kinds: "rebuilt" in kinds)
+    listed = kiln.api.http.get("/jobs", params={"status": "running"}).json()["data"]
+    assert [job["id"] for job in listed] == [job_id]
+    job = kiln.wait_until_over(job_id)
+    assert (job.status, job.attempt) == ("succeeded", 1)
+    kiln.assert_nothing_shows(job_id, RUN)
+    assert kiln.wait_for_status(kiln.submit(ENDLESS), "running").attempt == 1
+    drill.record("FLUSHALL in a job", 1)
+
+
+@pytest.mark.slow_drill
+@pytest.mark.parametrize("outage_s", [2 * LEASE_S, 60.0])
+def test_redis_is_gone_for_a_while(kiln: Kiln, drill: Drill, outage_s: float) -> None:
+    """About 45 s and 80 s.
+
+    Invariant: training goes on, /generate goes on, POST /jobs is refused at once; when Redis is back all recovers by
+    itself, the job keeps its worker, and nothing shows.
+    Faults injected: kill -9 of redis-server in a job; it comes back after two leases, and after 60 s.
+    """
+    kiln.undisturbed(RUN)  # so that there is a model
+    wait_for(lambda: kiln.api.http.get("/readyz").status_code, lambda code: code == 200)
+    job_id = kiln.submit(RUN)
+    kiln.wait_until_training(job_id, 0.1)
+    newest = kiln.checkpoints(job_id)[-1:]
+
+    kiln.redis.kill()
+    gone_s = time.monotonic()
+    assert_refused_in_time(kiln.api.http.post("/jobs", json=BODY))
+    wait_for(lambda: kiln.checkpoints(job_id)[-1:], lambda seen: seen != newest)
+    wait_for(lambda: drawn_after(kiln, gone_s), lambda gone_for_s: gone_for_s > outage_s)
+    assert_refused_in_time(kiln.api.http.post("/jobs", json=BODY))
+    kiln.redis.start()
+
+    job = kiln.wait_until_over(job_id)
+    assert (job.attempt, job.fence, job.crashes) == (1, 1, 0)
+    kiln.assert_nothing_shows(job_id, RUN)
+    assert kiln.wait_for_status(kiln.submit(ENDLESS), "running").attempt == 1
+    drill.record(f"redis gone for {outage_s:g} s", 1)
+
+
+def drawn_after(kiln: Kiln, gone_s: float) -> float:
+    """An image is drawn without Redis. -> seconds it has been gone"""
+    assert kiln.api.http.get("/generate", params={"n": 4, "class": "red"}).status_code == 200
+    return time.monotonic() - gone_s
