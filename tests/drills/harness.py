@@ -31,13 +31,13 @@ from shared.jobs import Event, Job, JobStatus
 from shared.settings import Settings
 from tests.processes import ROOT, SMALL_MACHINE, small_overrides, wait_for, write_color_dataset
 
-LEASE_S = 6.0
+LEASE_S = 3.0
 DEFAULTS = SMALL_MACHINE | {"KILN_LEASE_S": str(LEASE_S), "KILN_STOP_GRACE_S": "20", "KILN_MAX_ATTEMPTS": "3"}
 
 P = TypeVar("P", bound="Part")
 
 # Long enough to be hit in the middle, with a checkpoint every few dozen steps.
-RUN = small_overrides(total_nimg=12_800, tick_nimg=800, snapshot_nimg=6400, checkpoint_every_s=0.2)
+RUN = small_overrides(total_nimg=6400, tick_nimg=400, snapshot_nimg=3200, checkpoint_every_s=0.2)
 ENDLESS = small_overrides(total_nimg=10**9, tick_nimg=10**8, snapshot_nimg=10**8, checkpoint_every_s=0.2)
 
 
