@@ -66,7 +66,7 @@ def stop_with_an_unfinished_checkpoint(kiln: Kiln, job_id: str, pid: int) -> lis
     for _ in range(1000):
         os.kill(pid, signal.SIGSTOP)
         wait_for(lambda: state_of(pid), lambda state: state in ("T", "Z", ""))
-        if names := [path.name for path in folder.glob(".*")]:
+        if names := [path.name for path in folder.iterdir() if path.suffix != ".ckpt"]:
             return names
         os.kill(pid, signal.SIGCONT)
     return []

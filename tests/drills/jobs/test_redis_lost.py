@@ -47,10 +47,11 @@ def test_redis_restarts_while_nothing_happens(kiln: Kiln, drill: Drill) -> None:
 def test_redis_comes_back_in_a_job(kiln: Kiln, drill: Drill, name: str, end: Callable[[RedisServer], None]) -> None:
     """About 30 s each.
 
-    Invariant: training goes on, the worker keeps its job, and nothing of the record or the series is missing.
+    Invariant: training goes on, the worker keeps its job, nothing of record, events or series is missing, and the job
+    that waits behind it is still there and runs.
     Faults injected: redis-server ends (SIGTERM, kill -9) while a job trains, twice, and is started again.
     """
-    job_id = kiln.submit(RUN)
+    job_id, waiting = kiln.submit(RUN), kiln.submit(ENDLESS)
     for share in (0.1, 0.5):
         kiln.wait_until_training(job_id, share)
         end(kiln.redis)
@@ -58,8 +59,10 @@ def test_redis_comes_back_in_a_job(kiln: Kiln, drill: Drill, name: str, end: Cal
 
     job = kiln.wait_until_over(job_id)
     assert (job.attempt, job.fence, job.crashes) == (1, 1, 0)
+    assert "rebuilt" not in kiln.events(job_id)
+    assert kiln.wait_for_status(waiting, "running").attempt == 1
+    kiln.end_all_jobs()
     kiln.assert_nothing_shows(job_id, RUN)
-    assert kiln.wait_for_status(kiln.submit(ENDLESS), "running").attempt == 1
     drill.record(name, 2)
 
 
