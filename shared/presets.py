@@ -59,6 +59,16 @@ class TrainConfig(BaseModel):
         0, ge=0, description="Half-life of the averaged generator, in images; 0: no averaging."
     )
 
+    precision: Literal["fp32", "bf16"] = Field(
+        "fp32", description="Arithmetic of the networks; bf16 is fast on recent GPUs. Weights and losses stay fp32."
+    )
+    gpus: int = Field(
+        1, ge=1, le=64, description="Devices of one machine that share each batch; the result is the same."
+    )
+    max_minutes: float | None = Field(
+        None, gt=0, le=10**6, description="Time for the whole run; every schedule is stretched to end with it."
+    )
+
     # Data
     flip: bool = Field(False, description="Flip half of the real images horizontally.")
     rotation_degrees: float = Field(0.0, ge=0, le=180, description="Rotate real images by up to this angle.")
@@ -92,6 +102,8 @@ class TrainConfig(BaseModel):
         # torch refuses to call a spectrally normalised network twice in one step, which the penalty would need.
         both = self.spectral_norm and self.gp_weight > 0
         _check("gp_weight", self.gp_weight, not both, "a gradient penalty and spectral_norm exclude each other")
+        is_even = self.batch_size % self.gpus == 0 and self.batch_size >= 2 * self.gpus
+        _check("gpus", self.gpus, is_even, f"a batch of {self.batch_size} cannot be shared evenly, two images each")
         return self
 
 

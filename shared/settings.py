@@ -16,6 +16,9 @@ from shared.errors import FieldProblem, InvalidInput
 
 T = TypeVar("T")
 
+# What KILN_FAST_PATHS may name; services/trainer/runtime.py says what each is.
+FAST_PATHS = ("channels_last", "fused", "foreach", "winograd", "lean", "compile", "capture")
+
 
 class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="KILN_", env_ignore_empty=True, frozen=True, extra="ignore")
@@ -56,6 +59,14 @@ class Settings(BaseSettings):
     )
 
     threads: int | None = Field(None, ge=1, description="CPU threads of torch and of onnxruntime. Default: all cores.")
+    fast_paths: str = Field(
+        "auto",
+        description="How training is computed: `auto`, or `none` (the plain reference), then `+name` or `-name`, "
+        f"separated by commas, of {', '.join(FAST_PATHS)}.",
+    )
+    trainer_nice: int = Field(
+        5, ge=0, le=19, description="Niceness of training processes, so that the API beside them answers promptly."
+    )
     require_cuda: bool = Field(False, description="Not ready, and no training, without a CUDA device.")
 
     lease_s: float = Field(
@@ -91,6 +102,14 @@ class Settings(BaseSettings):
             ):
                 raise ValueError(f"{origin} is not an origin such as https://example.org or http://localhost:8080")
         return origins
+
+    @field_validator("fast_paths")
+    @classmethod
+    def _are_paths(cls, words: str) -> str:
+        for word in words.split(","):
+            if word not in ("auto", "none") and word.lstrip("+-") not in FAST_PATHS:
+                raise ValueError(f"unknown path {word!r}; there are auto, none, {', '.join(FAST_PATHS)}")
+        return words
 
     @field_validator("data", "datasets")
     @classmethod

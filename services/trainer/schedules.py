@@ -6,6 +6,28 @@ from shared.presets import TrainConfig
 
 EMA_RAMPUP = 0.05  # the half-life never exceeds this share of the images seen (Karras et al. 2022, EDM, training loop)
 
+CLOSING_S = 30.0  # what sampling, checking and exporting take at the end of a run; part of max_minutes
+
+
+def training_seconds(config: TrainConfig) -> float | None:
+    """How long may be trained so that the run, export included, ends on time. None: as long as it takes."""
+    if config.max_minutes is None:
+        return None
+    budget_s = 60 * config.max_minutes
+    return budget_s - min(CLOSING_S, budget_s / 4)
+
+
+def scheduled_nimg(config: TrainConfig, nimg: int, trained_s: float) -> int:
+    """Position of all schedules in images: how far the run is in images or in time, whichever is further.
+
+    With `max_minutes`, a run that will not see all its images moves through its schedules by the clock, and so ends
+    with them ended. A run may then not be repeated to the bit, for time decides.
+    """
+    limit_s = training_seconds(config)
+    if limit_s is None:
+        return nimg
+    return max(nimg, min(config.total_nimg, int(config.total_nimg * trained_s / limit_s)))
+
 
 def learning_rate_factor(config: TrainConfig, nimg: int) -> float:
     """What to multiply the base learning rates with after `nimg` images: steps, then a linear fall to zero."""

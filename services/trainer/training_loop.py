@@ -1,6 +1,7 @@
 """The training loop: discriminator steps, a generator step, averaging, tick.
 
-It knows nothing of files, jobs or Redis: it talks outward through `report(...)` and `should_stop()` only.
+The steps in this file are the plain reference; fast_step.py takes the same ones faster, and is tested against it. The loop
+knows nothing of files, jobs or Redis: it talks outward through `report(...)` and `should_stop()` only.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -15,20 +17,26 @@ from torch import Tensor, nn
 
 from services.trainer.augment import augment
 from services.trainer.data import ImageDataset, Sampler
+from services.trainer.fast_step import FastIteration
 from services.trainer.losses import LOSSES, gradient_penalty
 from services.trainer.sampling import sample_grid
+from services.trainer.stopwatch import OFF, Stopwatch
 from services.trainer.training_state import SUMMED, TrainState
 from shared.errors import Diverged
 
 PROGRESS_EVERY_S = 1.0
 
 Stop = Literal["leave", "finish"]  # leave: checkpoint, somebody goes on later; finish: keep the model so far
+_STOPS: tuple[Stop | None, ...] = (None, "leave", "finish")
 
 
 @dataclass(frozen=True)
 class ProgressReport:
     nimg: int
     images_per_second: float
+    fraction: float  # of the schedules; more than of the images where time runs out first
+    step_shares: dict[str, float] | None = None  # of a step's time, by part (stopwatch.PARTS); None: not yet measured
+    device_memory_bytes: int | None = None  # the most that torch had in use; CUDA only
 
 
 @dataclass(frozen=True)
@@ -62,25 +70,30 @@ def train(
     Reports progress about once a second; metrics, samples and checkpoints where the config says. Ends with a
     checkpoint in any case. Raises Diverged when a loss is no longer finite.
     """
-    config = state.config
+    config, is_first = state.config, state.ranks.is_first
     sampler = Sampler(len(dataset), config.seed)
     nimg_per_iteration = config.n_critic * config.batch_size
+    iterate = (
+        FastIteration(state, dataset).iterate if state.runtime.lean else partial(reference_iteration, state, dataset)
+    )
     speed = _Speedometer(state.cur_nimg)
+    started_s = time.monotonic() - state.wall_seconds
     last_checkpoint_s = last_progress_s = time.monotonic()
-    if state.cur_nimg == 0:
+    shares: dict[str, float] | None = None
+    if state.cur_nimg == 0 and is_first:
         report(SamplesReport(0, sample_grid(state.ema, config, dataset)))
 
-    while (stop := should_stop()) is None and state.cur_nimg < config.total_nimg:
-        # Step: n_critic times the discriminator, once the generator.
+    while (stop := _agree(state, should_stop, started_s)) is None and not is_over(state):
+        # Step: n_critic times the discriminator, once the generator. The first of each tick is measured.
         lr = state.set_learning_rates()
-        for step in range(config.n_critic):
-            chosen = sampler.batch(state.cur_nimg + step * config.batch_size, config.batch_size)
-            chosen = chosen.to(dataset.images.device, non_blocking=True)
-            discriminator_step(state, augment(dataset.images[chosen], config), dataset.labels[chosen])
-        generator_step(state, len(dataset.classes))
+        watch = Stopwatch(state.device) if state.steps_summed == 0 else OFF
+        iterate(sampler.batch(state.cur_nimg, nimg_per_iteration), watch)
         before, state.cur_nimg = state.cur_nimg, state.cur_nimg + nimg_per_iteration
         state.update_ema(nimg_per_iteration)
-        is_last = state.cur_nimg >= config.total_nimg
+        if watch is not OFF:
+            shares = watch.shares()
+        state.wall_seconds = _agreed_time(state, started_s)
+        is_last = is_over(state)
 
         # Tick: the sums become a row; this is the only place that waits for the device.
         if is_last or _crosses(before, state.cur_nimg, config.tick_nimg):
@@ -88,38 +101,55 @@ def train(
         now_s = time.monotonic()
         if is_last or now_s - last_progress_s >= PROGRESS_EVERY_S:
             last_progress_s = now_s
-            report(ProgressReport(state.cur_nimg, speed.measure(state.cur_nimg)))
+            report(_progress(state, speed.measure(state.cur_nimg), shares))
 
         # Snapshot: a sample grid and a checkpoint; checkpoints by the clock as well.
         is_snapshot = is_last or _crosses(before, state.cur_nimg, config.snapshot_nimg)
-        if is_snapshot:
+        if is_snapshot and is_first:
             report(SamplesReport(state.cur_nimg, sample_grid(state.ema, config, dataset)))
         if is_snapshot or now_s - last_checkpoint_s >= config.checkpoint_every_s:
             report(CheckpointReport(state, is_snapshot))
             last_checkpoint_s = time.monotonic()
 
-    if stop is not None and state.cur_nimg < config.total_nimg:
+    if stop is not None and not is_over(state):
         report(CheckpointReport(state, is_snapshot=False))
     return "leave" if stop == "leave" else "done"
 
 
-def discriminator_step(state: TrainState, real: Tensor, labels: Tensor) -> None:
+def is_over(state: TrainState) -> bool:
+    """Whether the budget is spent, in images or in time."""
+    return state.schedule_nimg >= state.config.total_nimg
+
+
+def reference_iteration(state: TrainState, dataset: ImageDataset, chosen: Tensor, watch: Stopwatch = OFF) -> None:
+    """n_critic discriminator steps on the images of these indices [n_critic * batch], and a generator step."""
+    for indices in chosen.to(dataset.images.device).split(state.config.batch_size):
+        with watch.part("data"):
+            real = state.ranks.share(augment(dataset.images[indices], state.config))
+            labels = state.ranks.share(dataset.labels[indices])
+        discriminator_step(state, real, labels, watch)
+    generator_step(state, len(dataset.classes), watch)
+
+
+def discriminator_step(state: TrainState, real: Tensor, labels: Tensor, watch: Stopwatch = OFF) -> None:
     """One step of D on a batch of real images [N, 3, H, W] in [-1, 1] and as many fake ones of the same classes."""
     config, loss = state.config, LOSSES[state.config.loss]
-    with torch.no_grad():
-        z = torch.randn(len(real), config.latent_dim, device=state.device)
-        fake = state.generator(z, labels)
-    real_scores, fake_scores = score_pair(state.discriminator, real, fake, labels)
-    losses = loss.discriminator(real_scores, fake_scores)
-    penalty = torch.zeros((), device=state.device)
-    if config.gp_weight:
-        mix = torch.rand(len(real), device=state.device)
-        penalty = gradient_penalty(state.discriminator, real, fake, labels, mix).mean()
-        # A compiled or captured path that lost the second derivative would train on without a penalty.
-        assert penalty.requires_grad
-    state.opt_d.zero_grad(set_to_none=True)
-    _backward(losses.mean() + config.gp_weight * penalty)
-    state.opt_d.step()
+    with watch.part("forward"), state.autocast():
+        with torch.no_grad():
+            fake = state.generator(state.draw_latents(), labels).float()
+        real_scores, fake_scores = score_pair(state.discriminator, real, fake, labels)
+        losses = loss.discriminator(real_scores, fake_scores)
+        penalty = torch.zeros((), device=state.device)
+        if config.gp_weight:
+            penalty = gradient_penalty(state.discriminator, real, fake, labels, state.draw_mix()).mean()
+            # A compiled or captured path that lost the second derivative would train on without a penalty.
+            assert penalty.requires_grad
+    with watch.part("backward"):
+        state.opt_d.zero_grad(set_to_none=True)
+        _backward(losses.mean() + config.gp_weight * penalty)
+        state.ranks.average_gradients(state.discriminator.parameters())
+    with watch.part("optimizer"):
+        state.opt_d.step()
 
     with torch.no_grad():
         threshold = loss.threshold(real_scores, fake_scores)
@@ -135,25 +165,29 @@ def discriminator_step(state: TrainState, real: Tensor, labels: Tensor) -> None:
 
 
 def score_pair(discriminator: nn.Module, real: Tensor, fake: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Scores of real and fake images [N] each, in one call where that changes nothing."""
+    """Scores of real and fake images [N] each, in fp32, in one call where that changes nothing."""
     # Batch norm would mix the statistics of the two halves; spectral norm allows but one call per step.
     if any(isinstance(module, nn.BatchNorm2d) for module in discriminator.modules()):
-        return discriminator(real, labels), discriminator(fake, labels)
-    scores = discriminator(torch.cat([real, fake]), torch.cat([labels, labels]))
+        return discriminator(real, labels).float(), discriminator(fake, labels).float()
+    scores = discriminator(torch.cat([real, fake]), torch.cat([labels, labels])).float()
     real_scores, fake_scores = scores.chunk(2)
     return real_scores, fake_scores
 
 
-def generator_step(state: TrainState, num_classes: int) -> None:
+def generator_step(state: TrainState, num_classes: int, watch: Stopwatch = OFF) -> None:
     """One step of G on fresh latents and classes drawn evenly."""
     config = state.config
-    z = torch.randn(config.batch_size, config.latent_dim, device=state.device)
-    labels = torch.randint(0, num_classes, (config.batch_size,), device=state.device)
     state.discriminator.requires_grad_(False)  # its gradients would be thrown away
-    losses = LOSSES[config.loss].generator(state.discriminator(state.generator(z, labels), labels))
-    state.opt_g.zero_grad(set_to_none=True)
-    _backward(losses.mean())
-    state.opt_g.step()
+    with watch.part("forward"), state.autocast():
+        z, labels = state.draw_latents(), state.draw_labels(num_classes)
+        scores = state.discriminator(state.generator(z, labels), labels).float()
+        losses = LOSSES[config.loss].generator(scores)
+    with watch.part("backward"):
+        state.opt_g.zero_grad(set_to_none=True)
+        _backward(losses.mean())
+        state.ranks.average_gradients(state.generator.parameters())
+    with watch.part("optimizer"):
+        state.opt_g.step()
     state.discriminator.requires_grad_(True)
     _add_to_sums(state, 1.0, loss_g=losses.mean().detach())
     state.steps_summed += 1
@@ -164,9 +198,10 @@ def close_tick(state: TrainState, lr: float) -> dict[str, float]:
 
     Raises Diverged when a mean is not finite.
     """
-    means = (state.sums / state.steps_summed).tolist()
+    sums = state.ranks.average(state.sums.clone())
+    means = (sums / state.steps_summed).tolist()
     row = {"nimg": state.cur_nimg, **dict(zip(SUMMED, means, strict=True)), "lr": lr}
-    if not torch.isfinite(state.sums).all():
+    if not torch.isfinite(sums).all():
         wrong = ", ".join(f"{name} is {row[name]}" for name in SUMMED if row[name] - row[name] != 0)
         raise Diverged(f"{wrong} after {state.cur_nimg} images; a lower learning rate usually helps")
     if not state.config.gp_weight:
@@ -180,6 +215,23 @@ def close_tick(state: TrainState, lr: float) -> dict[str, float]:
 def _add_to_sums(state: TrainState, weight: float, **values: Tensor) -> None:
     for name, value in values.items():
         state.sums[SUMMED.index(name)] += weight * value.double()
+
+
+def _agree(state: TrainState, should_stop: Callable[[], Stop | None], started_s: float) -> Stop | None:
+    """What should_stop() says, asked by the first process for all of them."""
+    state.wall_seconds = _agreed_time(state, started_s)
+    return _STOPS[int(state.ranks.agree([_STOPS.index(should_stop())])[0])]
+
+
+def _agreed_time(state: TrainState, started_s: float) -> float:
+    return state.ranks.agree([time.monotonic() - started_s])[0]
+
+
+def _progress(state: TrainState, images_per_second: float, shares: dict[str, float] | None) -> ProgressReport:
+    is_cuda = state.device.type == "cuda"
+    memory = torch.cuda.max_memory_allocated(state.device) if is_cuda else None
+    fraction = min(1.0, state.schedule_nimg / state.config.total_nimg)
+    return ProgressReport(state.cur_nimg, images_per_second, fraction, shares, memory)
 
 
 def _backward(loss: Tensor) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from services.trainer.networks import build_networks
-from services.trainer.schedules import ema_decay, learning_rate_factor
+from services.trainer.networks import build_networks, fast_dcgan
+from services.trainer.ranks import ALONE, Ranks, synchronize_batch_norms
+from services.trainer.runtime import Runtime, fastest
+from services.trainer.schedules import ema_decay, learning_rate_factor, scheduled_nimg
 from shared.presets import TrainConfig
 
 # What is summed over a tick, in this order; `count` is the number of steps that were summed.
@@ -22,30 +25,63 @@ class TrainState:
     A state that was saved and loaded goes on exactly as the one that was saved would have.
     """
 
-    def __init__(self, config: TrainConfig, num_classes: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        num_classes: int,
+        device: torch.device,
+        runtime: Runtime | None = None,
+        ranks: Ranks = ALONE,
+    ) -> None:
         torch.manual_seed(config.seed)
-        self.config, self.device = config, device
-        generator, discriminator = build_networks(config, num_classes)
-        # Convolutions are faster on pixels that lie together, on the CPU as on tensor cores.
-        self.generator = generator.to(device).to(memory_format=torch.channels_last)
-        self.discriminator = discriminator.to(device).to(memory_format=torch.channels_last)
+        self.config, self.device, self.ranks = config, device, ranks
+        self.runtime = runtime or fastest(device)
+        self.generator, self.discriminator = (self._place(network) for network in build_networks(config, num_classes))
         self.ema = copy.deepcopy(self.generator).requires_grad_(False)
-        betas = (config.adam_beta1, config.adam_beta2)
-        self.opt_g = torch.optim.Adam(self.generator.parameters(), config.lr, betas, fused=True)
-        self.opt_d = torch.optim.Adam(self.discriminator.parameters(), config.lr_d or config.lr, betas, fused=True)
+        if ranks.count > 1:
+            synchronize_batch_norms(self.generator)
+            synchronize_batch_norms(self.discriminator)
+        self.opt_g = self._optimizer(self.generator, config.lr)
+        self.opt_d = self._optimizer(self.discriminator, config.lr_d or config.lr)
         self.cur_nimg = 0
-        self.wall_seconds = 0.0  # over all attempts; says how long it took, decides nothing
+        self.wall_seconds = 0.0  # of training, over all attempts; decides nothing unless the config has max_minutes
         self.sums = torch.zeros(len(SUMMED), dtype=torch.float64, device=device)
         self.steps_summed = 0
         self.metrics: list[dict[str, float]] = []  # one row per tick, each with its `nimg`
 
+    def _place(self, network: nn.Module) -> nn.Module:
+        network = network.to(self.device)
+        if self.runtime.channels_last:
+            network = network.to(memory_format=torch.channels_last)
+        if self.runtime.winograd:
+            fast_dcgan.lay_out(network)
+        return network
+
+    def _optimizer(self, network: nn.Module, lr: float) -> torch.optim.Adam:
+        betas = (self.config.adam_beta1, self.config.adam_beta2)
+        fused, capture = self.runtime.fused, self.runtime.capture
+        # A recorded step reads its rate from the device; a number would be recorded with it.
+        rate = torch.tensor(lr, device=self.device) if capture else lr
+        foreach = None if fused else self.runtime.foreach
+        return torch.optim.Adam(
+            network.parameters(), rate, betas, fused=fused or None, foreach=foreach, capturable=capture
+        )
+
     def set_learning_rates(self) -> float:
         """Sets both optimizers' rates for the present position; returns the generator's."""
-        factor = learning_rate_factor(self.config, self.cur_nimg)
+        factor = learning_rate_factor(self.config, self.schedule_nimg)
         for optimizer, base in ((self.opt_g, self.config.lr), (self.opt_d, self.config.lr_d or self.config.lr)):
             for group in optimizer.param_groups:
-                group["lr"] = base * factor
+                if isinstance(group["lr"], Tensor):
+                    group["lr"].fill_(base * factor)
+                else:
+                    group["lr"] = base * factor
         return self.config.lr * factor
+
+    @property
+    def schedule_nimg(self) -> int:
+        """Where the schedules stand; further than the images seen where time runs out first."""
+        return scheduled_nimg(self.config, self.cur_nimg, self.wall_seconds)
 
     @torch.no_grad()
     def update_ema(self, batch_nimg: int) -> None:
@@ -53,7 +89,27 @@ class TrainState:
         decay = ema_decay(self.config, self.cur_nimg, batch_nimg)
         average: list[Tensor] = list(self.ema.parameters())
         present: list[Tensor] = list(self.generator.parameters())
-        torch._foreach_lerp_(average, present, 1 - decay)
+        if self.runtime.foreach:
+            torch._foreach_lerp_(average, present, 1 - decay)
+            return
+        for old, new in zip(average, present, strict=True):
+            old.lerp_(new, 1 - decay)
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The arithmetic that the config asks for; weights stay fp32."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
+
+    def draw_latents(self) -> Tensor:
+        """This process's share of a batch of latents, out of numbers that are the same for any number of processes."""
+        shape = (self.config.batch_size, self.config.latent_dim)
+        return self.ranks.share(torch.randn(shape, device=self.device))
+
+    def draw_labels(self, num_classes: int) -> Tensor:
+        labels = torch.randint(0, num_classes, (self.config.batch_size,), device=self.device)
+        return self.ranks.share(labels)
+
+    def draw_mix(self) -> Tensor:
+        return self.ranks.share(torch.rand(self.config.batch_size, device=self.device))
 
     def networks(self) -> dict[str, nn.Module]:
         return {"generator": self.generator, "discriminator": self.discriminator, "ema": self.ema}
@@ -65,7 +121,7 @@ class TrainState:
             "cur_nimg": self.cur_nimg,
             "wall_seconds": self.wall_seconds,
             "networks": {name: network.state_dict() for name, network in self.networks().items()},
-            "optimizers": {"g": self.opt_g.state_dict(), "d": self.opt_d.state_dict()},
+            "optimizers": {"g": _with_plain_rates(self.opt_g), "d": _with_plain_rates(self.opt_d)},
             "sums": self.sums,
             "steps_summed": self.steps_summed,
             "metrics": self.metrics,
@@ -76,8 +132,8 @@ class TrainState:
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         for name, network in self.networks().items():
             network.load_state_dict(saved["networks"][name])
-        self.opt_g.load_state_dict(saved["optimizers"]["g"])
-        self.opt_d.load_state_dict(saved["optimizers"]["d"])
+        _load_optimizer(self.opt_g, saved["optimizers"]["g"])
+        _load_optimizer(self.opt_d, saved["optimizers"]["d"])
         self.cur_nimg, self.wall_seconds = saved["cur_nimg"], saved["wall_seconds"]
         self.sums = saved["sums"].to(self.device)
         self.steps_summed = saved["steps_summed"]
@@ -85,3 +141,25 @@ class TrainState:
         torch.set_rng_state(saved["rng_cpu"].cpu())
         if saved["rng_device"] is not None and self.device.type == "cuda":
             torch.cuda.set_rng_state(saved["rng_device"].cpu(), self.device)
+
+
+def _with_plain_rates(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    state: dict[str, Any] = optimizer.state_dict()
+    for group in state["param_groups"]:
+        group["lr"] = float(group["lr"])
+    return state
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    """Takes the moments up, and keeps this run's own way of computing: rates, flags, and the order in memory."""
+    own = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
+    optimizer.load_state_dict(saved)
+    for group, options in zip(optimizer.param_groups, own, strict=True):
+        group.update(options)
+        for parameter in group["params"]:
+            for name, value in optimizer.state[parameter].items():
+                if name == "step":
+                    is_on_device = options["fused"] or options["capturable"]
+                    optimizer.state[parameter][name] = value.to(parameter.device if is_on_device else "cpu")
+                else:
+                    optimizer.state[parameter][name] = torch.empty_like(parameter).copy_(value).detach()

@@ -1,0 +1,172 @@
+"""The fast iteration: what training_loop.reference_iteration computes, with nothing on the path but arithmetic.
+
+All that a step reads lies in buffers of fixed size and place. On CUDA the whole iteration (every discriminator step, the
+generator step, both optimizers) is therefore recorded once as a CUDA graph and then replayed, which includes the double
+backward of the gradient penalty that torch.compile cannot do. On the CPU the same function runs as it is.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from services.trainer.augment import augment
+from services.trainer.data import ImageDataset
+from services.trainer.losses import LOSSES, gradient_penalty
+from services.trainer.networks import dcgan, fast_dcgan
+from services.trainer.stopwatch import OFF, Stopwatch
+from services.trainer.training_state import TrainState
+
+WARM_UP = 3  # iterations before the recording: libraries choose their algorithms and workspaces meanwhile
+
+Forward = Callable[[Tensor, Tensor], Tensor]
+
+
+class FastIteration:
+    """`iterate(chosen)` takes one iteration on the images of these indices [n_critic * batch]. Changes `state` in place."""
+
+    def __init__(self, state: TrainState, dataset: ImageDataset) -> None:
+        self.state, self.dataset = state, dataset
+        config = state.config
+        self.loss = LOSSES[config.loss]
+        self.generate, self.discriminate = (
+            _fast_forward(state.generator, state),
+            _fast_forward(state.discriminator, state),
+        )
+        # What is differentiated twice cannot be compiled.
+        self.score = self.discriminate
+        if state.runtime.compile:
+            self.generate = torch.compile(self.generate)
+            self.discriminate = torch.compile(self.discriminate)
+        self.g_parameters = list(state.generator.parameters())
+        self.d_parameters = list(state.discriminator.parameters())
+        # Batch norm would mix the statistics of the real and the fake half; spectral norm allows but one call a step.
+        self.is_split = any(isinstance(module, nn.BatchNorm2d) for module in state.discriminator.modules())
+        self.chosen = torch.zeros(config.n_critic, config.batch_size, dtype=torch.int64, device=state.device)
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.stream = torch.cuda.Stream(state.device) if state.runtime.capture else None
+        self.iterations = 0
+
+    def iterate(self, chosen: Tensor, watch: Stopwatch = OFF) -> None:
+        if self.state.device.type == "cuda":
+            chosen = chosen.pin_memory()
+        self.chosen.copy_(chosen.view_as(self.chosen), non_blocking=True)
+        if self.stream is None or watch is not OFF:
+            self._step(watch)  # a graph cannot be timed from within
+        elif self.graph is not None:
+            self.graph.replay()
+        else:
+            self._warm_up_or_record(self.stream)
+        self.state.steps_summed += 1
+        self.iterations += 1
+
+    def _warm_up_or_record(self, stream: torch.cuda.Stream) -> None:
+        """The first iterations are trained as they are, on the stream that records; then one is recorded and replayed."""
+        if self.iterations < WARM_UP:
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                self._step(OFF)
+            torch.cuda.current_stream().wait_stream(stream)
+            return
+        for parameter in (*self.g_parameters, *self.d_parameters):
+            parameter.grad = None  # the recorded ones live in the graph's own memory
+        graph = torch.cuda.CUDAGraph()
+        # The default generator is registered with every graph: replays draw what eager steps would.
+        with torch.cuda.graph(graph, stream=stream):
+            self._step(OFF)
+        self.graph = graph
+        graph.replay()  # recording computes nothing
+
+    def _step(self, watch: Stopwatch) -> None:
+        state, config = self.state, self.state.config
+        sums = []
+        for indices in self.chosen:
+            with watch.part("data"):
+                real = state.ranks.share(augment(self.dataset.images[indices], config))
+                labels = state.ranks.share(self.dataset.labels[indices])
+            sums.append(self._discriminator_step(real, labels, watch))
+        loss_g = self._generator_step(watch)
+        mean_d = torch.stack(sums).double().mean(0)  # SUMMED but for loss_g
+        state.sums.add_(torch.cat([mean_d[:1], loss_g.double()[None], mean_d[1:]]))
+
+    def _discriminator_step(self, real: Tensor, labels: Tensor, watch: Stopwatch) -> Tensor:
+        """-> loss_d, gradient_penalty, d_accuracy_real, d_accuracy_fake"""
+        state, config = self.state, self.state.config
+        with watch.part("forward"), state.autocast():
+            with torch.no_grad():
+                fake = self.generate(state.draw_latents(), labels).float()
+            real_scores, fake_scores = self._score_pair(real, fake, labels)
+            losses = self.loss.discriminator(real_scores, fake_scores)
+            loss = losses.mean()
+            penalty = loss.new_zeros(())
+            if config.gp_weight:
+                penalty = gradient_penalty(self.score, real, fake, labels, state.draw_mix()).mean()
+                # A compiled or captured path that lost the second derivative would train on without a penalty.
+                assert penalty.requires_grad
+        with watch.part("backward"):
+            grads = torch.autograd.grad(loss + config.gp_weight * penalty, self.d_parameters, allow_unused=True)
+            _keep(self.d_parameters, grads, state)
+        with watch.part("optimizer"):
+            state.opt_d.step()
+        with torch.no_grad():
+            threshold = self.loss.threshold(real_scores, fake_scores)
+            accuracies = (real_scores > threshold).float().mean(), (fake_scores <= threshold).float().mean()
+            return torch.stack([loss, penalty, *accuracies]).detach()
+
+    def _score_pair(self, real: Tensor, fake: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        if self.is_split:
+            return self.discriminate(real, labels).float(), self.discriminate(fake, labels).float()
+        scores = self.discriminate(torch.cat([real, fake]), torch.cat([labels, labels])).float()
+        real_scores, fake_scores = scores.chunk(2)
+        return real_scores, fake_scores
+
+    def _generator_step(self, watch: Stopwatch) -> Tensor:
+        state = self.state
+        with watch.part("forward"), state.autocast():
+            z = state.draw_latents()
+            labels = state.draw_labels(len(self.dataset.classes))
+            loss = self.loss.generator(self.discriminate(self.generate(z, labels), labels).float()).mean()
+        with watch.part("backward"):
+            # Only towards the generator: the discriminator's gradients would be thrown away.
+            _keep(self.g_parameters, torch.autograd.grad(loss, self.g_parameters, allow_unused=True), state)
+        with watch.part("optimizer"):
+            state.opt_g.step()
+        return loss.detach()
+
+
+def _keep(parameters: list[nn.Parameter], grads: tuple[Tensor | None, ...], state: TrainState) -> None:
+    for parameter, grad in zip(parameters, grads, strict=True):
+        # The fused optimizer walks weight and gradient through memory side by side.
+        if grad is not None and grad.stride() != parameter.stride():
+            grad = torch.empty_like(parameter).copy_(grad)
+        parameter.grad = grad
+    state.ranks.average_gradients(parameters)
+
+
+def _fast_forward(network: nn.Module, state: TrainState) -> Forward:
+    """The network's fast forward pass where it has one, else its own."""
+    if state.runtime.winograd and state.config.precision == "fp32":
+        if type(network) is dcgan.Generator:
+            return lambda z, labels: fast_dcgan.generate(network, z, labels)
+        if type(network) is dcgan.Discriminator:
+            return lambda images, labels: fast_dcgan.discriminate(network, images, labels)
+    return cast(Forward, network)
+
+
+def check_compiler(state: TrainState, num_classes: int) -> str | None:
+    """Why torch.compile does not work on this machine, or None. Leaves the state and the random numbers alone."""
+    if not state.runtime.compile:
+        return None
+    config, device = state.config, state.device
+    z = torch.zeros(2, config.latent_dim, device=device)
+    labels = torch.zeros(2, dtype=torch.int64, device=device) % num_classes
+    try:
+        generator = copy.deepcopy(state.generator)
+        torch.compile(_fast_forward(generator, state))(z, labels).sum().backward()
+    except Exception as error:  # a missing C++ compiler or Triton, or what the compiler cannot do: all are reported
+        return str(error).strip().partition("\n")[0][:300] or type(error).__name__
+    return None
