@@ -1,8 +1,8 @@
 """The fast iteration: what training_loop.reference_iteration computes, with nothing on the path but arithmetic.
 
-All that a step reads lies in buffers of fixed size and place. On CUDA the whole iteration (every discriminator step, the
-generator step, both optimizers) is therefore recorded once as a CUDA graph and then replayed, which includes the double
-backward of the gradient penalty that torch.compile cannot do. On the CPU the same function runs as it is.
+All that a step reads lies in buffers of fixed size and place. On CUDA the whole iteration (every discriminator step,
+the generator step, both optimizers) is therefore recorded once as a CUDA graph and then replayed, which includes the
+double backward of the gradient penalty that torch.compile cannot do. On the CPU the same function runs as it is.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Forward = Callable[[Tensor, Tensor], Tensor]
 
 
 class FastIteration:
-    """`iterate(chosen)` takes one iteration on the images of these indices [n_critic * batch]. Changes `state` in place."""
+    """`iterate(chosen)` takes one iteration on the images of these indices [n_critic * batch]; changes `state`."""
 
     def __init__(self, state: TrainState, dataset: ImageDataset) -> None:
         self.state, self.dataset = state, dataset
@@ -65,7 +65,7 @@ class FastIteration:
         self.iterations += 1
 
     def _warm_up_or_record(self, stream: torch.cuda.Stream) -> None:
-        """The first iterations are trained as they are, on the stream that records; then one is recorded and replayed."""
+        """The first iterations are trained as they are, on the recording stream; then one is recorded, and replayed."""
         if self.iterations < WARM_UP:
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):
@@ -142,8 +142,9 @@ def _keep(parameters: list[nn.Parameter], grads: tuple[Tensor | None, ...], stat
     for parameter, grad in zip(parameters, grads, strict=True):
         # The fused optimizer walks weight and gradient through memory side by side.
         if grad is not None and grad.stride() != parameter.stride():
-            grad = torch.empty_like(parameter).copy_(grad)
-        parameter.grad = grad
+            parameter.grad = torch.empty_like(parameter).copy_(grad)
+        else:
+            parameter.grad = grad
     state.ranks.average_gradients(parameters)
 
 

@@ -1,4 +1,4 @@
-"""Where the time of a step goes: data, forward, backward, optimizer. Only some steps are measured, for it costs waiting."""
+"""Where the time of a step goes: data, forward, backward, optimizer. Not every step is measured."""
 
 from __future__ import annotations
 

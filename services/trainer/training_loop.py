@@ -1,7 +1,7 @@
 """The training loop: discriminator steps, a generator step, averaging, tick.
 
-The steps in this file are the plain reference; fast_step.py takes the same ones faster, and is tested against it. The loop
-knows nothing of files, jobs or Redis: it talks outward through `report(...)` and `should_stop()` only.
+The steps in this file are the plain reference; fast_step.py takes the same ones faster, and is tested against it. The
+loop knows nothing of files, jobs or Redis: it talks outward through `report(...)` and `should_stop()` only.
 """
 
 from __future__ import annotations

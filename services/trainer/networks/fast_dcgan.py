@@ -1,7 +1,7 @@
 """The forward passes of networks/dcgan.py, the same modules and the same numbers, with faster products on the CPU.
 
-Convolutions of stride two go by networks/winograd.py; the first of the generator and the last of the discriminator, which
-see all of a 4x4 image at once, are plain matrix products.
+Convolutions of stride two go by networks/winograd.py; the first of the generator and the last of the discriminator,
+which see all of a 4x4 image at once, are plain matrix products.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """DCGAN's convolutions (4x4, stride 2, padding 1) and their transposes with 9/16 of the multiplications.
 
-A stride of two splits the image into four phases, and the 4x4 kernel into four of 2x2 with stride one. Those are done by
+A stride of two splits the image into four phases, and the 4x4 kernel into four of 2x2 with stride one. Those go by
 Winograd's F(2x2, 2x2): two neighbouring outputs of a two-tap filter from three products instead of four, each way
 (Lavin and Gray 2016, arXiv:1509.09308, section 4). All its transforms are sums and differences, so it rounds no worse
 than a plain convolution; the products become nine matrix products, which a BLAS does at its best rate.
@@ -34,7 +34,7 @@ def conv4x4(images: Tensor, weight: Tensor) -> Tensor:
 
 
 def conv_transpose4x4(images: Tensor, weight: Tensor) -> Tensor:
-    """`F.conv_transpose2d(images, weight, stride=2, padding=1)`: [N, D, H, W], [D, C, 4, 4] -> [N, C, 2H, 2W], even H, W.
+    """`F.conv_transpose2d(images, weight, stride=2, padding=1)`: [N, D, H, W], [D, C, 4, 4] -> [N, C, 2H, 2W].
 
     Fastest with a channels-last weight.
     """
@@ -46,7 +46,7 @@ def conv_transpose4x4(images: Tensor, weight: Tensor) -> Tensor:
 
 
 def lay_out_weight(weight: Tensor) -> Tensor:
-    """The same [D, C, 4, 4] numbers with the output channels next to each other in memory, as the products want them."""
+    """The same [D, C, 4, 4] numbers with the output channels next to each other in memory, as the products want."""
     return weight.permute(2, 3, 1, 0).contiguous().permute(3, 2, 0, 1)
 
 
