@@ -13,7 +13,7 @@ PARTS = ("data", "forward", "backward", "optimizer")
 
 
 class Stopwatch:
-    """Sums the seconds spent in the parts of a step. On CUDA between events, so that nothing waits until it is asked."""
+    """Sums the seconds spent in the parts of a step. On CUDA between events; nothing waits until it is asked."""
 
     def __init__(self, device: torch.device | None) -> None:
         self._device = device

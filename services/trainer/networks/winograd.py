@@ -100,17 +100,18 @@ def _untiles(tiles: Tensor, shape: tuple[int, ...]) -> Tensor:
     count, channels, height, width = shape
     rows, columns = height // 4, width // 4
     split = tiles.reshape(3, 3, count, rows, columns, 2, 2, channels).transpose(4, 5)
-    down = tiles.new_zeros(3, count, rows, 2, 2 * columns + 1, 2, channels)
+    down = tiles.new_empty(3, count, rows, 2, 2 * columns + 1, 2, channels)
     for i in range(3):
-        _scatter(split[i], _triples(down[i], 3))
-    padded = tiles.new_zeros(count, 2 * rows + 1, 2, 2 * columns + 1, 2, channels)
-    _scatter(down, _triples(padded, 1))
+        _scatter(split[i], down[i], 3)
+    padded = tiles.new_empty(count, 2 * rows + 1, 2, 2 * columns + 1, 2, channels)
+    _scatter(down, padded, 1)
     images = padded.view(count, height + 2, width + 2, channels)[:, 1:-1, 1:-1]
     return images.contiguous().permute(0, 3, 1, 2)
 
 
-def _scatter(parts: Tensor, into: tuple[Tensor, Tensor, Tensor]) -> None:
-    d0, d1, d2 = into  # d2 overlaps the d0 of the next tile
+def _scatter(parts: Tensor, into: Tensor, dim: int) -> None:
+    d0, d1, d2 = _triples(into, dim)  # d2 overlaps the d0 of the next tile, but for the last
+    into.select(dim, -1).zero_()
     d0.copy_(parts[0])
     torch.sub(parts[1], parts[0], out=d1)
     d1.sub_(parts[2])

@@ -1,0 +1,228 @@
+"""Every fast path computes what the plain reference computes, and goes on from a checkpoint as exactly."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from services.trainer import training_loop as loop
+from services.trainer.checkpoint import pack, unpack
+from services.trainer.data import Sampler
+from services.trainer.fast_step import WARM_UP, FastIteration, check_compiler
+from services.trainer.runtime import PLAIN, Runtime, choose_runtime, fastest
+from services.trainer.training_state import TrainState
+from shared.errors import InvalidInput
+from shared.presets import TrainConfig
+from shared.settings import FAST_PATHS, Settings, read_settings
+from tests.trainer.small import CPU, random_images, small_config, small_resnet
+
+DATASET = random_images(40)
+WIDE: dict[str, Any] = {"g_channels": [32, 16, 16], "d_channels": [16, 16, 32], "total_nimg": 10**6}
+FAST_BUT_PLAIN_PRODUCTS = replace(fastest(CPU), winograd=False)
+
+CASES: dict[str, TrainConfig] = {
+    "wgan-gp": small_config("wgan-gp", n_critic=2, **WIDE),
+    "wgan-gp-conditional": small_config("wgan-gp-conditional", n_critic=2, **WIDE),
+    "tiny": small_config("tiny", **WIDE),
+    "dcgan, bce, spectral norm": small_config("tiny", loss="bce", spectral_norm=True, **WIDE),
+    "resnet, hinge": small_resnet("tiny", spectral_norm=True, total_nimg=10**6),
+    "resnet, penalty": small_resnet("wgan-gp", n_critic=2, total_nimg=10**6),
+}
+
+
+def trained(
+    config: TrainConfig, runtime: Runtime, iterations: int, device: torch.device = CPU, state: TrainState | None = None
+) -> TrainState:
+    """As the loop trains, without its reports."""
+    dataset = DATASET.to(device)
+    state = state or TrainState(config, len(dataset.classes), device, runtime)
+    sampler, nimg = Sampler(len(dataset), config.seed), config.n_critic * config.batch_size
+    fast = FastIteration(state, dataset)
+    for _ in range(iterations):
+        state.set_learning_rates()
+        chosen = sampler.batch(state.cur_nimg, nimg)
+        if runtime.lean:
+            fast.iterate(chosen)
+        else:
+            loop.reference_iteration(state, dataset, chosen)
+        state.cur_nimg += nimg
+        state.update_ema(nimg)
+    return state
+
+
+def tensors_of(state: TrainState) -> dict[str, Tensor]:
+    networks = {f"{n}.{key}": v for n, net in state.networks().items() for key, v in net.state_dict().items()}
+    return networks | {"sums": state.sums}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_lean_step_is_the_reference_to_the_bit(case: str) -> None:
+    # Given the same arithmetic in both (no Winograd products), one iteration; sums differ in their order of adding
+    reference = trained(CASES[case], replace(FAST_BUT_PLAIN_PRODUCTS, lean=False), 1)
+    drawn = torch.get_rng_state()
+    lean = trained(CASES[case], FAST_BUT_PLAIN_PRODUCTS, 1)
+    assert torch.equal(torch.get_rng_state(), drawn)
+    torch.testing.assert_close(lean.sums, reference.sums, rtol=1e-6, atol=1e-6)
+    expected = tensors_of(reference) | {"sums": lean.sums}
+    assert [name for name, value in tensors_of(lean).items() if not torch.equal(value, expected[name])] == []
+
+
+@pytest.mark.parametrize("path", [f.name for f in fields(Runtime) if f.name not in ("compile", "capture")])
+@pytest.mark.parametrize("case", ["wgan-gp-conditional", "tiny"])
+def test_each_path_alone_agrees_with_the_plain_reference(case: str, path: str) -> None:
+    # Given one iteration of the reference, and one with a single path switched on
+    reference = trained(CASES[case], PLAIN, 1)
+    drawn = torch.get_rng_state()
+    fast = trained(CASES[case], replace(PLAIN, **{path: True}), 1)
+    # Then weights and losses agree to rounding. Adam's first step moves each weight by lr, however small its gradient,
+    # so where a gradient is zero but for rounding the two may move apart by twice that
+    assert torch.equal(torch.get_rng_state(), drawn)
+    torch.testing.assert_close(fast.sums, reference.sums, rtol=1e-4, atol=1e-4)
+    lr, moved = CASES[case].lr, tensors_of(reference)
+    for name, value in tensors_of(fast).items():
+        difference = (value.double() - moved[name].double()).abs()
+        assert (difference > 3e-5 * (1 + moved[name].abs())).double().mean() < 0.01, name
+        if "running" not in name and name != "sums":
+            assert difference.max() < 2.1 * lr * CASES[case].n_critic, name
+
+
+@pytest.mark.parametrize("case", ["wgan-gp", "wgan-gp-conditional", "tiny"])
+def test_gradients_of_the_fast_networks_are_those_of_the_plain_ones(case: str) -> None:
+    """No optimizer between: the sharper comparison."""
+    gradients = []
+    for runtime in (PLAIN, fastest(CPU)):
+        state = TrainState(CASES[case], 10, CPU, runtime)
+        state.opt_d.step = state.opt_g.step = lambda: None  # type: ignore[method-assign, assignment]
+        if runtime.lean:
+            FastIteration(state, DATASET).iterate(torch.arange(8 * state.config.n_critic))
+        else:
+            loop.reference_iteration(state, DATASET, torch.arange(8 * state.config.n_critic))
+        networks = {"d": state.discriminator, "g": state.generator}
+        gradients.append({f"{n}.{k}": p.grad for n, net in networks.items() for k, p in net.named_parameters()})
+    for name, expected in gradients[0].items():
+        assert expected is not None
+        if name.startswith("d."):  # the reference leaves none in D after G's step, nor does the fast step change them
+            assert gradients[1][name] is not None
+        got = gradients[1][name]
+        assert got is not None
+        assert (got - expected).norm() <= 1e-4 * expected.norm() + 1e-9, name
+
+
+@pytest.mark.parametrize("runtime", [PLAIN, fastest(CPU)], ids=["all off", "all on"])
+@pytest.mark.parametrize("case", ["wgan-gp-conditional", "tiny"])
+def test_a_run_that_was_taken_up_is_as_exact_with_every_path_as_with_none(case: str, runtime: Runtime) -> None:
+    # Given a run of four iterations, and one that was saved after two and loaded elsewhere
+    whole = trained(CASES[case], runtime, 4)
+    drawn = torch.get_rng_state()
+    saved = pack(trained(CASES[case], runtime, 2).state_dict())
+    torch.manual_seed(99)
+    resumed = TrainState(CASES[case], 10, CPU, runtime)
+    torch.manual_seed(99)
+    resumed.load_state_dict(unpack(saved))
+    trained(CASES[case], runtime, 2, state=resumed)
+    # Then both end with the same bits
+    assert torch.equal(torch.get_rng_state(), drawn)
+    for name, value in tensors_of(resumed).items():
+        assert torch.equal(value, tensors_of(whole)[name]), name
+    for one, other in ((whole.opt_d, resumed.opt_d), (whole.opt_g, resumed.opt_g)):
+        for left, right in zip(one.state.values(), other.state.values(), strict=True):
+            assert all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_a_run_may_be_taken_up_with_other_paths() -> None:
+    # Given a checkpoint of the plain reference, whose weights and moments lie otherwise in memory
+    config = CASES["wgan-gp"]
+    saved = unpack(pack(trained(config, PLAIN, 2).state_dict()))
+    # When it goes on, once as before and once with every fast path
+    ends = []
+    for runtime in (PLAIN, fastest(CPU)):
+        state = TrainState(config, 10, CPU, runtime)
+        state.load_state_dict(saved)
+        ends.append(trained(config, runtime, 1, state=state))
+    # Then both come to the same place but for rounding, and moments lie as their weights do
+    torch.testing.assert_close(ends[1].sums, ends[0].sums, rtol=1e-3, atol=1e-3)
+    assert [group["fused"] for group in ends[1].opt_d.param_groups] == [True]
+    for parameter, moments in ends[1].opt_d.state.items():
+        assert moments["exp_avg"].stride() == moments["exp_avg_sq"].stride() == parameter.stride()
+    slow = dict(ends[0].discriminator.named_parameters())
+    for name, value in ends[1].discriminator.named_parameters():
+        assert (value - slow[name]).abs().max() < 2.1 * config.lr * config.n_critic
+
+
+def test_paths_are_chosen_by_name_and_wrong_names_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert {f.name for f in fields(Runtime)} == set(FAST_PATHS)
+    chosen = {
+        words: choose_runtime(CPU, Settings(fast_paths=words.split(",")))  # type: ignore[arg-type]
+        for words in ("auto", "none", "auto,-winograd", "none,+fused", "+capture")
+    }
+    assert chosen["auto"] == chosen["+capture"] == fastest(CPU)  # there is nothing to record on a CPU
+    assert chosen["none"] == PLAIN
+    assert chosen["auto,-winograd"] == replace(fastest(CPU), winograd=False)
+    assert chosen["none,+fused"] == replace(PLAIN, fused=True)
+    monkeypatch.setenv("KILN_FAST_PATHS", "auto,-winogrand")
+    with pytest.raises(InvalidInput, match="winogrand"):
+        read_settings()
+
+
+def test_without_a_compiler_training_goes_on_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a machine on which the compiler cannot be found
+    monkeypatch.setenv("CXX", "/nowhere/g++")
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("/nowhere/g++",))
+    state = TrainState(small_config("tiny", latent_dim=5), 10, CPU, replace(PLAIN, lean=True, compile=True))
+    before, drawn = {n: v.clone() for n, v in tensors_of(state).items()}, torch.get_rng_state()
+    # When it is tried, Then the reason is a line of text, and nothing has changed
+    reason = check_compiler(state, 10)
+    assert reason
+    assert "\n" not in reason
+    assert torch.equal(torch.get_rng_state(), drawn)
+    assert all(torch.equal(value, before[name]) for name, value in tensors_of(state).items())
+
+
+# --- on a GPU -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("case", CASES)
+def test_a_recorded_iteration_is_the_eager_one(case: str) -> None:
+    # Given the same run as eager steps and as a graph that is replayed several times
+    cuda = torch.device("cuda")
+    eager = trained(CASES[case], replace(fastest(cuda), capture=False), WARM_UP + 4, cuda)
+    drawn = torch.cuda.get_rng_state()
+    recorded = trained(CASES[case], fastest(cuda), WARM_UP + 4, cuda)
+    # Then both drew the same numbers and lost the same
+    assert torch.equal(torch.cuda.get_rng_state(), drawn)
+    torch.testing.assert_close(recorded.sums, eager.sums, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.cuda
+def test_the_learning_rate_of_a_recorded_step_can_be_changed() -> None:
+    # Given a recorded run whose rate falls to zero
+    cuda = torch.device("cuda")
+    config = CASES["tiny"].model_copy(update={"lr_step_nimg": 8 * (WARM_UP + 2), "lr_step_factor": 1e-30})
+    before = trained(config, fastest(cuda), WARM_UP + 2, cuda)
+    weights = [parameter.clone() for parameter in before.generator.parameters()]
+    after = trained(config, fastest(cuda), WARM_UP + 4, cuda)
+    # Then nothing moves from there on
+    moved = [(a - b).abs().max().item() for a, b in zip(after.generator.parameters(), weights, strict=True)]
+    assert max(moved) < 1e-4
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("case", ["wgan-gp", "tiny"])
+def test_bf16_trains_with_finite_losses(case: str) -> None:
+    cuda = torch.device("cuda")
+    state = trained(CASES[case].model_copy(update={"precision": "bf16"}), fastest(cuda), WARM_UP + 3, cuda)
+    assert torch.isfinite(state.sums).all()
+    assert all(parameter.dtype == torch.float32 for parameter in state.generator.parameters())
+
+
+def test_bf16_keeps_weights_losses_and_penalty_in_fp32() -> None:
+    config = CASES["wgan-gp"].model_copy(update={"precision": "bf16"})
+    in_bf16, in_fp32 = trained(config, fastest(CPU), 1), trained(CASES["wgan-gp"], fastest(CPU), 1)
+    torch.testing.assert_close(in_bf16.sums, in_fp32.sums, rtol=0.05, atol=0.1)
+    assert not torch.equal(in_bf16.sums, in_fp32.sums)
+    assert all(parameter.dtype == torch.float32 for parameter in in_bf16.discriminator.parameters())
