@@ -67,14 +67,16 @@ class Progress(BaseModel):
     images_total: int = 0
     images_per_second: float | None = None
     eta_seconds: float | None = None
+    step_shares: dict[str, float] | None = None  # of a training step's time: data, forward, backward, optimizer
+    device_memory_bytes: int | None = None  # the most that training had in use; null on a CPU
 
     @classmethod
-    def at(cls, seen: int, total: int, images_per_second: float | None = None) -> Progress:
+    def at(cls, seen: int, total: int, images_per_second: float | None = None, **more: Any) -> Progress:
+        """After so many images. What the trainer knows better is given in `more`."""
         eta = max(0, total - seen) / images_per_second if images_per_second else None
-        return cls(
-            fraction=min(1.0, seen / total), images_seen=seen, images_total=total,
-            images_per_second=images_per_second, eta_seconds=eta,
-        )  # fmt: skip
+        known = {name: value for name, value in more.items() if value is not None}
+        guessed = {"fraction": min(1.0, seen / total), "eta_seconds": eta}
+        return cls(images_seen=seen, images_total=total, images_per_second=images_per_second, **guessed | known)
 
 
 class Event(BaseModel):

@@ -19,6 +19,10 @@ class ProgressLine(_Line):
     kind: Literal["progress"] = "progress"
     images_seen: int
     images_per_second: float
+    fraction: float | None = None  # of the run, where that is not the share of images; see TrainConfig.max_minutes
+    eta_seconds: float | None = None
+    step_shares: dict[str, float] | None = None  # of a step's time: data, forward, backward, optimizer
+    device_memory_bytes: int | None = None
 
 
 class MetricsLine(_Line):

@@ -14,14 +14,14 @@ import signal
 import sys
 import traceback
 from datetime import UTC, datetime
+from pathlib import Path
 from types import FrameType
-from typing import TextIO
 
 from shared.errors import DISK_FULL, InvalidInput, TrainingFailed
-from shared.jobs import Job, Progress, Reason, new_job_id
+from shared.jobs import Job, Reason, new_job_id
 from shared.presets import PRESETS, resolve
 from shared.processes import die_with_parent
-from shared.reports import EXIT_LEFT, EventLine, FailureLine, MetricsLine, ProgressLine, ResultLine, TrainerLine
+from shared.reports import EXIT_LEFT, FailureLine, ResultLine, TrainerLine
 from shared.settings import Settings, read_settings
 
 _RUN_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")  # it becomes a part of keys, and of a model's id
@@ -36,9 +36,17 @@ def main(arguments: list[str] | None = None) -> int:
     train.add_argument("--dataset", default="cifar10", help="folder below KILN_DATASETS")
     train.add_argument("--run", default=None, help="name of the run; the name of an old one resumes it")
     train.add_argument("--job", type=int, metavar="PARENT_PID", help="run the job that standard input describes")
+    train.add_argument("--profile", type=Path, metavar="FILE", help="write a trace of a few steps, for ui.perfetto.dev")
+    rank = commands.add_parser("rank", help="train along with another process, which starts this one")
+    for name, kind in (("--rank", int), ("--parent", int), ("--meet", str)):
+        rank.add_argument(name, type=kind, required=True)
     options = parser.parse_args(arguments)
+    # Threads that wait for each other spin by default, and then a busy core costs a multiple: docs/performance.md.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         settings = read_settings()
+        if options.command == "rank":
+            return _run_rank(settings, options)
         return _run_job(settings, options.job) if options.job else _run_by_hand(settings, options)
     except InvalidInput as error:
         for problem in error.problems:
@@ -61,9 +69,20 @@ class StopFlag:
             self.value = "leave" if number == signal.SIGTERM else "finish"
 
 
+def _run_rank(settings: Settings, options: argparse.Namespace) -> int:
+    die_with_parent(options.parent)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)  # the first process hears them, for all
+    from services.trainer.run import follow
+
+    follow(sys.stdin.read(), settings, options.rank, options.meet)
+    return 0
+
+
 def _run_job(settings: Settings, parent_pid: int) -> int:
     die_with_parent(parent_pid)
     stop = StopFlag()
+    os.nice(settings.trainer_nice)
     # Standard output is the channel; what a library prints goes to the log with the rest.
     channel = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
@@ -103,42 +122,27 @@ def _run_by_hand(settings: Settings, options: argparse.Namespace) -> int:
     stop = StopFlag()
     signal.signal(signal.SIGINT, lambda number, frame: stop._on_signal(signal.SIGTERM, frame))
     from services.trainer.run import RunSpec, run
+    from services.trainer.terminal import make_display
     from shared.artifacts import ArtifactStore
     from shared.registry import ModelRegistry
 
+    show = make_display(sys.stderr, config.total_nimg)
+
     def emit(line: TrainerLine) -> None:
-        print_line(line, sys.stderr, config.total_nimg)
+        show(line)
         if isinstance(line, ResultLine):
             registry = ModelRegistry(ArtifactStore(settings.artifact_url))
             print(registry.publish(line.manifest, line.read_files()).id)
 
     spec = RunSpec(run_id, options.preset, config, options.dataset)
     try:
-        if run(spec, settings, emit, lambda: stop.value):  # type: ignore[arg-type, return-value]
+        if run(spec, settings, emit, lambda: stop.value, options.profile):  # type: ignore[arg-type, return-value]
             return 0
         print(f"left with a checkpoint; go on with --run {spec.run_id}", file=sys.stderr)
         return EXIT_LEFT
     except TrainingFailed as error:
         print(f"{error.reason}: {error}", file=sys.stderr)
         return 1
-
-
-def print_line(line: TrainerLine, out: TextIO, total_nimg: int) -> None:
-    """A report as one line for people."""
-    match line:
-        case ProgressLine():
-            progress = Progress.at(line.images_seen, total_nimg, line.images_per_second)
-            left_s = progress.eta_seconds or 0
-            text = f"{progress.fraction:6.1%}  {line.images_per_second:,.0f} images/s  {left_s:,.0f} s left"
-        case MetricsLine():
-            text = "  ".join(f"{name} {value:.4g}" for name, value in line.row.items())
-        case EventLine():
-            text = line.event.message
-        case ResultLine():
-            text = f"model {line.manifest.id}: parity {line.manifest.parity.max_abs_difference:.2g}"
-        case FailureLine():
-            text = f"{line.reason}: {line.error}"
-    print(text, file=out, flush=True)
 
 
 def _parse_overrides(pairs: list[str]) -> dict[str, object]:

@@ -105,7 +105,7 @@ def started(count: int, describe: str) -> Iterator[Ranks]:
         return
     with tempfile.TemporaryDirectory(prefix="kiln-ranks-") as folder:
         rendezvous = str(Path(folder) / "meet")
-        command = [sys.executable, "-m", "services.trainer", "rank", "--of", str(count), "--meet", rendezvous]
+        command = [sys.executable, "-m", "services.trainer", "rank", "--meet", rendezvous]
         children = []
         try:
             for rank in range(1, count):

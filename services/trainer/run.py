@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import io
+import json
 import os
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,9 +16,13 @@ from PIL import Image
 from torch import Tensor
 
 from services.trainer import training_loop as loop
-from services.trainer.checkpoint import Checkpoints, pack_weights
+from services.trainer.checkpoint import Checkpoints, pack, pack_weights, unpack
 from services.trainer.data import ImageDataset, load_dataset
 from services.trainer.export import check_parity, export_generator
+from services.trainer.fast_step import check_compiler
+from services.trainer.profiling import profiled
+from services.trainer.ranks import ALONE, Ranks, joined, started
+from services.trainer.runtime import choose_runtime
 from services.trainer.sampling import reestimate_batch_norm, sample_grid
 from services.trainer.training_state import TrainState
 from shared.artifacts import ArtifactStore
@@ -48,12 +52,27 @@ def run(
     settings: Settings,
     emit: Callable[[TrainerLine], None],
     should_stop: Callable[[], loop.Stop | None],
+    profile: Path | None = None,
 ) -> bool:
-    """Trains, going on from the last checkpoint if there is one, and exports.
+    """Trains, going on from the last checkpoint if there is one, and exports. `profile`: where to write a trace.
 
     False when it was told to leave before the end. Raises TrainingFailed, MemoryError, OSError.
     """
-    device = pick_device(settings)
+    # Several devices: this process has the first and starts one for each of the others, which call `follow`.
+    description = json.dumps(asdict(spec) | {"config": spec.config.model_dump()})
+    with started(spec.config.gpus, description) as ranks, profiled(should_stop, profile) as stop:
+        return _run(spec, settings, emit, stop, ranks=ranks)
+
+
+def _run(
+    spec: RunSpec,
+    settings: Settings,
+    emit: Callable[[TrainerLine], None],
+    should_stop: Callable[[], loop.Stop | None],
+    *,
+    ranks: Ranks,
+) -> bool:
+    device = pick_device(settings, ranks)
     _tell(
         emit,
         "loading",
@@ -62,17 +81,17 @@ def run(
     artifacts = ArtifactStore(settings.artifact_url)
     checkpoints = Checkpoints(artifacts, spec.run_id, spec.attempt)
     dataset = load_dataset(settings.dataset_root, spec.dataset).to(device)
-    state = TrainState(spec.config, len(dataset.classes), device)
-    _tell(emit, "started", f"{len(dataset):,} images of {len(dataset.classes)} classes, on {device_name(device)}")
+    state = make_state(spec.config, dataset, settings, ranks, emit)
+    where = device_name(device) if ranks.count == 1 else f"{ranks.count} x {device_name(device)}"
+    _tell(emit, "started", f"{len(dataset):,} images of {len(dataset.classes)} classes, on {where}")
     restore(state, checkpoints, emit)
-
-    started_s = time.monotonic() - state.wall_seconds
+    if ranks.count > 1:
+        ranks.hand_out(pack(state.state_dict()))
 
     def on_report(report: loop.Report) -> None:
-        state.wall_seconds = time.monotonic() - started_s
         match report:
-            case loop.ProgressReport(nimg, images_per_second):
-                emit(ProgressLine(images_seen=nimg, images_per_second=images_per_second))
+            case loop.ProgressReport():
+                emit(ProgressLine(images_seen=report.nimg, **{k: v for k, v in asdict(report).items() if k != "nimg"}))
             case loop.MetricsReport(row):
                 emit(MetricsLine(row=row))
             case loop.SamplesReport(nimg, images):
@@ -94,6 +113,38 @@ def run(
     _tell(emit, "exporting", "training is done; exporting to ONNX")
     emit(export(spec, state, dataset, settings))
     return True
+
+
+def follow(description: str, settings: Settings, rank: int, rendezvous: str) -> None:
+    """What each further process of a run on several devices does: train along, and say nothing."""
+    spec = json.loads(description)
+    config = TrainConfig.model_validate_json(json.dumps(spec["config"]))
+    with joined(rank, config.gpus, rendezvous) as ranks:
+        device = pick_device(settings, ranks)
+        dataset = load_dataset(settings.dataset_root, spec["dataset"]).to(device)
+        state = make_state(config, dataset, settings, ranks, _ignore)
+        state.load_state_dict(unpack(ranks.hand_out(b"")))
+        loop.train(state, dataset, _ignore, lambda: None)
+
+
+def make_state(
+    config: TrainConfig,
+    dataset: ImageDataset,
+    settings: Settings,
+    ranks: Ranks,
+    emit: Callable[[TrainerLine], None],
+) -> TrainState:
+    """A fresh state with the fast paths that the settings allow and this machine can go."""
+    device = dataset.images.device
+    runtime = choose_runtime(device, settings)
+    if ranks.count > 1:
+        runtime = replace(runtime, capture=False)  # recording collectives is not tested
+    num_classes = len(dataset.classes)
+    state = TrainState(config, num_classes, device, runtime, ranks)
+    if why_not := check_compiler(state, num_classes):
+        _tell(emit, "warning", f"torch.compile does not work here, training goes on without it: {why_not}")
+        state = TrainState(config, num_classes, device, replace(runtime, compile=False), ranks)
+    return state
 
 
 def export(spec: RunSpec, state: TrainState, dataset: ImageDataset, settings: Settings) -> ResultLine:
@@ -125,13 +176,16 @@ def export(spec: RunSpec, state: TrainState, dataset: ImageDataset, settings: Se
     return ResultLine(manifest=manifest, folder=str(folder))
 
 
-def pick_device(settings: Settings) -> torch.device:
-    """CUDA if there is any, else the CPU with the threads of the settings. Raises BadConfig if CUDA is required."""
+def pick_device(settings: Settings, ranks: Ranks = ALONE) -> torch.device:
+    """CUDA if there is any, else the CPU with the threads of the settings. Raises BadConfig where there are too few."""
     if torch.cuda.is_available():
-        return torch.device("cuda")
+        if ranks.count > torch.cuda.device_count():
+            raise BadConfig(f"the config asks for {ranks.count} GPUs; this machine has {torch.cuda.device_count()}")
+        torch.cuda.set_device(ranks.rank)
+        return torch.device("cuda", ranks.rank)
     if settings.require_cuda:
         raise BadConfig("KILN_REQUIRE_CUDA is set and torch sees no CUDA device")
-    torch.set_num_threads(settings.threads or os.cpu_count() or 1)
+    torch.set_num_threads(max(1, (settings.threads or os.cpu_count() or 1) // ranks.count))
     return torch.device("cpu")
 
 
@@ -189,6 +243,10 @@ def _surviving_a_full_disk(emit: Callable[[TrainerLine], None], what: str, nimg:
         if error.errno not in DISK_FULL:
             raise
         _tell(emit, "warning", f"the {what} after {nimg:,} images could not be written: {error.strerror}", nimg=nimg)
+
+
+def _ignore(report: object) -> None:
+    pass
 
 
 def _tell(emit: Callable[[TrainerLine], None], kind: str, message: str, **data: object) -> None:

@@ -139,7 +139,8 @@ class Attempt:
         match line:
             case ProgressLine():
                 total = self.job.config.total_nimg
-                self.progress = Progress.at(line.images_seen, total, line.images_per_second)
+                more = line.model_dump(include={"fraction", "eta_seconds", "step_shares", "device_memory_bytes"})
+                self.progress = Progress.at(line.images_seen, total, line.images_per_second, **more)
             case MetricsLine():
                 self.series[line.row["nimg"]] = line.row
                 self.pending.append(line)

@@ -20,6 +20,7 @@ from services.trainer.data import ImageDataset, Sampler
 from services.trainer.fast_step import FastIteration
 from services.trainer.losses import LOSSES, gradient_penalty
 from services.trainer.sampling import sample_grid
+from services.trainer.schedules import training_seconds
 from services.trainer.stopwatch import OFF, Stopwatch
 from services.trainer.training_state import SUMMED, TrainState
 from shared.errors import Diverged
@@ -35,6 +36,7 @@ class ProgressReport:
     nimg: int
     images_per_second: float
     fraction: float  # of the schedules; more than of the images where time runs out first
+    eta_seconds: float
     step_shares: dict[str, float] | None = None  # of a step's time, by part (stopwatch.PARTS); None: not yet measured
     device_memory_bytes: int | None = None  # the most that torch had in use; CUDA only
 
@@ -230,8 +232,12 @@ def _agreed_time(state: TrainState, started_s: float) -> float:
 def _progress(state: TrainState, images_per_second: float, shares: dict[str, float] | None) -> ProgressReport:
     is_cuda = state.device.type == "cuda"
     memory = torch.cuda.max_memory_allocated(state.device) if is_cuda else None
-    fraction = min(1.0, state.schedule_nimg / state.config.total_nimg)
-    return ProgressReport(state.cur_nimg, images_per_second, fraction, shares, memory)
+    config, limit_s = state.config, training_seconds(state.config)
+    eta_s = max(0, config.total_nimg - state.cur_nimg) / images_per_second
+    if limit_s is not None:
+        eta_s = min(eta_s, max(0.0, limit_s - state.wall_seconds))
+    fraction = min(1.0, state.schedule_nimg / config.total_nimg)
+    return ProgressReport(state.cur_nimg, images_per_second, fraction, eta_s, shares, memory)
 
 
 def _backward(loss: Tensor) -> None:

@@ -1,0 +1,113 @@
+"""Two processes with half of each batch do what one does with all of it. On the CPU, over gloo."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from torch import Tensor
+
+from services.trainer.checkpoint import Checkpoints
+from services.trainer.run import RunSpec, run
+from shared.artifacts import ArtifactStore
+from shared.errors import InvalidInput, TrainingFailed
+from shared.presets import resolve
+from shared.reports import EventLine, MetricsLine, TrainerLine
+from shared.settings import Settings
+from tests.processes import small_overrides, write_color_dataset
+from tests.trainer.small import small_config
+
+ONE_STEP = {"total_nimg": 16, "n_critic": 1, "tick_nimg": 16, "snapshot_nimg": 10**9, "batch_size": 16}
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> Settings:
+    write_color_dataset(tmp_path / "datasets")
+    return Settings(data=tmp_path / "data", datasets=tmp_path / "datasets", threads=1)
+
+
+def end_of(
+    settings: Settings, preset: str, gpus: int, **overrides: Any
+) -> tuple[dict[str, Any], list[dict[str, float]]]:
+    """The last checkpoint of a run, and its metrics."""
+    lines: list[TrainerLine] = []
+    config = resolve(preset, small_overrides(**ONE_STEP | overrides) | {"gpus": gpus})
+    name = f"{preset}-{gpus}"
+    # Stopped before the export, which is no concern of these tests.
+    reached: list[bool] = []
+
+    def emit(line: TrainerLine) -> None:
+        lines.append(line)
+        reached.append(isinstance(line, MetricsLine))
+
+    run(RunSpec(name, preset, config, "colors"), settings, emit, lambda: None)
+    saved = Checkpoints(ArtifactStore(settings.artifact_url), name, 1).load_newest(lambda name, why: None)
+    assert saved is not None
+    return saved, [line.row for line in lines if isinstance(line, MetricsLine)]
+
+
+def gradients(saved: dict[str, Any], player: str) -> dict[int, Tensor]:
+    """After a single step Adam's first moment is the gradient times 1 - beta 1."""
+    return {key: moments["exp_avg"] for key, moments in saved["optimizers"][player]["state"].items()}
+
+
+@pytest.mark.parametrize("preset", ["wgan-gp-conditional", "tiny"])
+def test_two_processes_have_the_gradients_of_one_with_the_double_batch(alone: Settings, preset: str) -> None:
+    """With batch norm in both players, and in the first case with a penalty that is differentiated twice."""
+    # Given one step of one process with 16 images, and of two processes with 8 of them each
+    whole, row = end_of(alone, preset, gpus=1)
+    halves, rows = end_of(alone, preset, gpus=2)
+    # Then all gradients agree to rounding, and so do batch statistics and what is reported
+    for player in ("d", "g"):
+        expected = gradients(whole, player)
+        assert len(expected) > 3
+        for key, gradient in gradients(halves, player).items():
+            assert (gradient - expected[key]).norm() <= 1e-3 * expected[key].norm() + 1e-7, (player, key)
+    for network, tensors in whole["networks"].items():
+        for name, value in tensors.items():
+            if "running" in name:
+                torch.testing.assert_close(halves["networks"][network][name], value, rtol=1e-4, atol=1e-5)
+    assert halves["rng_cpu"].equal(whole["rng_cpu"])
+    losses = ("loss_d", "loss_g")
+    assert [rows[0][k] for k in losses] == pytest.approx([row[0][k] for k in losses], rel=1e-3, abs=1e-4)
+
+
+def test_when_one_of_them_dies_the_run_fails_and_none_is_left(alone: Settings) -> None:
+    # Given a run of two processes
+    config = resolve("tiny", small_overrides(total_nimg=10**7, tick_nimg=16, gpus=2))
+    children: list[psutil.Process] = []
+
+    def emit(line: TrainerLine) -> None:
+        # When the second is killed once training is on its way
+        if isinstance(line, MetricsLine) and not children:
+            children.extend(psutil.Process().children())
+            children[0].kill()
+
+    # Then the first hears of it, instead of waiting for ever
+    with pytest.raises((TrainingFailed, RuntimeError)):
+        run(RunSpec("bereft", "tiny", config, "colors"), alone, emit, lambda: None)
+    assert len(children) == 1
+    assert not children[0].is_running() or children[0].status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_stop_is_obeyed_by_all_at_once(alone: Settings) -> None:
+    config = resolve("tiny", small_overrides(total_nimg=10**7, tick_nimg=16, gpus=2))
+    asked, lines = threading.Event(), []
+
+    def emit(line: TrainerLine) -> None:
+        lines.append(line)
+        if isinstance(line, MetricsLine):
+            asked.set()
+
+    assert not run(RunSpec("left", "tiny", config, "colors"), alone, emit, lambda: "leave" if asked.is_set() else None)
+    assert [line.event.kind for line in lines if isinstance(line, EventLine)][-1] == "checkpoint"
+    assert psutil.Process().children() == []
+
+
+def test_a_batch_that_cannot_be_shared_evenly_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="shared evenly"):
+        small_config(batch_size=9, gpus=2)
