@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         settings = read_settings()
         if options.command == "rank":
-            return _run_rank(settings, options)
+            return _run_rank(options)
         return _run_job(settings, options.job) if options.job else _run_by_hand(settings, options)
     except InvalidInput as error:
         for problem in error.problems:
@@ -69,13 +69,13 @@ class StopFlag:
             self.value = "leave" if number == signal.SIGTERM else "finish"
 
 
-def _run_rank(settings: Settings, options: argparse.Namespace) -> int:
+def _run_rank(options: argparse.Namespace) -> int:
     die_with_parent(options.parent)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)  # the first process hears them, for all
     from services.trainer.run import follow
 
-    follow(sys.stdin.read(), settings, options.rank, options.meet)
+    follow(sys.stdin.read(), options.rank, options.meet)
     return 0
 
 

@@ -20,7 +20,6 @@ from typing import Any, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 
 from shared.errors import TrainingFailed
 
@@ -68,7 +67,10 @@ class Ranks:
         if gone:
             raise TrainingFailed(f"{len(gone)} of the {self.count - 1} other training processes ended unexpectedly")
         said = torch.tensor(values, dtype=torch.float64)
-        dist.broadcast(said, 0)
+        try:
+            dist.broadcast(said, 0)
+        except RuntimeError as error:
+            raise TrainingFailed(f"another training process of this run is gone: {error}") from error
         return cast(list[float], said.tolist())
 
     def hand_out(self, data: bytes) -> bytes:
@@ -126,6 +128,24 @@ def started(count: int, describe: str) -> Iterator[Ranks]:
                 child.wait()
 
 
+class _Total(torch.autograd.Function):
+    """Sum over all processes. Every process uses it, so the gradient is the sum over all as well, and so on."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        x = x.contiguous().clone()
+        dist.all_reduce(x)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return _total(grads[0])
+
+
+def _total(x: Tensor) -> Tensor:
+    return cast(Tensor, _Total.apply(x))  # type: ignore[no-untyped-call]
+
+
 class SyncedBatchNorm2d(nn.BatchNorm2d):
     """Batch norm over the shares of all processes, differentiable twice, on any device."""
 
@@ -133,9 +153,9 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
         if not self.training:
             return super().forward(x)
         count = x.numel() // x.shape[1] * dist.get_world_size()
-        mean = all_reduce(x.sum((0, 2, 3))) / count
+        mean = _total(x.sum((0, 2, 3))) / count
         centered = x - mean[:, None, None]
-        variance = all_reduce(centered.square().sum((0, 2, 3))) / count
+        variance = _total(centered.square().sum((0, 2, 3))) / count
         self._follow(mean.detach(), variance.detach() * count / (count - 1))
         x = centered * (variance + self.eps).rsqrt()[:, None, None]
         if not self.affine:

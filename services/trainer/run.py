@@ -59,7 +59,8 @@ def run(
     False when it was told to leave before the end. Raises TrainingFailed, MemoryError, OSError.
     """
     # Several devices: this process has the first and starts one for each of the others, which call `follow`.
-    description = json.dumps(asdict(spec) | {"config": spec.config.model_dump()})
+    told = settings.model_dump(mode="json", include={"datasets", "threads", "require_cuda", "fast_paths"})
+    description = json.dumps({"config": spec.config.model_dump(), "dataset": spec.dataset, "settings": told})
     with started(spec.config.gpus, description) as ranks, profiled(should_stop, profile) as stop:
         return _run(spec, settings, emit, stop, ranks=ranks)
 
@@ -115,9 +116,10 @@ def _run(
     return True
 
 
-def follow(description: str, settings: Settings, rank: int, rendezvous: str) -> None:
+def follow(description: str, rank: int, rendezvous: str) -> None:
     """What each further process of a run on several devices does: train along, and say nothing."""
     spec = json.loads(description)
+    settings = Settings(**spec["settings"])
     config = TrainConfig.model_validate_json(json.dumps(spec["config"]))
     with joined(rank, config.gpus, rendezvous) as ranks:
         device = pick_device(settings, ranks)

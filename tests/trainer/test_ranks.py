@@ -30,22 +30,13 @@ def alone(tmp_path: Path) -> Settings:
     return Settings(data=tmp_path / "data", datasets=tmp_path / "datasets", threads=1)
 
 
-def end_of(
-    settings: Settings, preset: str, gpus: int, **overrides: Any
-) -> tuple[dict[str, Any], list[dict[str, float]]]:
+def end_of(settings: Settings, preset: str, gpus: int) -> tuple[dict[str, Any], list[dict[str, float]]]:
     """The last checkpoint of a run, and its metrics."""
     lines: list[TrainerLine] = []
-    config = resolve(preset, small_overrides(**ONE_STEP | overrides) | {"gpus": gpus})
+    config = resolve(preset, small_overrides(**ONE_STEP) | {"gpus": gpus})
     name = f"{preset}-{gpus}"
-    # Stopped before the export, which is no concern of these tests.
-    reached: list[bool] = []
-
-    def emit(line: TrainerLine) -> None:
-        lines.append(line)
-        reached.append(isinstance(line, MetricsLine))
-
-    run(RunSpec(name, preset, config, "colors"), settings, emit, lambda: None)
-    saved = Checkpoints(ArtifactStore(settings.artifact_url), name, 1).load_newest(lambda name, why: None)
+    run(RunSpec(name, preset, config, "colors"), settings, lines.append, lambda: None)
+    saved = Checkpoints(ArtifactStore(settings.artifact_url), name, 1).load_newest(lambda *_: None)
     assert saved is not None
     return saved, [line.row for line in lines if isinstance(line, MetricsLine)]
 
