@@ -1,0 +1,48 @@
+"""What a training step has to compute, and how fast the device could: the limit that figures are held against."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from services.trainer.data import ImageDataset
+from services.trainer.runtime import PLAIN
+from services.trainer.training_loop import reference_iteration
+from services.trainer.training_state import TrainState
+from shared.presets import TrainConfig
+
+SIDE, REPEATS = {"cpu": 1024, "cuda": 8192}, 10
+
+
+def flops_per_image(config: TrainConfig) -> float:
+    """Floating-point operations of the plain reference for each image that counts as seen, products only.
+
+    Winograd's products need fewer; a share of the matmul rate above 100 % would be no error.
+    """
+    cpu = torch.device("cpu")
+    state = TrainState(config, 10, cpu, PLAIN)
+    nimg = config.n_critic * config.batch_size
+    dataset = ImageDataset(
+        torch.zeros(nimg, 3, 32, 32, dtype=torch.uint8), torch.arange(nimg) % 10, tuple("0123456789")
+    )
+    with FlopCounterMode(display=False) as counter:
+        reference_iteration(state, dataset, torch.arange(nimg))
+    return counter.get_total_flops() / nimg
+
+
+def matmul_flops_per_second(threads: int) -> float:
+    """The best of several products of square fp32 matrices."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.set_num_threads(threads)
+    side = SIDE[device]
+    a, b = torch.randn(2, side, side, device=device)
+    best_s = float("inf")
+    for _ in range(REPEATS):
+        started_s = time.perf_counter()
+        a @ b
+        if device == "cuda":
+            torch.cuda.synchronize()
+        best_s = min(best_s, time.perf_counter() - started_s)
+    return 2 * side**3 / best_s

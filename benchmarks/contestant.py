@@ -1,0 +1,83 @@
+"""One way of training, in a process of its own, that runs when it is told: `python -m benchmarks.contestant '<JSON>'`.
+
+Reads a number of iterations per line and answers with the seconds they took. A process of its own, so that each way has
+the environment it would have in life; they take turns, so that what else the machine does meets all of them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from benchmarks.peer import PeerTraining, train_instead
+from benchmarks.plain_pytorch import PlainTraining
+from services.trainer.data import ImageDataset, Sampler
+from services.trainer.fast_step import FastIteration, check_compiler
+from services.trainer.runtime import PLAIN, fastest
+from services.trainer.training_loop import reference_iteration
+from services.trainer.training_state import TrainState
+from shared.presets import resolve
+
+IMAGES = 5_000  # random ones: what they show does not matter for speed
+
+
+def main() -> None:
+    task = json.loads(sys.argv[1])
+    torch.manual_seed(0)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cpu":
+        torch.set_num_threads(task["threads"])
+    iterate = make(task, device)
+    print(json.dumps({"ready": True}), flush=True)
+    for line in sys.stdin:
+        started_s = time.perf_counter()
+        for _ in range(int(line)):
+            iterate()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        print(json.dumps({"seconds": time.perf_counter() - started_s}), flush=True)
+
+
+def make(task: dict[str, object], device: torch.device) -> Callable[[], None]:
+    """What takes one iteration of the task's way of training."""
+    config = resolve(str(task["preset"]), dict(task.get("overrides", {})))  # type: ignore[call-overload]
+    rng = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (IMAGES, 3, 32, 32), generator=rng, dtype=torch.uint8)
+    labels = torch.arange(IMAGES) % 10
+    if task["way"] == "plain":
+        return PlainTraining(config, images, labels, device, workers=os.cpu_count() or 1).iterate
+    if task["way"] == "peer":
+        return PeerTraining(Path(str(task["path"])), config, images, labels, device).iterate
+
+    dataset = ImageDataset(images, labels, tuple(map(str, range(10)))).to(device)
+    base = PLAIN if task["way"] == "reference" else fastest(device)
+    state = TrainState(config, 10, device, replace(base, **dict(task.get("paths", {}))))  # type: ignore[call-overload]
+    if "path" in task:
+        train_instead(state, Path(str(task["path"])))
+    if why_not := check_compiler(state, 10):
+        sys.exit(f"torch.compile: {why_not}")
+    sampler, nimg = Sampler(IMAGES, 0), config.n_critic * config.batch_size
+    fast = FastIteration(state, dataset).iterate
+
+    def iterate() -> None:
+        state.set_learning_rates()
+        chosen = sampler.batch(state.cur_nimg, nimg)
+        if state.runtime.lean:
+            fast(chosen)
+        else:
+            reference_iteration(state, dataset, chosen)
+        state.cur_nimg += nimg
+        state.update_ema(nimg)
+
+    return iterate
+
+
+if __name__ == "__main__":
+    main()
