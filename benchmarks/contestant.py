@@ -54,7 +54,7 @@ def make(task: dict[str, object], device: torch.device) -> Callable[[], None]:
     if task["way"] == "plain":
         return PlainTraining(config, images, labels, device, workers=os.cpu_count() or 1).iterate
     if task["way"] == "peer":
-        return PeerTraining(Path(str(task["path"])), config, images, labels, device).iterate
+        return PeerTraining(Path(str(task["path"])), config, (images, labels), device).iterate
 
     dataset = ImageDataset(images, labels, tuple(map(str, range(10)))).to(device)
     base = PLAIN if task["way"] == "reference" else fastest(device)

@@ -1,8 +1,8 @@
-"""The networks and the loss of w86763777/pytorch-gan-collections, read from a checkout of it; nothing of it is kept here.
+"""The networks and the loss of w86763777/pytorch-gan-collections, read from a checkout of it; none of it is kept here.
 
 Its script `wgangp.py` needs packages that Kiln does not have, so its steps are taken by PlainTraining, which takes the
-same ones: four loader workers, a fake batch without gradients, real and fake scored one after the other, a penalty, Adam.
-Its batch for the generator is twice as large, and it flips only; for the comparison both follow Kiln's preset.
+same ones: four loader workers, a fake batch without gradients, real and fake scored one after the other, a penalty,
+Adam. Its batch for the generator is twice as large, and it flips only; for the comparison both follow Kiln's preset.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How fast training is, against the plain PyTorch way, interleaved in one run: `make bench-training`.
 
-    python -m benchmarks.training [--rounds 5] [--turn-s 10] [--peer CHECKOUT] [--parts ratio,ablation,sizes] [--out FILE]
+    python -m benchmarks.training [--rounds 5] [--turn-s 10] [--peer CHECKOUT] [--parts ...] [--out FILE]
 
 Every way of training has a process of its own; they take turns, in another order each round, and a figure is the median
 over the rounds. Ratios are taken within a round, so that what else the machine does falls on both sides.
@@ -109,7 +109,9 @@ def compare_presets(options: argparse.Namespace) -> list[dict[str, Any]]:
         kiln = Contestant("Kiln", base | {"way": "kiln"}, WAIT_POLICY)
         plain = Contestant("plain PyTorch", base | {"way": "plain"})
         race([kiln, plain], options.rounds, options.turn_s)
-        rows.append(_row(preset, kiln, plain) | {"flops_per_image": flops_per_image(resolve(preset, {}))})
+        rows.append(_row(preset, kiln, plain))
+        print(f"  {preset}: {rows[-1]['ratio']:.2f}", file=sys.stderr, flush=True)
+        rows[-1] |= {"flops_per_image": flops_per_image(resolve(preset, {}))}
     if options.peer:
         base = {"preset": "wgan-gp", "threads": options.threads, "path": str(options.peer)}
         kiln = Contestant("Kiln", base | {"way": "kiln"}, WAIT_POLICY)
@@ -149,9 +151,7 @@ def ablate(options: argparse.Namespace) -> list[dict[str, Any]]:
             race([whole, *others, reference, plain], options.rounds, options.turn_s)
         rows += [{"preset": preset, "measure": other.name, "ratio": ratio(whole, other)} for other in others]
         if compiled.rates:
-            rows.append(
-                {"preset": preset, "measure": "compile (off unless asked for)", "ratio": ratio(compiled, whole)}
-            )
+            rows.append({"preset": preset, "measure": "compile (off by default)", "ratio": ratio(compiled, whole)})
         rows.append({"preset": preset, "measure": "no DataLoader, no PIL", "ratio": ratio(reference, plain)})
         rows.append({"preset": preset, "measure": "all of it", "ratio": ratio(whole, plain)})
     return rows

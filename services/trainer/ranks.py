@@ -132,13 +132,13 @@ class _Total(torch.autograd.Function):
     """Sum over all processes. Every process uses it, so the gradient is the sum over all as well, and so on."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
+    def forward(_: Any, x: Tensor) -> Tensor:
         x = x.contiguous().clone()
         dist.all_reduce(x)
         return x
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+    def backward(_: Any, *grads: Tensor) -> Tensor:
         return _total(grads[0])
 
 
