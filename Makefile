@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: up test lint format lock secrets clean
+.PHONY: up test lint format lock secrets clean bench-training bench-side-by-side bench-gpu
 
 up: $(VENV)/.installed
 	$(BIN)/python -m services.dev
@@ -17,6 +17,18 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Kiln against the plain PyTorch way: docs/performance.md. E.g. make bench-training BENCH="--rounds 3 --parts ratio".
+bench-training: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.training $(BENCH)
+
+# What a training job costs the API beside it.
+bench-side-by-side: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.side_by_side $(BENCH)
+
+# On a machine with a GPU: the CUDA tests and all benchmarks, in under nine minutes, into one file.
+bench-gpu: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.gpu $(BENCH)
 
 format: $(VENV)/.installed
 	$(BIN)/ruff check --fix .

@@ -46,10 +46,8 @@ def networks_at(checkout: Path, latent_dim: int) -> tuple[nn.Module, nn.Module]:
 
 
 class PeerTraining(PlainTraining):
-    def __init__(
-        self, checkout: Path, config: TrainConfig, images: Tensor, labels: Tensor, device: torch.device
-    ) -> None:
-        super().__init__(config, images, labels, device, LOADER_WORKERS)
+    def __init__(self, checkout: Path, config: TrainConfig, data: tuple[Tensor, Tensor], device: torch.device) -> None:
+        super().__init__(config, *data, device, LOADER_WORKERS)
         generator, discriminator = networks_at(checkout, config.latent_dim)
         self.use_networks(generator.to(device), discriminator.to(device))
 

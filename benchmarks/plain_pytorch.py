@@ -1,8 +1,8 @@
 """WGAN-GP (or another loss) the way tutorials write it: what Kiln is measured against.
 
 The networks are Kiln's own modules and the losses the same formulas; all the rest is what one finds in the usual
-examples: a DataLoader with workers, torchvision transforms on one PIL image after the other, eager fp32, torch's default layout,
-Adam as it comes.
+examples: a DataLoader with workers, torchvision transforms on one PIL image after the other, eager fp32, torch's
+default layout, Adam as it comes.
 """
 
 from __future__ import annotations
