@@ -79,7 +79,7 @@ class PlainTraining:
         if self.config.gp_weight:
             loss = loss + self.config.gp_weight * self._penalty(real, fake, labels)
         self.opt_d.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         self.opt_d.step()
 
     def _penalty(self, real: Tensor, fake: Tensor, labels: Tensor) -> Tensor:
@@ -88,12 +88,13 @@ class PlainTraining:
         scores = self.discriminator(between, labels)
         ones = torch.ones_like(scores)
         gradient = torch.autograd.grad(scores, between, ones, create_graph=True, retain_graph=True)[0]
-        return ((gradient.view(len(real), -1).norm(2, dim=1) - 1) ** 2).mean()
+        penalty: Tensor = ((gradient.view(len(real), -1).norm(2, dim=1) - 1) ** 2).mean()
+        return penalty
 
     def _generator_step(self) -> None:
         z = torch.randn(self.config.batch_size, self.config.latent_dim, device=self.device)
         labels = torch.randint(self.num_classes, (self.config.batch_size,), device=self.device)
         loss = self.loss.generator(self.discriminator(self.generator(z, labels), labels)).mean()
         self.opt_g.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         self.opt_g.step()

@@ -1,8 +1,8 @@
 """What a training job costs the API on the same machine, and what the settings bring: `make bench-side-by-side`.
 
 Starts a stack of its own, trains a small model on two colours, then asks for images while nothing else runs, and while
-a job runs with and without the settings. Requests come at fixed times, whether the last one was answered or not, so that
-a slow answer does not lower the load.
+a job runs with and without the settings. Requests come at fixed times, whether the last one was answered or not, so
+that a slow answer does not lower the load.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ class FastIteration:
         self.is_split = any(isinstance(module, nn.BatchNorm2d) for module in state.discriminator.modules())
         self.chosen = torch.zeros(config.n_critic, config.batch_size, dtype=torch.int64, device=state.device)
         self.graph: torch.cuda.CUDAGraph | None = None
-        self.stream = torch.cuda.Stream(state.device) if state.runtime.capture else None
+        self.stream = torch.cuda.Stream(state.device) if state.runtime.capture else None  # type: ignore[no-untyped-call]
         self.iterations = 0
 
     def iterate(self, chosen: Tensor, watch: Stopwatch = OFF) -> None:
@@ -167,7 +167,7 @@ def check_compiler(state: TrainState, num_classes: int) -> str | None:
     labels = torch.zeros(2, dtype=torch.int64, device=device) % num_classes
     try:
         generator = copy.deepcopy(state.generator)
-        torch.compile(_fast_forward(generator, state))(z, labels).sum().backward()
+        torch.compile(_fast_forward(generator, state))(z, labels).sum().backward()  # type: ignore[no-untyped-call]
     except Exception as error:  # a missing C++ compiler or Triton, or what the compiler cannot do: all are reported
         return str(error).strip().partition("\n")[0][:300] or type(error).__name__
     return None

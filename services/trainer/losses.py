@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,9 @@ LOSSES: dict[str, Loss] = {
 }
 
 
-def gradient_penalty(discriminator: nn.Module, real: Tensor, fake: Tensor, labels: Tensor, mix: Tensor) -> Tensor:
+def gradient_penalty(
+    discriminator: Callable[[Tensor, Tensor], Tensor], real: Tensor, fake: Tensor, labels: Tensor, mix: Tensor
+) -> Tensor:
     """(||grad D(x)|| - 1)^2 at points between real and fake; Gulrajani et al. 2017, arXiv:1704.00028, eq. 3. -> [N]
 
     `mix` [N] in [0, 1] says where between them: 1 is the real image. Differentiable in D's weights.

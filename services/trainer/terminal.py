@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Callable
 from typing import TextIO
 
@@ -18,6 +19,7 @@ def make_display(out: TextIO, total_nimg: int) -> Callable[[TrainerLine], None]:
     bar = Progress(BarColumn(), TaskProgressColumn(), TextColumn("{task.description}"), console=Console(file=out))
     task = bar.add_task("", total=1.0)
     bar.start()
+    atexit.register(bar.stop)  # however the run ends, the cursor comes back
 
     def show(line: TrainerLine) -> None:
         if isinstance(line, ProgressLine):

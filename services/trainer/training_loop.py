@@ -125,7 +125,7 @@ def is_over(state: TrainState) -> bool:
 
 def reference_iteration(state: TrainState, dataset: ImageDataset, chosen: Tensor, watch: Stopwatch = OFF) -> None:
     """n_critic discriminator steps on the images of these indices [n_critic * batch], and a generator step."""
-    for indices in chosen.to(dataset.images.device).split(state.config.batch_size):
+    for indices in chosen.to(dataset.images.device).view(-1, state.config.batch_size):
         with watch.part("data"):
             real = state.ranks.share(augment(dataset.images[indices], state.config))
             labels = state.ranks.share(dataset.labels[indices])

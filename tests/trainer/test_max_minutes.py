@@ -22,16 +22,17 @@ def test_without_a_limit_time_decides_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("minutes", "expected_s"), [(10.0, 600 - CLOSING_S), (1.0, 45.0)], ids=["room to close", "a quarter at most"]
+    ("minutes", "expected_s"), [(10.0, 600 - CLOSING_S), (1.0, 60 - 15)], ids=["room to close", "a quarter at most"]
 )
 def test_time_is_left_for_the_export(minutes: float, expected_s: float) -> None:
-    assert training_seconds(small_config(max_minutes=minutes)) == pytest.approx(expected_s if minutes > 2 else 60 - 15)
+    assert training_seconds(small_config(max_minutes=minutes)) == pytest.approx(expected_s)
 
 
 def test_the_schedules_follow_images_or_time_whichever_is_further() -> None:
-    # Given a budget of 1000 images and 80 s of training, and a rate that falls over the last half
+    # Given a budget of 1000 images and 82.5 s of training, and a rate that falls over the last half
     config = small_config(total_nimg=1000, max_minutes=110 / 60, lr_tail=0.5)
     limit_s = training_seconds(config)
+    assert limit_s is not None
     assert limit_s == pytest.approx(110 - 27.5)
     # Then a quick run follows its images, a slow one the clock, and at the end of either the rate is zero
     assert scheduled_nimg(config, 600, 0.5 * limit_s) == 600

@@ -30,7 +30,7 @@ def test_a_trace_of_some_steps_opens_as_chrome_trace_events(tmp_path: Path) -> N
     path = tmp_path / "trace.json"
     state = TrainState(small_config(total_nimg=96), 10, CPU)
     with profiled(lambda: None, path) as should_stop:
-        loop.train(state, random_images(), lambda report: None, should_stop)
+        loop.train(state, random_images(), lambda *_: None, should_stop)
     # Then the file has what Perfetto reads: complete events with names and times, convolutions among them
     events = json.loads(path.read_text())["traceEvents"]
     complete = [event for event in events if event.get("ph") == "X"]

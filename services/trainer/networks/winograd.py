@@ -71,11 +71,11 @@ def _apply(x: Tensor, forward: Map, adjoint: Map) -> Tensor:
 def _triples(x: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
     """Views of positions 2t, 2t+1 and 2t+2 along a dimension of length 2T+1: the inputs of tile t."""
     last = x.shape[dim] - 1
-    pairs = x.narrow(dim, 0, last).unflatten(dim, (-1, 2))
+    pairs = x.narrow(dim, 0, last).unflatten(dim, (-1, 2))  # type: ignore[no-untyped-call]
     return (
         pairs.select(dim + 1, 0),
         pairs.select(dim + 1, 1),
-        x.narrow(dim, 1, last).unflatten(dim, (-1, 2)).select(dim + 1, 1),
+        x.narrow(dim, 1, last).unflatten(dim, (-1, 2)).select(dim + 1, 1),  # type: ignore[no-untyped-call]
     )
 
 
