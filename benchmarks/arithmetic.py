@@ -31,7 +31,8 @@ def flops_per_image(config: TrainConfig) -> float:
     )
     with _Counter() as counter:
         reference_iteration(state, dataset, torch.arange(nimg))
-    return counter.flops / nimg
+    flops: float = counter.flops
+    return flops / nimg
 
 
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]

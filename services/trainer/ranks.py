@@ -50,7 +50,7 @@ class Ranks:
         flat = torch.cat([grad.reshape(-1) for grad in grads])
         dist.all_reduce(flat)
         flat /= self.count
-        for grad, mean in zip(grads, flat.split([grad.numel() for grad in grads]), strict=True):
+        for grad, mean in zip(grads, torch.split(flat, [grad.numel() for grad in grads]), strict=True):
             grad.copy_(mean.view(grad.shape))
 
     def average(self, values: Tensor) -> Tensor:
@@ -143,7 +143,7 @@ class _Total(torch.autograd.Function):
 
 
 def _total(x: Tensor) -> Tensor:
-    return cast(Tensor, _Total.apply(x))  # type: ignore[no-untyped-call]
+    return cast(Tensor, _Total.apply(x))
 
 
 class SyncedBatchNorm2d(nn.BatchNorm2d):

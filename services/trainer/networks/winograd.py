@@ -65,7 +65,7 @@ class _Linear(torch.autograd.Function):
 
 
 def _apply(x: Tensor, forward: Map, adjoint: Map) -> Tensor:
-    return cast(Tensor, _Linear.apply(x, forward, adjoint))  # type: ignore[no-untyped-call]
+    return cast(Tensor, _Linear.apply(x, forward, adjoint))
 
 
 def _triples(x: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
