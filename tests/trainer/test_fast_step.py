@@ -161,7 +161,7 @@ def test_a_run_may_be_taken_up_with_other_paths() -> None:
 def test_paths_are_chosen_by_name_and_wrong_names_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {f.name for f in fields(Runtime)} == set(FAST_PATHS)
     chosen = {
-        words: choose_runtime(CPU, Settings(fast_paths=words.split(",")))  # type: ignore[arg-type]
+        words: choose_runtime(CPU, Settings(fast_paths=words))
         for words in ("auto", "none", "auto,-winograd", "none,+fused", "+capture")
     }
     assert chosen["auto"] == chosen["+capture"] == fastest(CPU)  # there is nothing to record on a CPU
