@@ -5,6 +5,8 @@ KilnError
 ├── NotFound
 │   ├── UnknownJob
 │   ├── UnknownModel
+│   ├── UnknownPreview
+│   ├── UnknownSample
 │   ├── UnknownPreset
 │   └── UnknownAlias
 ├── Conflict                 the request is fine, the state it meets is not
@@ -105,6 +107,14 @@ class UnknownJob(NotFound):
 
 class UnknownModel(NotFound):
     kind = "model"
+
+
+class UnknownPreview(NotFound):
+    kind = "preview of model"
+
+
+class UnknownSample(NotFound):
+    kind = "sample grid"
 
 
 class UnknownPreset(NotFound):

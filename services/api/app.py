@@ -11,7 +11,7 @@ from anyio.to_thread import current_default_thread_limiter
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
-from services.api import errors
+from services.api import errors, openapi
 from services.api.dependencies import Services
 from services.api.drain import CloseWhenDraining, Drain
 from services.api.headers import SecurityHeaders
@@ -58,12 +58,15 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         kiln.close()
 
     app = FastAPI(title="Kiln", summary="Train class-conditional GANs as durable jobs, and serve their images.",
-                  lifespan=lifespan, docs_url=None, redoc_url=None)  # fmt: skip
+                  lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)  # fmt: skip
     app.state.drain = Drain(settings.drain_s)
     errors.install(app)
     _add_middleware(app, settings)
-    for routes in (jobs, events, history, generate, models, presets, health, docs):
-        app.include_router(routes.router)
+    app.state.routes = []
+    for module in (jobs, events, history, generate, models, presets, health, docs):
+        app.include_router(module.router)
+        app.state.routes += module.router.routes
+    openapi.install(app)
     return app
 
 

@@ -10,6 +10,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from services.api.disconnects import ClientGone
 from services.api.headers import HEADERS
@@ -63,6 +64,8 @@ async def _on_kiln_error(request: Request, error: Exception) -> JSONResponse:
 
 
 def _headers(error: KilnError) -> dict[str, str]:
+    if isinstance(error, errors.CorruptArtifact):
+        return {"Retry-After": "60"}  # somebody has to put it right
     if isinstance(error, errors.Unavailable):
         return {"Retry-After": str(error.retry_after_s)}
     if isinstance(error, errors.Unauthenticated):
@@ -86,7 +89,17 @@ async def _on_http_exception(request: Request, error: Exception) -> JSONResponse
         detail = f"there is nothing at {printable(request.url.path)}"
     elif status is HTTPStatus.METHOD_NOT_ALLOWED:
         detail = f"{request.method} is not allowed at {printable(request.url.path)}"
+        return problem(status, detail, headers={"Allow": ", ".join(_methods_at(request))})
     return problem(status, detail, headers=error.headers)
+
+
+def _methods_at(request: Request) -> list[str]:
+    """All of them: starlette names those of the first route that it finds."""
+    found: set[str] = set()
+    for route in request.app.state.routes:
+        match, _ = route.matches(request.scope)
+        found |= route.methods if match is not Match.NONE else set()
+    return sorted(found)
 
 
 async def _on_client_gone(request: Request, error: Exception) -> Response:

@@ -8,14 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from services.api.dependencies import Services
-from shared.errors import NotFound
+from shared.errors import UnknownSample
 from shared.jobs import Job
 
 _GRID = re.compile(r"(\d{12})\.png")
-
-
-class UnknownSample(NotFound):
-    kind = "sample grid"
 
 
 def sample_positions(job_id: str, kiln: Services) -> list[int]:

@@ -9,24 +9,31 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from services.api.latents import MAX_SEED
 from shared.jobs import Event, Job, JobStatus, Progress, Reason
-from shared.presets import Preset, TrainConfig
+from shared.presets import PRESETS, Preset, TrainConfig
 from shared.registry import ModelManifest
 
 MAX_IMAGES = 1024
 MAX_COMPARED = 20
+EVENT_ID = r"^[0-9]{1,19}-[0-9]{1,19}$"  # Redis counts in 64 bits, which is twenty digits at most
 
 
 class _Request(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def _partial(model: type[BaseModel]) -> dict[str, Any]:
+    """JSON schema of an object with some of the model's fields."""
+    return {"properties": model.model_json_schema()["properties"], "additionalProperties": False}
+
+
 class JobRequest(_Request):
     """Body of POST /jobs."""
 
-    preset: Annotated[str, Field(min_length=1, max_length=100)]
+    preset: Annotated[str, Field(min_length=1, max_length=100, json_schema_extra={"enum": list[Any](PRESETS)})]
     overrides: dict[str, Any] = Field(
-        default_factory=dict, max_length=100, description="Fields of the preset's config to change."
-    )
+        default_factory=dict, max_length=100, description="Fields of the preset's config to change.",
+        json_schema_extra=lambda schema: schema.update(_partial(TrainConfig)),
+    )  # fmt: skip
     dataset: Annotated[
         str,
         Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", description="`cifar10`, or a folder below KILN_DATASETS."),
@@ -53,7 +60,7 @@ class MetricsQuery(_Request):
 
 
 class EventsQuery(_Request):
-    after: Annotated[str | None, Field(pattern=r"^\d{1,20}-\d{1,20}$", description="Only events after that id.")] = None
+    after: Annotated[str | None, Field(pattern=EVENT_ID, description="Only events after that id.")] = None
     limit: Annotated[int, Field(ge=1, le=10_000)] = 1000
 
 

@@ -41,8 +41,9 @@ def serving(settings: Settings, registry: ModelRegistry) -> Iterator[TestClient]
 
 
 def publish(
-    registry: ModelRegistry, model_id: str, *, graph: bytes | None = None, conditional: bool = True
-) -> ModelManifest:
+    registry: ModelRegistry, model_id: str, *, graph: bytes | None = None, conditional: bool = True,
+    more: dict[str, bytes] | None = None,
+) -> ModelManifest:  # fmt: skip
     """Publishes a model whose images depend on z and on the class; by default every id has other weights."""
     graph = graph if graph is not None else make_generator(LATENT, len(CLASSES), seed=sum(model_id.encode()))
     draft = ModelManifest(
@@ -50,7 +51,7 @@ def publish(
         config=PRESETS["tiny"].config, dataset="cifar10", classes=CLASSES, latent_dim=LATENT, conditional=conditional,
         parity=Parity(max_abs_difference=0.0, batch_sizes=(1,)), images_seen=1, device="hand", wall_seconds=0.0,
     )  # fmt: skip
-    return registry.publish(draft, {GENERATOR_FILE: graph})
+    return registry.publish(draft, {GENERATOR_FILE: graph} | (more or {}))
 
 
 def wait_until_ready(client: TestClient) -> None:

@@ -104,7 +104,7 @@ def test_ids_that_mean_harm(server: Server, drill: Drill) -> None:
             method, target = place(hostile)
             status = int(send_raw(server, method, target).split(b" ", 2)[1])
             is_list = target.startswith(("/jobs?", "/jobs/?", "/models/?", "/presets/?")) or hostile in ("?", "..")
-            assert 400 <= status < 500 or (is_list and status in (200, 307)), f"{method} {target[:80]} -> {status}"
+            assert 400 <= status < 500 or (is_list and status == 200), f"{method} {target[:80]} -> {status}"
 
     @hypothesis_settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
     @given(st.text(st.characters(blacklist_categories=["Cs"]), min_size=1), st.sampled_from(PLACES[:4] + PLACES[5:8]))
@@ -145,7 +145,7 @@ def requests(server: Server, ids: list[str]) -> dict[str, Callable[[], httpx2.Re
 @pytest.mark.slow_drill
 @pytest.mark.timeout(600)
 def test_ten_thousand_queued_jobs(tmp_path: Path, drill: Drill) -> None:
-    """Invariant: with 10,000 queued jobs each request takes what it takes with 100 (the median of 40, taken in turns on
+    """Invariant: with 10,000 queued jobs each request takes what it takes with 250 (the median of 40, taken in turns on
     two servers, at most three times as long), every job is on one page and on one only, and the API's memory is flat.
 
     Takes about a minute and a half. Faults injected: 10,000 (jobs).
@@ -153,7 +153,7 @@ def test_ten_thousand_queued_jobs(tmp_path: Path, drill: Drill) -> None:
     18 times as long.
     """
     with running(tmp_path / "few") as few, running(tmp_path / "many") as many:
-        asked = {"few": requests(few, make_jobs(few, 120)), "many": requests(many, ids := make_jobs(many, 10_000))}
+        asked = {"few": requests(few, make_jobs(few, 250)), "many": requests(many, ids := make_jobs(many, 10_000))}
         took_s: dict[tuple[str, str], list[float]] = {}
         for name in asked["few"]:
             for _ in range(40):
@@ -178,8 +178,6 @@ def test_ten_thousand_queued_jobs(tmp_path: Path, drill: Drill) -> None:
                 after = f"&after={seen[-1]}"
             assert seen == sorted(ids, reverse=True)
         grown_mb = many.size()["api_mb"] - warm_mb
-        assert grown_mb < 16, (
-            f"{grown_mb:.0f} MB more after reading 30,000 jobs, which are {30_000 * 2000 / 1e6:.0f} MB"
-        )
+        assert grown_mb < 16, f"{grown_mb:.0f} MB more after reading 30,000 jobs"
     worst = max(ratios, key=ratios.__getitem__)
     drill.record("10,000 queued jobs", 10_000, detail=f"{worst}: {ratios[worst]:.2f} times; {grown_mb:+.1f} MB")

@@ -80,6 +80,8 @@ def test_what_does_not_exist_is_named() -> None:
     assert kinds == {
         "UnknownJob": "there is no job 'x'",
         "UnknownModel": "there is no model 'x'",
+        "UnknownPreview": "there is no preview of model 'x'",
+        "UnknownSample": "there is no sample grid 'x'",
         "UnknownPreset": "there is no preset 'x'",
         "UnknownAlias": "there is no alias 'x'",
     }

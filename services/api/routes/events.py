@@ -10,12 +10,12 @@ from fastapi.responses import StreamingResponse
 
 from services.api.dependencies import Kiln
 from services.api.live import follow
-from services.api.schemas import EventList, EventsQuery
+from services.api.schemas import EVENT_ID, EventList, EventsQuery
 from services.api.security import READ
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
-LastEventId = Annotated[str | None, Header(alias="Last-Event-ID", pattern=r"^\d{1,20}-\d{1,20}$")]
+LastEventId = Annotated[str | None, Header(alias="Last-Event-ID", pattern=EVENT_ID)]
 
 
 @router.get(

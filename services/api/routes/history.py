@@ -11,6 +11,7 @@ from services.api.dependencies import Kiln
 from services.api.schemas import CompareQuery, Comparison, LossesQuery, Sample, SampleList, StripQuery
 from services.api.security import READ
 from services.api.tables import as_csv, as_markdown
+from shared.errors import UnknownSample
 
 router = APIRouter(tags=["jobs"], dependencies=[READ])
 
@@ -38,7 +39,7 @@ def get_strip(job_id: str, query: Annotated[StripQuery, Query()], kiln: Kiln) ->
     """Some of the grids, evenly spread over the training, side by side."""
     positions = history.spread(history.sample_positions(kiln.store.get(job_id).id, kiln), query.count)
     if not positions:
-        raise history.UnknownSample(f"of job {job_id}")
+        raise UnknownSample(f"of job {job_id}")
     return _png(charts.strip_png([history.read_sample(job_id, nimg, kiln) for nimg in positions]))
 
 

@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
+from typing import Annotated
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Path, Response
 from fastapi.concurrency import run_in_threadpool
 
 from services.api.dependencies import Kiln, Services
 from services.api.schemas import AliasRequest, AliasView, ModelList, ModelView
 from services.api.security import READ, TRAIN
-from shared.errors import StoreUnavailable
+from shared.errors import StoreUnavailable, UnknownPreview
 from shared.registry import PREVIEW_FILE, ModelManifest
 
 router = APIRouter(tags=["models"])
+
+AliasName = Annotated[str, Path(pattern=r"^[a-z0-9][a-z0-9._-]{0,99}$")]
 
 
 @router.get("/models", dependencies=[READ])
@@ -41,12 +44,15 @@ async def get_model(model_id: str, kiln: Kiln) -> ModelView:
 )
 def get_preview(model_id: str, kiln: Kiln) -> Response:
     """The model's sample grid, ten rows of ten; one class per row where there are ten."""
-    preview = kiln.registry.read_file(kiln.registry.get(model_id), PREVIEW_FILE)
+    manifest = kiln.registry.get(model_id)
+    if PREVIEW_FILE not in manifest.files:
+        raise UnknownPreview(model_id)
+    preview = kiln.registry.read_file(manifest, PREVIEW_FILE)
     return Response(preview, media_type="image/png", headers={"Cache-Control": "private, max-age=86400, immutable"})
 
 
 @router.put("/aliases/{alias}", dependencies=[TRAIN])
-async def set_alias(alias: str, body: AliasRequest, kiln: Kiln) -> AliasView:
+async def set_alias(alias: AliasName, body: AliasRequest, kiln: Kiln) -> AliasView:
     """Points an alias at a model. `default` is the one that /generate uses."""
     await kiln.models.promote(alias, body.model_id)
     with suppress(StoreUnavailable):  # other replicas look for themselves before long
