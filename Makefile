@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: up test lint format lock secrets clean bench-training bench-side-by-side bench-gpu
+.PHONY: up test drills lint format lock secrets clean bench-training bench-side-by-side bench-gpu
 
 up: $(VENV)/.installed
 	$(BIN)/python -m services.dev
@@ -11,6 +11,12 @@ up: $(VENV)/.installed
 # Two processes: most of the time goes into waiting for other processes to start. A file's tests share their servers.
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# Every way it can break, but for the half-hour soak. Prints the table of drills and writes it into docs/reliability.md.
+drills: $(VENV)/.installed
+	@report=$$(mktemp) && trap 'rm -f $$report' EXIT; \
+	KILN_DRILL_REPORT=$$report $(BIN)/python -m pytest tests/drills -m "not soak" -q; status=$$?; \
+	$(BIN)/python -m tests.drills.table $$report && exit $$status
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

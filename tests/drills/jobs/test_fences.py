@@ -108,8 +108,11 @@ def test_a_worker_that_sleeps_past_its_lease_has_lost_its_job(kiln: Kiln, drill:
     drill.record(f"SIGSTOP a {what} past its lease", len(sleeping))
 
 
+@pytest.mark.slow_drill
 def test_a_worker_that_dies_between_publishing_and_finishing(kiln: Kiln, drill: Drill) -> None:
-    """Invariant: what was published is not trained again: the next claim finds the model and finishes the job with it.
+    """About 20 s.
+
+    Invariant: what was published is not trained again: the next claim finds the model and finishes the job with it.
 
     Faults injected: SIGKILL to the worker at the moment its last word on the job leaves for Redis, which never gets it.
     """

@@ -11,8 +11,11 @@ from tests.processes import small_overrides
 pytestmark = pytest.mark.timeout(900)
 
 
+@pytest.mark.slow_drill
 def test_a_lease_shorter_than_export_exit_and_publishing(kiln: Kiln, drill: Drill) -> None:
-    """Invariant: whoever works keeps the job: import, export, the trainer's exit and publishing all renew the lease.
+    """About 20 s.
+
+    Invariant: whoever works keeps the job: import, export, the trainer's exit and publishing all renew the lease.
 
     Faults injected: a lease of one second, which is shorter than any of them on a slow machine.
     """

@@ -1,0 +1,164 @@
+"""Breaks one mechanism at a time in a copy of the sources, and shows that its drill fails there.
+
+`python -m tests.drills.breaks [part of a drill's name ...]` prints how each one failed; it ends with status 1 when a
+drill passed though what it guards was broken. It takes about a minute per drill.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.processes import ROOT
+
+COPIED = ("services", "shared", "tests", "pyproject.toml")
+# What breaks often shows as a wait in vain; a minute of it is enough here.
+PATIENCE = ("tests/processes.py", "PATIENCE_S = 240.0", "PATIENCE_S = 75.0")
+
+
+@dataclass(frozen=True)
+class Break:
+    """In `file` the text `old` becomes `new`; then `drill` has to fail."""
+
+    drill: str
+    file: str
+    old: str
+    new: str
+
+
+SUPERVISOR, STORE, JOBS = "services/trainer/supervisor.py", "shared/job_store.py", "shared/jobs.py"
+UPDATE_NOW = "after = change(before, _from_redis(pipe.time()))"
+
+BREAKS = (
+    Break("test_killed.py::test_kill_9_the_trainer_mid_epoch", "services/trainer/training_state.py",
+          'torch.set_rng_state(saved["rng_cpu"].cpu())', "pass"),
+    Break("test_killed.py::test_kill_9_the_trainer_during_a_checkpoint_write", "shared/artifacts.py",
+          "mkstemp(dir=path.parent, prefix=_UNFINISHED)", 'mkstemp(dir=path.parent, prefix="9")'),
+    Break("test_killed.py::test_kill_9_the_worker_with_all_below_it", JOBS,
+          "return job.status is JobStatus.RUNNING and job.lease_until is not None", "return False"),
+    Break("test_killed.py::test_kill_9_the_workers_main_process", "services/trainer/__main__.py",
+          "    die_with_parent(parent_pid)", "    pass"),
+    Break("test_killed.py::test_kill_9_the_workers_child", SUPERVISOR,
+          "        if crashes >= self.settings.max_attempts:", "        if crashes >= 1:"),
+    Break("test_killed.py::test_a_poison_job_is_given_up_and_the_next_one_runs", JOBS,
+          "    if crashes >= max_attempts:", "    if False:"),
+    Break("test_killed.py::test_a_worker_that_is_told_to_leave_hands_its_job_on", SUPERVISOR,
+          "if self.stop.is_set() or self.is_timed_out", "if self.is_timed_out"),
+    Break("test_killed.py::test_a_trainer_deaf_to_sigterm_is_killed", SUPERVISOR,
+          "if now_s >= self.kill_at_s:", "if False:"),
+    Break("test_leases.py::test_a_lease_shorter_than_export_exit_and_publishing", SUPERVISOR,
+          "            while not wait({future}, HEARTBEAT_S).done:\n                self._try_to_flush()\n", ""),
+    Break("test_fences.py::test_kill_9_the_api_between_record_and_message", "services/api/reaper.py",
+          "for job in kiln.store.unsent():", "for job in ():"),
+    Break("test_fences.py::test_one_message_delivered_five_times", JOBS,
+          "    if lease_is_live:", "    if False:"),
+    Break("test_fences.py::test_a_worker_that_sleeps_past_its_lease_has_lost_its_job", JOBS,
+          "if job.fence != fence or job.status is not JobStatus.RUNNING:", "if False:"),
+    Break("test_fences.py::test_a_worker_that_dies_between_publishing_and_finishing", SUPERVISOR,
+          "            if self._is_published(job):", "            if False:"),
+    Break("test_fences.py::test_a_connection_that_drops_before_the_answer", STORE,
+          "if last == token:", "if False:"),
+    Break("test_fences.py::test_reapers_of_several_replicas_at_once", STORE,
+          "                    pipe.watch(record)\n                    text, last", "                    text, last"),
+    Break("test_redis_lost.py::test_redis_restarts_while_nothing_happens", "shared/broker.py",
+          "broker_connection_max_retries=None,", "broker_connection_retry=False,"),
+    Break("test_redis_lost.py::test_redis_comes_back_in_a_job[redis restart in a job-shut_down]", SUPERVISOR,
+          "            log.warning(\"job %s: %s\", self.job.id, error)\n", "            raise\n"),
+    Break("test_redis_lost.py::test_redis_comes_back_in_a_job[redis kill -9 with AOF, in a job-kill]",
+          "services/dev.py", '"--appendonly": "yes"', '"--appendonly": "no"'),
+    Break("test_redis_lost.py::test_redis_ends_during_a_post", STORE,
+          "if idempotency and used and (known := pipe.get(used)):", "if idempotency and (known := ''):"),
+    Break("test_redis_lost.py::test_redis_hangs_during_a_post", STORE,
+          "socket_timeout=timeout_s,", "socket_timeout=10,"),
+    Break("test_redis_lost.py::test_flushall_in_a_job", SUPERVISOR, "        except UnknownJob:\n            # Redis",
+          "        except UnknownJob:\n            raise\n            # Redis"),
+    Break("test_redis_lost.py::test_redis_is_gone_for_a_while[60.0]", SUPERVISOR,
+          "            if stop.wait(HEARTBEAT_S):\n", "            if True:\n"),
+    Break("test_disk.py::test_the_disk_is_full_for_a_while[checkpoint]", "services/trainer/run.py",
+          "        if error.errno not in DISK_FULL:\n", "        if True:\n"),
+    Break("test_disk.py::test_the_disk_is_full_for_a_while[sample]", "services/trainer/run.py",
+          '                with _surviving_a_full_disk(emit, "sample grid", nimg):\n', "                if True:\n"),
+    Break("test_disk.py::test_the_disk_is_full_during_export", "shared/errors.py",
+          "DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)", "DISK_FULL = (errno.ENOSPC, errno.EDQUOT)"),
+    Break("test_disk.py::test_the_disk_is_full_during_publishing", SUPERVISOR,
+          "Reason.DISK_FULL if error.errno in DISK_FULL else Reason.WORKER_LOST", "Reason.WORKER_LOST"),
+    Break("test_disk.py::test_the_newest_checkpoint_is_damaged[flip_a_bit]", "services/trainer/checkpoint.py",
+          "hashlib.sha256(data[start:]).digest() != data[len(_MAGIC) : start]", "False"),
+    Break("test_bad_trainers.py::test_a_trainer_that_hangs_once", SUPERVISOR,
+          "elif now_s >= self.stalled_at_s:", "elif False:"),
+    Break("test_bad_trainers.py::test_a_trainer_that_hangs_every_time", SUPERVISOR,
+          "self._retry(Reason.STALLED,", "self._retry(Reason.WORKER_LOST,"),
+    Break("test_bad_trainers.py::test_a_trainer_that_raises", "services/trainer/__main__.py",
+          "    if isinstance(error, TrainingFailed):", "    if False:"),
+    Break("test_bad_trainers.py::test_a_trainer_that_runs_out_of_memory", "services/trainer/__main__.py",
+          '''or "can't allocate memory" in str(error)''', ""),
+    Break("test_bad_trainers.py::test_a_trainer_that_diverges", "services/trainer/training_loop.py",
+          "    if not torch.isfinite(state.sums).all():", "    if False:"),
+    Break("test_bad_trainers.py::test_a_clock_that_is_two_hours_off[2-worker]", STORE,
+          UPDATE_NOW, "after = change(before, datetime.now(UTC))"),
+    Break("test_bad_trainers.py::test_a_clock_that_is_two_hours_off[2-API]", STORE,
+          UPDATE_NOW, "after = change(before, datetime.now(UTC))"),
+    Break("test_requests.py::test_a_request_in_every_state_twice[cancel]", JOBS,
+          "    if job.is_over:\n        return job\n", ""),
+    Break("test_requests.py::test_a_request_in_every_state_twice[pause]", JOBS,
+          "return job if job.status is JobStatus.PAUSED else _move(", "return _move("),
+    Break("test_requests.py::test_a_request_in_every_state_twice[resume]", JOBS,
+          "    if job.is_over:\n        raise IllegalTransition", "    if False:\n        raise IllegalTransition"),
+    Break("test_requests.py::test_a_request_in_every_state_twice[finish]", JOBS,
+          "    if job.attempt == 0:", "    if False:"),
+    Break("test_requests.py::test_a_running_job_is_told_within_two_seconds[cancel-cancelled]", SUPERVISOR,
+          "HEARTBEAT_S = 0.5", "HEARTBEAT_S = 2.8"),
+    Break("test_requests.py::test_a_running_job_is_told_within_two_seconds[pause-paused]", SUPERVISOR,
+          "            if process.tell(signal.SIGTERM):", "            if process.tell(signal.SIGTERM) and False:"),
+)  # fmt: skip
+
+
+def replace_once(folder: Path, file: str, old: str, new: str) -> None:
+    path = folder / file
+    text = path.read_text()
+    if text.count(old) != 1:
+        raise SystemExit(f"{file} has {text.count(old)} times: {old}")
+    path.write_text(text.replace(old, new))
+
+
+def fails(broken: Break) -> tuple[bool, str]:
+    """Runs the drill on the broken copy. -> whether it failed, and its last words"""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for part in COPIED:
+            source = ROOT / part
+            if source.is_dir():
+                shutil.copytree(source, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy(source, folder)
+        replace_once(folder, *PATIENCE)
+        replace_once(folder, broken.file, broken.old, broken.new)
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", f"tests/drills/jobs/{broken.drill}", "-m", "", "-q", "-x", "-p",
+             "no:cacheprovider", "--tb=short", f"--basetemp={folder / 'tmp'}"],
+            cwd=folder, env=os.environ | {"PYTHONPATH": str(folder), "KILN_DRILL_REPORT": ""}, check=False,
+            capture_output=True, text=True,
+        )  # fmt: skip
+    words = [line for line in done.stdout.splitlines() if line.startswith("E  ") or " passed" in line]
+    return done.returncode == 1, "\n".join(words[:6] or done.stdout.splitlines()[-15:])
+
+
+def main() -> int:
+    wanted = sys.argv[1:]
+    chosen = [each for each in BREAKS if not wanted or any(part in each.drill for part in wanted)]
+    passed = 0
+    for broken in chosen:
+        has_failed, words = fails(broken)
+        passed += not has_failed
+        sys.stdout.write(f"{'fails' if has_failed else 'PASSES'}: {broken.drill}\n{words}\n\n")
+        sys.stdout.flush()
+    return 1 if passed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
