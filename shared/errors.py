@@ -6,7 +6,8 @@ KilnError
 │   ├── UnknownJob
 │   ├── UnknownModel
 │   ├── UnknownPreset
-│   └── UnknownAlias
+│   ├── UnknownAlias
+│   └── UnknownClassifier
 ├── Conflict                 the request is fine, the state it meets is not
 │   └── IllegalTransition
 ├── IdempotencyMismatch      one Idempotency-Key, two different bodies
@@ -113,6 +114,10 @@ class UnknownPreset(NotFound):
 
 class UnknownAlias(NotFound):
     kind = "alias"
+
+
+class UnknownClassifier(NotFound):
+    kind = "classifier in"
 
 
 class Conflict(KilnError):

@@ -7,7 +7,6 @@ JSON report per line to standard output, and leaves publishing to the supervisor
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import signal
@@ -17,6 +16,7 @@ from datetime import UTC, datetime
 from types import FrameType
 from typing import TextIO
 
+from services.trainer.commands import add_commands, parse_overrides
 from shared.errors import DISK_FULL, InvalidInput, TrainingFailed
 from shared.jobs import Job, Progress, Reason, new_job_id
 from shared.presets import PRESETS, resolve
@@ -36,9 +36,12 @@ def main(arguments: list[str] | None = None) -> int:
     train.add_argument("--dataset", default="cifar10", help="folder below KILN_DATASETS")
     train.add_argument("--run", default=None, help="name of the run; the name of an old one resumes it")
     train.add_argument("--job", type=int, metavar="PARENT_PID", help="run the job that standard input describes")
+    add_commands(commands)
     options = parser.parse_args(arguments)
     try:
         settings = read_settings()
+        if options.command != "train":
+            return int(options.call(settings, options))
         return _run_job(settings, options.job) if options.job else _run_by_hand(settings, options)
     except InvalidInput as error:
         for problem in error.problems:
@@ -96,7 +99,7 @@ def _reason_of(error: Exception) -> Reason:
 
 
 def _run_by_hand(settings: Settings, options: argparse.Namespace) -> int:
-    config = resolve(options.preset, _parse_overrides(options.override))
+    config = resolve(options.preset, parse_overrides(options.override))
     run_id = options.run or new_job_id(datetime.now(UTC))
     if not _RUN_NAME.fullmatch(run_id):
         raise InvalidInput.of("run", run_id, "a name is made of a-z, 0-9, '.', '_' and '-', up to 64 of them")
@@ -139,19 +142,6 @@ def print_line(line: TrainerLine, out: TextIO, total_nimg: int) -> None:
         case FailureLine():
             text = f"{line.reason}: {line.error}"
     print(text, file=out, flush=True)
-
-
-def _parse_overrides(pairs: list[str]) -> dict[str, object]:
-    overrides: dict[str, object] = {}
-    for pair in pairs:
-        field, separator, text = pair.partition("=")
-        if not separator:
-            raise InvalidInput.of("override", pair, "expected FIELD=VALUE")
-        try:
-            overrides[field] = json.loads(text)
-        except ValueError:
-            overrides[field] = text
-    return overrides
 
 
 if __name__ == "__main__":
