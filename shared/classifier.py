@@ -37,6 +37,8 @@ class ClassifierConfig(BaseModel):
     flip: bool = Field(True, description="Flip half of the images horizontally.")
     crop_padding: int = Field(4, ge=0, le=16, description="Pad by so many pixels, then crop at random.")
     cutout_px: int = Field(0, ge=0, le=32, description="Side of the black square put on each image; 0: none.")
+    small_px: int = Field(32, ge=8, le=32, description="Images are shrunk to this side at first; 32: they are not.")
+    small_share: float = Field(0.6, ge=0, lt=1, description="Share of the budget that counts as 'at first'.")
     ema_halflife_nimg: int = Field(0, ge=0, description="Half-life of the averaged weights, in images; 0: none.")
     tick_nimg: int = Field(10_000, ge=1, description="Images between two lines of the log.")
     checkpoint_every_s: float = Field(120.0, ge=0, description="Seconds between two checkpoints.")

@@ -95,8 +95,10 @@ def train(
     while state.cur_nimg < total_nimg and not should_stop():
         count = min(config.batch_size, total_nimg - state.cur_nimg)
         chosen = sampler.batch(state.cur_nimg, count).to(state.device)
-        lr = config.lr * one_cycle(config, state.cur_nimg / total_nimg)
-        step(state, dataset.images[chosen], dataset.labels[chosen], lr)
+        position = state.cur_nimg / total_nimg
+        lr = config.lr * one_cycle(config, position)
+        images = augment(dataset.images[chosen], config)
+        step(state, shrink(images, config, position), dataset.labels[chosen], lr)
         before, state.cur_nimg = state.cur_nimg, state.cur_nimg + count
         now_s = time.monotonic()
         if state.cur_nimg == total_nimg or before // config.tick_nimg != state.cur_nimg // config.tick_nimg:
@@ -111,11 +113,11 @@ def train(
 
 
 def step(state: ClassifierState, images: Tensor, labels: Tensor, lr: float) -> None:
-    """One step of SGD on a batch of images [N, 3, H, W] uint8 and their labels [N]."""
+    """One step of SGD on a batch of images [N, 3, H, W] in [-1, 1] and their labels [N]."""
     state.network.train()
     for group in state.optimizer.param_groups:
         group["lr"] = lr
-    logits, _ = state.network(augment(images, state.config))
+    logits, _ = state.network(images)
     loss = F.cross_entropy(logits, labels, label_smoothing=state.config.label_smoothing)
     state.optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
@@ -140,6 +142,16 @@ def augment(images: Tensor, config: ClassifierConfig) -> Tensor:
         top, left = middle - config.cutout_px // 2
         images = cutout(images, top, left, config.cutout_px)
     return to_unit_range(images)
+
+
+def shrink(images: Tensor, config: ClassifierConfig, position: float) -> Tensor:
+    """Images of `small_px` in the first part of the run: coarse shapes come first, at a fraction of the work.
+
+    Progressive resizing, as in fastai's entry to DAWNBench (2018); the rest of the run is at full size.
+    """
+    if config.small_px == images.shape[3] or position >= config.small_share:
+        return images
+    return F.interpolate(images, size=config.small_px, mode="bilinear", antialias=True, align_corners=False)
 
 
 def one_cycle(config: ClassifierConfig, position: float) -> float:
