@@ -53,6 +53,8 @@ def _train_classifier(settings: Settings, options: argparse.Namespace) -> int:
     spec = ClassifierSpec(run_id, config, options.dataset, options.out or settings.data / "classifier", command)
     try:
         manifest = train_classifier(spec, settings, _say, stopped)
+    except InvalidInput:
+        raise
     except KilnError as error:
         _say(f"{type(error).__name__}: {error}")
         return 1
@@ -60,6 +62,31 @@ def _train_classifier(settings: Settings, options: argparse.Namespace) -> int:
         _say(f"left with a checkpoint; go on with --run {run_id}")
         return EXIT_LEFT
     print(f"{spec.folder}: {manifest.test_accuracy:.2%} of {manifest.test_images:,} test images")
+    return 0
+
+
+def _evaluate_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("models", nargs="+", metavar="MODEL", help="a model's id, its folder, or weights/*.safetensors")
+    parser.add_argument("-n", "--images", type=int, default=50_000, help="images to generate (default: 50,000)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of their latents and classes")
+    parser.add_argument("--extractor", default="classifier", help="classifier (Kiln's own) or inception")
+    parser.add_argument("--weights", type=Path, help="Inception's weights, a file")
+    parser.add_argument("--dataset", default="cifar10", help="what snapshots were trained on; models say it themselves")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+
+def _evaluate(settings: Settings, options: argparse.Namespace) -> int:
+    from services.trainer.metrics.command import Evaluation, evaluate, table
+
+    asked = {name: value for name, value in vars(options).items() if name not in ("command", "call", "json", "models")}
+    try:
+        records = evaluate(Evaluation(models=tuple(options.models), **asked), settings, _say)
+    except InvalidInput:
+        raise
+    except KilnError as error:
+        _say(f"{type(error).__name__}: {error}")
+        return 1
+    print(json.dumps(records, indent=2) if options.json else table(records))
     return 0
 
 
@@ -103,4 +130,5 @@ def _say(text: str) -> None:
 
 COMMANDS = (
     ("train-classifier", "train the classifier that measures models", _train_classifier_options, _train_classifier),
+    ("evaluate", "print the figures of models: FID, KID, Inception Score and others", _evaluate_options, _evaluate),
 )

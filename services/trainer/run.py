@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,6 +20,8 @@ from services.trainer import training_loop as loop
 from services.trainer.checkpoint import Checkpoints, pack_weights
 from services.trainer.data import ImageDataset, load_dataset
 from services.trainer.export import check_parity, export_generator
+from services.trainer.metrics.evaluation import Evaluator
+from services.trainer.metrics.in_training import extend_last_row, final_metrics, open_evaluation
 from services.trainer.sampling import reestimate_batch_norm, sample_grid
 from services.trainer.training_state import TrainState
 from shared.artifacts import ArtifactStore
@@ -66,6 +69,7 @@ def run(
     _tell(emit, "started", f"{len(dataset):,} images of {len(dataset.classes)} classes, on {device_name(device)}")
     restore(state, checkpoints, emit)
 
+    evaluator = open_evaluation(state, settings, spec.dataset, dataset, partial(_tell, emit))
     started_s = time.monotonic() - state.wall_seconds
 
     def on_report(report: loop.Report) -> None:
@@ -73,7 +77,8 @@ def run(
         match report:
             case loop.ProgressReport(nimg, images_per_second):
                 emit(ProgressLine(images_seen=nimg, images_per_second=images_per_second))
-            case loop.MetricsReport(row):
+            case loop.MetricsReport(row):  # the newest of state.metrics
+                extend_last_row(state, evaluator)
                 emit(MetricsLine(row=row))
             case loop.SamplesReport(nimg, images):
                 key = f"jobs/{spec.run_id}/samples/{nimg:012d}.png"
@@ -92,12 +97,14 @@ def run(
     if loop.train(state, dataset, on_report, should_stop) == "leave":
         return False
     _tell(emit, "exporting", "training is done; exporting to ONNX")
-    emit(export(spec, state, dataset, settings))
+    emit(export(spec, state, dataset, settings, evaluator))
     return True
 
 
-def export(spec: RunSpec, state: TrainState, dataset: ImageDataset, settings: Settings) -> ResultLine:
-    """Writes the model's files into a folder of the run and describes them. Raises ParityFailed."""
+def export(
+    spec: RunSpec, state: TrainState, dataset: ImageDataset, settings: Settings, evaluator: Evaluator | None = None
+) -> ResultLine:
+    """Writes the model's files into a folder of the run, and describes and measures them. Raises ParityFailed."""
     config = spec.config
     reestimate_batch_norm(state.ema, config, len(dataset.classes), EXPORT_NORM_IMAGES)
     graph = export_generator(state.ema, config)
@@ -117,6 +124,7 @@ def export(spec: RunSpec, state: TrainState, dataset: ImageDataset, settings: Se
         classes=dataset.classes,
         latent_dim=config.latent_dim,
         conditional=config.conditional,
+        metrics=final_metrics(state, evaluator),
         parity=parity,
         images_seen=state.cur_nimg,
         device=device_name(state.device),

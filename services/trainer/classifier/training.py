@@ -29,8 +29,9 @@ class ClassifierState:
         self.config, self.device = config, device
         self.network = Classifier(config.width, num_classes).to(device).to(memory_format=torch.channels_last)
         decay = 0.5 ** (config.batch_size / config.ema_halflife_nimg) if config.ema_halflife_nimg else 0.0
+        averaging = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
         # Batch statistics are averaged with the weights: they belong together.
-        self.average = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+        self.average = AveragedModel(self.network, multi_avg_fn=averaging, use_buffers=True)
         # torch's default order of parameters: those of one axis are biases, and scales and shifts of batch norms.
         weights = [p for p in self.network.parameters() if p.ndim > 1]
         others = [p for p in self.network.parameters() if p.ndim == 1]
@@ -169,7 +170,9 @@ def class_accuracies(network: nn.Module, dataset: ImageDataset) -> Tensor:
     device = next(network.parameters()).device
     network.eval()
     with torch.no_grad():
-        guesses = [network(to_unit_range(part.to(device)))[0].argmax(1) for part in dataset.images.split(EVAL_BATCH)]
+        guesses = [
+            network(to_unit_range(part.to(device)))[0].argmax(1) for part in torch.split(dataset.images, EVAL_BATCH)
+        ]
     is_right = (torch.cat(guesses) == dataset.labels.to(device)).double().cpu()
     labels = dataset.labels.cpu()
     return torch.stack([is_right[labels == label].mean() for label in range(len(dataset.classes))])

@@ -46,7 +46,8 @@ def _root(matrix: Tensor) -> Tensor:
     """The symmetric square root of a symmetric positive semi-definite matrix."""
     values, vectors = torch.linalg.eigh(matrix)
     # A covariance has no negative eigenvalues; rounding gives it some of the order of 1e-16.
-    return (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+    root: Tensor = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+    return root
 
 
 @dataclass(frozen=True)
@@ -117,11 +118,11 @@ def precision_and_recall(real: Tensor, fake: Tensor, k: int = 3, chunk: int = 20
 
 def _reach(features: Tensor, k: int, chunk: int) -> Tensor:
     """Distance [N] of each row to its k-th neighbour; the nearest of all is the row itself."""
-    return torch.cat([_distances(part, features).kthvalue(k + 1).values for part in features.split(chunk)])
+    return torch.cat([_distances(part, features).kthvalue(k + 1).values for part in torch.split(features, chunk)])
 
 
 def _covered(points: Tensor, centres: Tensor, reach: Tensor, chunk: int) -> float:
-    hits = [(_distances(part, centres) <= reach).any(1) for part in points.split(chunk)]
+    hits = [(_distances(part, centres) <= reach).any(1) for part in torch.split(points, chunk)]
     return float(torch.cat(hits).double().mean())
 
 
