@@ -36,8 +36,9 @@ def export_classifier(classifier: Classifier) -> tuple[dict[str, bytes], Parity]
 def load_classifier(folder: Path) -> tuple[Classifier, ClassifierManifest]:
     """The classifier of a folder, on the CPU, ready to guess. Raises UnknownClassifier, CorruptArtifact."""
     manifest = read_manifest(folder)
-    network = Classifier(manifest.config.width, len(manifest.classes))
-    network.load_state_dict(safetensors.torch.load(read_file(folder, manifest, WEIGHTS_FILE)))
+    with torch.device("meta"):  # initial weights would be thrown away, and their draws would change a run around this
+        network = Classifier(manifest.config.width, len(manifest.classes))
+    network.load_state_dict(safetensors.torch.load(read_file(folder, manifest, WEIGHTS_FILE)), assign=True)
     return network.eval().requires_grad_(False).to(memory_format=torch.channels_last), manifest
 
 
