@@ -27,7 +27,7 @@ class ClassifierConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     # Below 8, torch 2.15's 1x1 convolutions of stride 2 write beside their memory on a CPU (channels-last, backward).
-    width: int = Field(64, ge=8, le=256, multiple_of=8, description="Channels of the first stage; ResNet-18 has 64.")
+    width: int = Field(64, ge=8, le=256, description="Channels of the first stage; ResNet-18 has 64.")
     epochs: int = Field(30, ge=1, le=1000, description="Times that every image is shown.")
     batch_size: int = Field(128, ge=2, le=4096, description="Images per step.")
     lr: float = Field(0.2, gt=0, le=10, description="Learning rate of SGD at its highest.")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import signal
 import sys
 import traceback
@@ -16,15 +15,13 @@ from datetime import UTC, datetime
 from types import FrameType
 from typing import TextIO
 
-from services.trainer.commands import add_commands, parse_overrides
+from services.trainer.commands import add_commands, parse_overrides, run_name
 from shared.errors import DISK_FULL, InvalidInput, TrainingFailed
 from shared.jobs import Job, Progress, Reason, new_job_id
 from shared.presets import PRESETS, resolve
 from shared.processes import die_with_parent
 from shared.reports import EXIT_LEFT, EventLine, FailureLine, MetricsLine, ProgressLine, ResultLine, TrainerLine
 from shared.settings import Settings, read_settings
-
-_RUN_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")  # it becomes a part of keys, and of a model's id
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -100,9 +97,7 @@ def _reason_of(error: Exception) -> Reason:
 
 def _run_by_hand(settings: Settings, options: argparse.Namespace) -> int:
     config = resolve(options.preset, parse_overrides(options.override))
-    run_id = options.run or new_job_id(datetime.now(UTC))
-    if not _RUN_NAME.fullmatch(run_id):
-        raise InvalidInput.of("run", run_id, "a name is made of a-z, 0-9, '.', '_' and '-', up to 64 of them")
+    run_id = run_name(options.run or new_job_id(datetime.now(UTC)))
     stop = StopFlag()
     signal.signal(signal.SIGINT, lambda number, frame: stop._on_signal(signal.SIGTERM, frame))
     from services.trainer.run import RunSpec, run

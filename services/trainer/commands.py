@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -45,7 +46,7 @@ def _train_classifier_options(parser: argparse.ArgumentParser) -> None:
 def _train_classifier(settings: Settings, options: argparse.Namespace) -> int:
     given = {name: getattr(options, name) for name in ("width", "epochs") if getattr(options, name) is not None}
     config = resolve_classifier(parse_overrides(options.override) | given)
-    run_id = options.run or f"classifier-{new_job_id(datetime.now(UTC))}"
+    run_id = run_name(options.run) if options.run else f"classifier-{new_job_id(datetime.now(UTC))}"
     stopped = _on_stop_signals()
     from services.trainer.classifier.run import ClassifierSpec, train_classifier
 
@@ -96,6 +97,13 @@ def _repeated(options: argparse.Namespace) -> list[str]:
     typed = [part for name, value in numbers if value is not None for part in (name, str(value))]
     typed += [part for pair in options.override for part in ("-o", pair)]
     return ["train-classifier", *typed, "--dataset", options.dataset]
+
+
+def run_name(name: str) -> str:
+    """The name, which becomes a part of keys and of a model's id. Raises InvalidInput for one that could not."""
+    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,63}", name):
+        raise InvalidInput.of("run", name, "a name is made of a-z, 0-9, '.', '_' and '-', up to 64 of them")
+    return name
 
 
 def parse_overrides(pairs: list[str]) -> dict[str, object]:

@@ -82,6 +82,7 @@ def test_what_does_not_exist_is_named() -> None:
         "UnknownModel": "there is no model 'x'",
         "UnknownPreset": "there is no preset 'x'",
         "UnknownAlias": "there is no alias 'x'",
+        "UnknownClassifier": "there is no classifier in 'x'",
     }
 
 
