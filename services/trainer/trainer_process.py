@@ -23,7 +23,8 @@ from shared.reports import TrainerLine, parse_line
 from shared.settings import Settings
 
 LOG_TAIL_CHARS = 2000
-TRAINER_SETTINGS = ("data", "datasets", "artifacts", "threads", "require_cuda")  # Redis is none of its business
+# Redis is none of its business.
+TRAINER_SETTINGS = ("data", "datasets", "artifacts", "classifier", "threads", "require_cuda")
 SIGNALS = {signal.SIGTERM, signal.SIGUSR1}
 _VMSTAT = Path("/proc/vmstat")
 

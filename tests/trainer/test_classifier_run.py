@@ -74,7 +74,8 @@ def test_a_run_that_left_goes_on_to_the_same_classifier(
 
 def test_a_run_is_not_taken_up_with_another_config(settings: Settings, tmp_path: Path) -> None:
     def train(config: ClassifierConfig) -> None:
-        train_classifier(ClassifierSpec("other", config, "colors", tmp_path), settings, str, lambda: True)
+        said: list[str] = []
+        train_classifier(ClassifierSpec("other", config, "colors", tmp_path), settings, said.append, lambda: True)
 
     train(CONFIG)
     train(CONFIG)

@@ -6,11 +6,13 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from services.trainer.__main__ import main
+from services.trainer.metrics.in_training import now_and_then
 from services.trainer.run import RunSpec, run
 from shared.artifacts import ArtifactStore
 from shared.presets import TrainConfig
@@ -20,7 +22,13 @@ from shared.settings import Settings
 from tests.processes import write_color_dataset
 from tests.trainer.small import small_classifier, small_config
 
-EVERY_TICK = {"total_nimg": 64, "tick_nimg": 16, "snapshot_nimg": 32, "eval_images": 20, "eval_every_nimg": 32}
+EVERY_TICK: dict[str, Any] = {
+    "total_nimg": 64,
+    "tick_nimg": 16,
+    "snapshot_nimg": 32,
+    "eval_images": 20,
+    "eval_every_nimg": 32,
+}
 
 
 @dataclass(frozen=True)
@@ -107,8 +115,19 @@ def test_measuring_does_not_change_what_is_learned(settings: Settings, whole: To
     assert unmeasured.rows == [{k: v for k, v in row.items() if k not in figures} for row in whole.rows]
     assert unmeasured.manifest.metrics == ModelMetrics()
     assert not [event for event in unmeasured.events if "features" in event]
-    folders = [settings.data / "work" / name / "export" / "generator.onnx" for name in ("whole", "unmeasured")]
-    assert folders[0].read_bytes() == folders[1].read_bytes()
+    registry = ModelRegistry(ArtifactStore(settings.artifact_url))
+    assert registry.get("tiny-whole").digest == registry.get("tiny-unmeasured").digest
+
+
+def test_measuring_is_told_of_while_it_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A supervisor kills a trainer that is silent for long.
+    told: list[str] = []
+    hear = now_and_then(lambda _, message: told.append(message))
+    hear(250)
+    assert told == []
+    monkeypatch.setattr("services.trainer.metrics.in_training.HEARTBEAT_S", 0.0)
+    hear(1500)
+    assert told == ["1,500 images measured"]
 
 
 def test_without_a_classifier_a_run_says_so_and_goes_on(settings: Settings, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from services.trainer.metrics.distances import (
     moments,
     precision_and_recall,
 )
-from services.trainer.metrics.extractor import BATCH, Extracted, Extractor, extract
+from services.trainer.metrics.extractor import BATCH, Extracted, Extractor, Hear, extract, hear_nothing
 from services.trainer.metrics.reference import dataset_digest, real_features
 from shared.artifacts import ArtifactStore
 from shared.errors import BadDataset
@@ -107,13 +107,15 @@ class Evaluator:
     dataset_digest: str
     reference: Extracted
     test: Extracted | None  # real images that the generator was not trained on
+    hear: Hear = hear_nothing
 
     def extract(self, generator: Generator, config: TrainConfig, count: int, seed: int = 0) -> Extracted:
         """Features of `count` generated images."""
         if isinstance(generator, nn.Module):
             generator.eval()
         labels = labels_like(self.dataset, count, seed)
-        return extract(self.extractor, generate(generator, config.latent_dim, labels, seed, self.extractor.device))
+        images = generate(generator, config.latent_dim, labels, seed, self.extractor.device)
+        return extract(self.extractor, images, self.hear)
 
     def quick(self, generator: Generator, config: TrainConfig, count: int) -> Figures:
         """FID, Inception Score and class accuracy, for a row of the metrics series."""
@@ -162,7 +164,11 @@ class Evaluator:
 
 
 def make_evaluator(
-    extractor: Extractor, dataset: ImageDataset, test: ImageDataset | None, cache: ArtifactStore
+    extractor: Extractor,
+    dataset: ImageDataset,
+    test: ImageDataset | None,
+    cache: ArtifactStore,
+    hear: Hear = hear_nothing,
 ) -> Evaluator:
     """Takes the real images' features from the cache, or computes them, which takes a CPU minutes the first time.
 
@@ -172,18 +178,20 @@ def make_evaluator(
         raise BadDataset(f"{len(dataset)} real images are too few to measure by; at least {MIN_EVAL_IMAGES} are needed")
     if test is not None and len(test) < MIN_EVAL_IMAGES:
         test = None
-    real = real_features(extractor, dataset, cache)
-    real_test = None if test is None else real_features(extractor, test, cache)
-    return Evaluator(extractor, dataset, dataset_digest(dataset), real, real_test)
+    real = real_features(extractor, dataset, cache, hear)
+    real_test = None if test is None else real_features(extractor, test, cache, hear)
+    return Evaluator(extractor, dataset, dataset_digest(dataset), real, real_test, hear)
 
 
-def open_evaluator(extractor: Extractor, settings: Settings, name: str, dataset: ImageDataset) -> Evaluator:
+def open_evaluator(
+    extractor: Extractor, settings: Settings, name: str, dataset: ImageDataset, hear: Hear = hear_nothing
+) -> Evaluator:
     """Measures against the training images of the data set of that name; its test images, if any, for scale."""
     try:
         test = load_dataset(settings.dataset_root, name, "test")
     except BadDataset:  # a folder of one's own need not have a test split
         test = None
-    return make_evaluator(extractor, dataset, test, ArtifactStore(f"file://{settings.data / 'cache'}"))
+    return make_evaluator(extractor, dataset, test, ArtifactStore(f"file://{settings.data / 'cache'}"), hear)
 
 
 def evaluate_generator(

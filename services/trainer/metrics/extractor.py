@@ -54,13 +54,23 @@ class Extracted:
         return len(self.features)
 
 
-def extract(extractor: Extractor, batches: Iterable[tuple[Tensor, Tensor]]) -> Extracted:
+Hear = Callable[[int], None]  # how many images are done; called after each batch
+
+
+def hear_nothing(count: int) -> None:
+    """For those who do not want to know."""
+
+
+def extract(extractor: Extractor, batches: Iterable[tuple[Tensor, Tensor]], hear: Hear = hear_nothing) -> Extracted:
     """Runs the network over (images uint8 [N, 3, H, W], labels [N]), batch after batch."""
+    count = 0
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     with torch.no_grad():
         for images, labels in batches:
             features, logits = extractor.run(images.to(extractor.device))
             parts.append((features.float().cpu(), logits.float().cpu(), labels.cpu()))
+            count += len(labels)
+            hear(count)
     features, logits, labels = (torch.cat(column) for column in zip(*parts, strict=True))
     return Extracted(features, logits, labels)
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 from services.trainer.data import ImageDataset
 from services.trainer.metrics.evaluation import Evaluator, open_evaluator
-from services.trainer.metrics.extractor import find_extractor
+from services.trainer.metrics.extractor import Hear, find_extractor
 from services.trainer.sampling import reestimate_batch_norm
 from services.trainer.training_state import TrainState
 from shared.errors import KilnError
 from shared.registry import ModelMetrics
 from shared.settings import Settings
 
+HEARTBEAT_S = 60.0
 NORM_IMAGES = 4096  # batch statistics of averaged weights are averages over so many, as in the export
 
 Tell = Callable[[str, str], None]  # (kind of event, message)
@@ -30,10 +32,23 @@ def open_evaluation(
     tell("evaluation", f"features of the real images, kept in {settings.data / 'cache'} for the next time")
     try:
         extractor = find_extractor("classifier", None, settings, state.device)
-        return open_evaluator(extractor, settings, dataset_name, dataset)
+        return open_evaluator(extractor, settings, dataset_name, dataset, now_and_then(tell))
     except KilnError as error:
         tell("evaluation", f"the model will have no figures: {error}")
         return None
+
+
+def now_and_then(tell: Tell) -> Hear:
+    """Tells of the images measured about once a minute: one that is silent for long is taken for dead."""
+    told_s = time.monotonic()
+
+    def hear(count: int) -> None:
+        nonlocal told_s
+        if time.monotonic() - told_s >= HEARTBEAT_S:
+            told_s = time.monotonic()
+            tell("evaluation", f"{count:,} images measured")
+
+    return hear
 
 
 def is_due(state: TrainState) -> bool:

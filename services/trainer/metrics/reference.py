@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from services.trainer.data import ImageDataset
-from services.trainer.metrics.extractor import Extracted, Extractor, batches_of, extract
+from services.trainer.metrics.extractor import Extracted, Extractor, Hear, batches_of, extract, hear_nothing
 from shared.artifacts import ArtifactStore
 
 _COLUMNS = ("features", "logits", "labels")
@@ -23,13 +23,15 @@ def dataset_digest(dataset: ImageDataset) -> str:
     return digest.hexdigest()
 
 
-def real_features(extractor: Extractor, dataset: ImageDataset, cache: ArtifactStore) -> Extracted:
+def real_features(
+    extractor: Extractor, dataset: ImageDataset, cache: ArtifactStore, hear: Hear = hear_nothing
+) -> Extracted:
     """What the extractor makes of the data set; from the cache if it was asked before."""
     key = f"features/{extractor.name}-{extractor.digest[:16]}-{dataset_digest(dataset)[:16]}.npz"
     try:
         return _unpack(cache.read(key))
     except (FileNotFoundError, ValueError):  # never asked, or a file that is no whole .npz of ours
-        found = extract(extractor, batches_of(dataset))
+        found = extract(extractor, batches_of(dataset), hear)
         cache.write(key, _pack(found))
         return found
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -95,7 +97,8 @@ def _open_snapshot(path: Path, num_classes: int, device: torch.device) -> Subjec
     try:
         with safetensors.safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
-        config, nimg = TrainConfig.model_validate_json(metadata["config"]), int(metadata["nimg"])
+        about = json.loads(metadata["kiln"]) if "kiln" in metadata else _before_0_1(metadata)
+        config, nimg = TrainConfig.model_validate_json(json.dumps(about["config"])), int(about["nimg"])
         weights = safetensors.torch.load_file(path)
         generator, _ = build_networks(config, num_classes)
         own = {key.removeprefix("ema."): value for key, value in weights.items() if key.startswith("ema.")}
@@ -105,3 +108,8 @@ def _open_snapshot(path: Path, num_classes: int, device: torch.device) -> Subjec
     generator = generator.to(device).to(memory_format=torch.channels_last).requires_grad_(False)
     reestimate_batch_norm(generator, config, num_classes, NORM_IMAGES)
     return Subject(path.stem, generator, config, None, nimg)
+
+
+def _before_0_1(metadata: dict[str, str]) -> dict[str, Any]:
+    """Snapshots of the first runs had an entry each for config and position."""
+    return {"config": json.loads(metadata["config"]), "nimg": metadata["nimg"]}
