@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: up test drills lint format lock secrets clean bench-training bench-side-by-side bench-gpu
+.PHONY: up test drills lint format evaluate lock secrets clean bench-training bench-side-by-side bench-gpu
 
 up: $(VENV)/.installed
 	$(BIN)/python -m services.dev
@@ -39,6 +39,11 @@ bench-gpu: $(VENV)/.installed
 format: $(VENV)/.installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Figures of a model, by id, by folder, or of a run's weights: `make evaluate MODEL=models/starter N=10000`.
+N ?= 50000
+evaluate: $(VENV)/.installed
+	$(BIN)/python -m services.trainer evaluate $(MODEL) --images $(N)
 
 # uv installs the same wheels as pip, several at a time.
 $(VENV)/.installed: requirements.lock

@@ -8,7 +8,8 @@ KilnError
 │   ├── UnknownPreview
 │   ├── UnknownSample
 │   ├── UnknownPreset
-│   └── UnknownAlias
+│   ├── UnknownAlias
+│   └── UnknownClassifier
 ├── Conflict                 the request is fine, the state it meets is not
 │   └── IllegalTransition
 ├── IdempotencyMismatch      one Idempotency-Key, two different bodies
@@ -123,6 +124,10 @@ class UnknownPreset(NotFound):
 
 class UnknownAlias(NotFound):
     kind = "alias"
+
+
+class UnknownClassifier(NotFound):
+    kind = "classifier in"
 
 
 class Conflict(KilnError):

@@ -19,6 +19,9 @@ from shared.errors import FieldProblem, InvalidInput
 Channels = Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(strict=False, min_length=2, max_length=6)]
 
 
+MIN_EVAL_IMAGES = 10  # fewer have no neighbours, and no covariance to speak of
+
+
 class TrainConfig(BaseModel):
     """Everything that decides what a training run computes. Frozen; unknown fields are refused; types are strict."""
 
@@ -77,6 +80,12 @@ class TrainConfig(BaseModel):
     # Reporting
     tick_nimg: int = Field(50_000, ge=1, description="Images between two rows of the metrics series.")
     snapshot_nimg: int = Field(500_000, ge=1, description="Images between two sample grids with checkpoints.")
+    eval_images: int = Field(
+        0, ge=0, le=10**6, description="Images that the model is measured by at the end of the run; 0: it is not."
+    )
+    eval_every_nimg: int | None = Field(
+        None, ge=1, description="Images between two measurements during the run, at ticks; null: none before the end."
+    )
     checkpoint_every_s: float = Field(
         120.0, ge=0, description="Seconds between two checkpoints, besides the snapshots'."
     )
@@ -99,6 +108,8 @@ class TrainConfig(BaseModel):
             len(self.d_channels) in d_stages,
             f"{self.architecture} takes {lengths} values",
         )
+        enough = self.eval_images == 0 or self.eval_images >= MIN_EVAL_IMAGES
+        _check("eval_images", self.eval_images, enough, f"at least {MIN_EVAL_IMAGES}, or 0 for none")
         # torch refuses to call a spectrally normalised network twice in one step, which the penalty would need.
         both = self.spectral_norm and self.gp_weight > 0
         _check("gp_weight", self.gp_weight, not both, "a gradient penalty and spectral_norm exclude each other")

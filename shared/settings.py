@@ -34,6 +34,10 @@ class Settings(BaseSettings):
     redis_password_file: Path | None = Field(
         None, description="File that holds the password of Redis, for a redis_url without one: no environment shows it."
     )
+    classifier: Path = Field(
+        Path(__file__).parents[1] / "models" / "classifier",
+        description="Folder of the classifier that measures models. Default: the one that ships with Kiln.",
+    )
 
     host: str = Field("127.0.0.1", description="Address the API listens on.")
     port: int = Field(8000, ge=1, le=65535, description="Port of the API.")
@@ -111,7 +115,7 @@ class Settings(BaseSettings):
                 raise ValueError(f"unknown path {word!r}; there are auto, none, {', '.join(FAST_PATHS)}")
         return words
 
-    @field_validator("data", "datasets")
+    @field_validator("data", "datasets", "classifier")
     @classmethod
     def _absolute(cls, path: Path | None) -> Path | None:
         try:

@@ -7,9 +7,7 @@ JSON report per line to standard output, and leaves publishing to the supervisor
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import re
 import signal
 import sys
 import traceback
@@ -17,14 +15,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 
+from services.trainer.commands import add_commands, parse_overrides, run_name
 from shared.errors import DISK_FULL, InvalidInput, TrainingFailed
 from shared.jobs import Job, Reason, new_job_id
 from shared.presets import PRESETS, resolve
 from shared.processes import die_with_parent
 from shared.reports import EXIT_LEFT, FailureLine, ResultLine, TrainerLine
 from shared.settings import Settings, read_settings
-
-_RUN_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")  # it becomes a part of keys, and of a model's id
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -40,6 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     rank = commands.add_parser("rank", help="train along with another process, which starts this one")
     for name, kind in (("--rank", int), ("--parent", int), ("--meet", str)):
         rank.add_argument(name, type=kind, required=True)
+    add_commands(commands)
     options = parser.parse_args(arguments)
     # Threads that wait for each other spin by default, and then a busy core costs a multiple: docs/performance.md.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -47,6 +45,8 @@ def main(arguments: list[str] | None = None) -> int:
         settings = read_settings()
         if options.command == "rank":
             return _run_rank(options)
+        if options.command != "train":
+            return int(options.call(settings, options))
         return _run_job(settings, options.job) if options.job else _run_by_hand(settings, options)
     except InvalidInput as error:
         for problem in error.problems:
@@ -115,10 +115,8 @@ def _reason_of(error: Exception) -> Reason:
 
 
 def _run_by_hand(settings: Settings, options: argparse.Namespace) -> int:
-    config = resolve(options.preset, _parse_overrides(options.override))
-    run_id = options.run or new_job_id(datetime.now(UTC))
-    if not _RUN_NAME.fullmatch(run_id):
-        raise InvalidInput.of("run", run_id, "a name is made of a-z, 0-9, '.', '_' and '-', up to 64 of them")
+    config = resolve(options.preset, parse_overrides(options.override))
+    run_id = run_name(options.run or new_job_id(datetime.now(UTC)))
     stop = StopFlag()
     signal.signal(signal.SIGINT, lambda number, frame: stop._on_signal(signal.SIGTERM, frame))
     from services.trainer.run import RunSpec, run
@@ -143,19 +141,6 @@ def _run_by_hand(settings: Settings, options: argparse.Namespace) -> int:
     except TrainingFailed as error:
         print(f"{error.reason}: {error}", file=sys.stderr)
         return 1
-
-
-def _parse_overrides(pairs: list[str]) -> dict[str, object]:
-    overrides: dict[str, object] = {}
-    for pair in pairs:
-        field, separator, text = pair.partition("=")
-        if not separator:
-            raise InvalidInput.of("override", pair, "expected FIELD=VALUE")
-        try:
-            overrides[field] = json.loads(text)
-        except ValueError:
-            overrides[field] = text
-    return overrides
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ def export_generator(generator: nn.Module, config: TrainConfig) -> bytes:
             verbose=False,
         )
     assert program is not None
-    graph: bytes = _without_provenance(program.model_proto).SerializeToString()
+    graph: bytes = without_provenance(program.model_proto).SerializeToString()
     return graph
 
 
@@ -72,7 +72,7 @@ def check_parity(graph: bytes, generator: nn.Module, config: TrainConfig, num_cl
     return Parity(max_abs_difference=worst, batch_sizes=PARITY_BATCH_SIZES)
 
 
-def _without_provenance(model: onnx.ModelProto) -> onnx.ModelProto:
+def without_provenance(model: onnx.ModelProto) -> onnx.ModelProto:
     """Drops the stack traces that the exporter writes into every node: they name files of the machine it ran on."""
     del model.metadata_props[:]
     for graph in (model.graph, *model.functions):

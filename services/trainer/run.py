@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,6 +21,8 @@ from services.trainer.checkpoint import Checkpoints, pack, pack_weights, unpack
 from services.trainer.data import ImageDataset, load_dataset
 from services.trainer.export import check_parity, export_generator
 from services.trainer.fast_step import check_compiler
+from services.trainer.metrics.evaluation import Evaluator
+from services.trainer.metrics.in_training import extend_last_row, final_metrics, open_evaluation
 from services.trainer.profiling import profiled
 from services.trainer.ranks import ALONE, Ranks, joined, started
 from services.trainer.runtime import choose_runtime
@@ -88,12 +91,14 @@ def _run(
     restore(state, checkpoints, emit)
     if ranks.count > 1:
         ranks.hand_out(pack(state.state_dict()))
+    evaluator = open_evaluation(state, settings, spec.dataset, dataset, partial(_tell, emit))
 
     def on_report(report: loop.Report) -> None:
         match report:
             case loop.ProgressReport():
                 emit(ProgressLine(images_seen=report.nimg, **{k: v for k, v in asdict(report).items() if k != "nimg"}))
-            case loop.MetricsReport(row):
+            case loop.MetricsReport(row):  # the newest of state.metrics
+                extend_last_row(state, evaluator)
                 emit(MetricsLine(row=row))
             case loop.SamplesReport(nimg, images):
                 key = f"jobs/{spec.run_id}/samples/{nimg:012d}.png"
@@ -112,7 +117,7 @@ def _run(
     if loop.train(state, dataset, on_report, should_stop) == "leave":
         return False
     _tell(emit, "exporting", "training is done; exporting to ONNX")
-    emit(export(spec, state, dataset, settings))
+    emit(export(spec, state, dataset, settings, evaluator))
     return True
 
 
@@ -149,8 +154,10 @@ def make_state(
     return state
 
 
-def export(spec: RunSpec, state: TrainState, dataset: ImageDataset, settings: Settings) -> ResultLine:
-    """Writes the model's files into a folder of the run and describes them. Raises ParityFailed."""
+def export(
+    spec: RunSpec, state: TrainState, dataset: ImageDataset, settings: Settings, evaluator: Evaluator | None = None
+) -> ResultLine:
+    """Writes the model's files into a folder of the run, and describes and measures them. Raises ParityFailed."""
     config = spec.config
     reestimate_batch_norm(state.ema, config, len(dataset.classes), EXPORT_NORM_IMAGES)
     graph = export_generator(state.ema, config)
@@ -170,6 +177,7 @@ def export(spec: RunSpec, state: TrainState, dataset: ImageDataset, settings: Se
         classes=dataset.classes,
         latent_dim=config.latent_dim,
         conditional=config.conditional,
+        metrics=final_metrics(state, evaluator),
         parity=parity,
         images_seen=state.cur_nimg,
         device=device_name(state.device),

@@ -24,7 +24,9 @@ from shared.settings import Settings
 
 LOG_TAIL_CHARS = 2000
 # Redis is none of its business.
-TRAINER_SETTINGS = ("data", "datasets", "artifacts", "threads", "require_cuda", "fast_paths", "trainer_nice")
+TRAINER_SETTINGS = (
+    "data", "datasets", "artifacts", "classifier", "threads", "require_cuda", "fast_paths", "trainer_nice",
+)  # fmt: skip
 SIGNALS = {signal.SIGTERM, signal.SIGUSR1}
 _VMSTAT = Path("/proc/vmstat")
 

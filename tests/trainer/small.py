@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from services.trainer.classifier.files import export_classifier
+from services.trainer.classifier.network import Classifier
 from services.trainer.data import ImageDataset
+from shared.classifier import ClassifierConfig, ClassifierManifest, write_classifier
 from shared.presets import TrainConfig, resolve
 
 CPU = torch.device("cpu")
@@ -29,6 +34,21 @@ def random_images(count: int = 100, num_classes: int = 10) -> ImageDataset:
     rng = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (count, 3, 32, 32), generator=rng, dtype=torch.uint8)
     return ImageDataset(images, torch.arange(count) % num_classes, tuple(f"class-{i}" for i in range(num_classes)))
+
+
+def small_classifier(folder: Path, classes: tuple[str, ...] = (), *, width: int = 8) -> Classifier:
+    """A classifier that was never trained, whose files are written into the folder; of `class-0` to `class-9`."""
+    torch.manual_seed(0)
+    classes = classes or random_images().classes
+    classifier = Classifier(width, len(classes))
+    files, parity = export_classifier(classifier)
+    draft = ClassifierManifest(
+        created_at=datetime(2026, 1, 1, tzinfo=UTC), dataset="noise", classes=classes, feature_dim=8 * width,
+        config=ClassifierConfig(width=width), test_images=10, test_accuracy=0.1, class_accuracy={}, images_seen=0,
+        wall_seconds=0, images_per_second=0, device="none", command="none", parity=parity,
+    )  # fmt: skip
+    write_classifier(folder, draft, files)
+    return classifier
 
 
 class LinearCritic(nn.Module):

@@ -1,0 +1,1 @@
+"""How good generated images are, in figures that say how they were taken."""

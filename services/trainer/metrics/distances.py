@@ -1,0 +1,131 @@
+"""Figures from features and class probabilities: FID, KID, Inception Score, precision and recall. Pure; float64.
+
+Features are [N, D] of any float type, one row per image; what order they come in matters to no figure but the Inception
+Score's splits.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Mean [D] and unbiased covariance [D, D] of features, float64."""
+
+    mean: Tensor
+    covariance: Tensor
+
+
+def moments(features: Tensor) -> Moments:
+    """Raises ValueError for fewer than two rows, whose covariance is not defined."""
+    if len(features) < 2:
+        raise ValueError(f"{len(features)} features have no covariance")
+    centred = features.double()
+    mean = centred.mean(0)
+    centred = centred - mean
+    return Moments(mean, centred.T @ centred / (len(features) - 1))
+
+
+def frechet_distance(a: Moments, b: Moments) -> float:
+    """FID (Heusel et al. 2017, arXiv:1706.08500, eq. 6): |m_a - m_b|^2 + tr(A + B - 2 (A B)^(1/2)).
+
+    tr (A B)^(1/2) is the sum of the singular values of A^(1/2) B^(1/2). Unlike the root of A B, which is not symmetric
+    and may come out complex, both roots are taken of symmetric matrices, and they exist for singular ones too.
+    """
+    shift = (a.mean - b.mean).square().sum()
+    cross = torch.linalg.svdvals(_root(a.covariance) @ _root(b.covariance)).sum()
+    return float(shift + a.covariance.trace() + b.covariance.trace() - 2 * cross)
+
+
+def _root(matrix: Tensor) -> Tensor:
+    """The symmetric square root of a symmetric positive semi-definite matrix."""
+    values, vectors = torch.linalg.eigh(matrix)
+    # A covariance has no negative eigenvalues; rounding gives it some of the order of 1e-16.
+    root: Tensor = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+    return root
+
+
+@dataclass(frozen=True)
+class KernelDistance:
+    """Mean over subsets, and the standard deviation between them."""
+
+    mean: float
+    std: float
+
+
+def kernel_distance(real: Tensor, fake: Tensor, *, subsets: int, subset_size: int, seed: int) -> KernelDistance:
+    """KID (Binkowski et al. 2018, arXiv:1801.01401, section 4): unbiased squared MMD, kernel (x.y / D + 1)^3.
+
+    Each subset is `subset_size` images of either side, drawn without replacement. Raises ValueError when a side has
+    fewer than that, or a subset fewer than two.
+    """
+    if not 2 <= subset_size <= min(len(real), len(fake)):
+        raise ValueError(f"subsets of {subset_size} cannot be drawn from {len(real)} and {len(fake)} features")
+    rng = torch.Generator().manual_seed(seed)
+    estimates = []
+    for _ in range(subsets):
+        chosen = [torch.randperm(len(side), generator=rng)[:subset_size].to(side.device) for side in (real, fake)]
+        estimates.append(squared_mmd(real[chosen[0]].double(), fake[chosen[1]].double()))
+    values = torch.stack(estimates)
+    return KernelDistance(float(values.mean()), float(values.std(unbiased=False)))
+
+
+def squared_mmd(x: Tensor, y: Tensor) -> Tensor:
+    """The unbiased estimate from [N, D] and [M, D] (Gretton et al. 2012, lemma 6); near zero it may be negative."""
+    within_x, within_y, across = _kernel(x, x), _kernel(y, y), _kernel(x, y)
+    n, m = len(x), len(y)
+    return (
+        (within_x.sum() - within_x.trace()) / (n * (n - 1))
+        + (within_y.sum() - within_y.trace()) / (m * (m - 1))
+        - 2 * across.mean()
+    )
+
+
+def _kernel(x: Tensor, y: Tensor) -> Tensor:
+    return (x @ y.T / x.shape[1] + 1) ** 3
+
+
+def inception_score(logits: Tensor, splits: int = 10) -> float:
+    """exp of the mean divergence of p(class | image) from p(class); Salimans et al. 2016, arXiv:1606.03498, section 4.
+
+    The mean over `splits` consecutive parts, as usual. Between 1 (nothing is told apart) and the number of classes.
+    """
+    scores = []
+    for part in logits.double().chunk(min(splits, len(logits))):
+        log_p = part.log_softmax(1)
+        log_mean = log_p.logsumexp(0) - math.log(len(part))
+        scores.append((log_p.exp() * (log_p - log_mean)).sum(1).mean().exp())
+    return float(torch.stack(scores).mean())
+
+
+def precision_and_recall(real: Tensor, fake: Tensor, k: int = 3, chunk: int = 2000) -> tuple[float, float]:
+    """Share of fake images within the real ones' reach, and the reverse; Kynkaanniemi et al. 2019, arXiv:1904.06991.
+
+    An image's reach is the distance to its k-th neighbour among its own kind (eq. 1-2). `chunk` bounds the memory:
+    distances of so many images to all others are held at a time. Raises ValueError when a side has k images or fewer.
+    """
+    if min(len(real), len(fake)) <= k:
+        raise ValueError(f"{len(real)} real and {len(fake)} fake features have no {k}-th neighbours")
+    real, fake = real.double(), fake.double()
+    real_reach, fake_reach = _reach(real, k, chunk), _reach(fake, k, chunk)
+    return _covered(fake, real, real_reach, chunk), _covered(real, fake, fake_reach, chunk)
+
+
+def _reach(features: Tensor, k: int, chunk: int) -> Tensor:
+    """Distance [N] of each row to its k-th neighbour; the nearest of all is the row itself."""
+    return torch.cat([_distances(part, features).kthvalue(k + 1).values for part in torch.split(features, chunk)])
+
+
+def _covered(points: Tensor, centres: Tensor, reach: Tensor, chunk: int) -> float:
+    hits = [(_distances(part, centres) <= reach).any(1) for part in torch.split(points, chunk)]
+    return float(torch.cat(hits).double().mean())
+
+
+def _distances(x: Tensor, y: Tensor) -> Tensor:
+    """[N, M], by matrix products; in float64, for small differences of large squares are what is looked for."""
+    return torch.cdist(x, y, compute_mode="use_mm_for_euclid_dist")

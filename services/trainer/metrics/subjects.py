@@ -1,0 +1,115 @@
+"""What can be measured: a model of the registry, a folder with a model's files, a snapshot of a run's weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import safetensors
+import safetensors.torch
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from services.trainer.metrics.evaluation import Generator
+from services.trainer.networks import build_networks
+from services.trainer.sampling import reestimate_batch_norm
+from shared.artifacts import ArtifactStore
+from shared.errors import CorruptArtifact, InvalidInput
+from shared.presets import TrainConfig
+from shared.registry import GENERATOR_FILE, ModelManifest, ModelRegistry
+from shared.settings import Settings
+
+MANIFEST_FILE = "manifest.json"
+NORM_IMAGES = 4096  # batch statistics of a snapshot are averages over so many, as in the export
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A generator to measure, and what it was trained on. `dataset` is null where the files do not say it."""
+
+    name: str
+    generator: Generator
+    config: TrainConfig
+    dataset: str | None
+    images_seen: int
+
+
+def open_subject(name: str, settings: Settings, num_classes: Callable[[], int], device: torch.device) -> Subject:
+    """The model of that id, or at that path. `num_classes` is asked for a snapshot, whose file does not say it.
+
+    Raises InvalidInput for a path that is neither folder nor snapshot, UnknownModel, CorruptArtifact.
+    """
+    path = Path(name)
+    if path.suffix == ".safetensors" and path.is_file():
+        return _open_snapshot(path, num_classes(), device)
+    if path.is_dir():
+        return _open_folder(path, device)
+    if path.exists() or path.suffix:
+        raise InvalidInput.of("MODEL", name, "expected a model's id, its folder, or a run's weights/*.safetensors")
+    registry = ModelRegistry(ArtifactStore(settings.artifact_url))
+    manifest = registry.get(name)
+    return _of_manifest(manifest, registry.read_file(manifest, GENERATOR_FILE), device)
+
+
+def onnx_generator(graph: bytes, device: torch.device) -> Generator:
+    """The graph as a function of tensors; on CUDA where the session gets it, with images handed over by the CPU."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    wanted = ["CUDAExecutionProvider"] if device.type == "cuda" else []
+    session = onnxruntime.InferenceSession(graph, options, providers=[*wanted, "CPUExecutionProvider"])
+
+    def run(z: Tensor, labels: Tensor) -> Tensor:
+        (images,) = session.run(["images"], {"z": z.cpu().numpy(), "labels": labels.cpu().numpy()})
+        return torch.from_numpy(np.asarray(images))
+
+    return run
+
+
+def _open_folder(folder: Path, device: torch.device) -> Subject:
+    try:
+        manifest = ModelManifest.model_validate_json((folder / MANIFEST_FILE).read_bytes())
+    except FileNotFoundError:
+        raise InvalidInput.of("MODEL", str(folder), f"the folder has no {MANIFEST_FILE}") from None
+    except ValidationError as error:
+        raise CorruptArtifact(f"the manifest in {folder} cannot be read: {error}") from error
+    # In a registry's folder, a file's name may begin with its digest.
+    names = (GENERATOR_FILE, f"{manifest.digest[:16]}.{GENERATOR_FILE}")
+    graph = next((path.read_bytes() for name in names if (path := folder / name).is_file()), b"")
+    if hashlib.sha256(graph).hexdigest() != manifest.digest:
+        raise CorruptArtifact(f"{folder} lacks the {GENERATOR_FILE} that its manifest describes")
+    return _of_manifest(manifest, graph, device)
+
+
+def _of_manifest(manifest: ModelManifest, graph: bytes, device: torch.device) -> Subject:
+    generator = onnx_generator(graph, device)
+    return Subject(manifest.id, generator, manifest.config, manifest.dataset, manifest.images_seen)
+
+
+def _open_snapshot(path: Path, num_classes: int, device: torch.device) -> Subject:
+    """The averaged generator of a run's weights, with batch statistics of its own."""
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+        about = json.loads(metadata["kiln"]) if "kiln" in metadata else _before_0_1(metadata)
+        config, nimg = TrainConfig.model_validate_json(json.dumps(about["config"])), int(about["nimg"])
+        weights = safetensors.torch.load_file(path)
+        generator, _ = build_networks(config, num_classes)
+        own = {key.removeprefix("ema."): value for key, value in weights.items() if key.startswith("ema.")}
+        generator.load_state_dict(own)
+    except (safetensors.SafetensorError, KeyError, ValueError, RuntimeError) as error:
+        raise CorruptArtifact(f"{path} is no snapshot of a run over {num_classes} classes: {error}") from error
+    generator = generator.to(device).to(memory_format=torch.channels_last).requires_grad_(False)
+    reestimate_batch_norm(generator, config, num_classes, NORM_IMAGES)
+    return Subject(path.stem, generator, config, None, nimg)
+
+
+def _before_0_1(metadata: dict[str, str]) -> dict[str, Any]:
+    """Snapshots of the first runs had an entry each for config and position."""
+    return {"config": json.loads(metadata["config"]), "nimg": metadata["nimg"]}

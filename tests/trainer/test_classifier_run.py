@@ -1,0 +1,135 @@
+"""`train-classifier`, from a data set to the files of a classifier."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from services.trainer.__main__ import main
+from services.trainer.classifier.files import load_classifier
+from services.trainer.classifier.run import ClassifierSpec, train_classifier
+from shared.classifier import GRAPH_FILE, MANIFEST_FILE, WEIGHTS_FILE, ClassifierConfig, read_manifest
+from shared.errors import BadConfig, BadDataset
+from shared.reports import EXIT_LEFT
+from shared.settings import Settings
+from tests.processes import write_color_dataset
+
+CONFIG = ClassifierConfig(width=8, epochs=4, batch_size=8, lr=0.05, tick_nimg=40)
+FILES = [GRAPH_FILE, WEIGHTS_FILE, MANIFEST_FILE]
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    folder = tmp_path_factory.mktemp("user")
+    write_color_dataset(folder / "datasets", per_class=20)
+    (folder / "datasets/colors/test").symlink_to(folder / "datasets/colors/train")
+    return Settings(data=folder / "data", datasets=folder / "datasets", threads=1)
+
+
+@pytest.fixture(scope="module")
+def whole(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """The folder of a classifier of two colours, and what its run said."""
+    said: list[str] = []
+    folder = tmp_path_factory.mktemp("whole") / "out"
+    spec = ClassifierSpec("whole", CONFIG, "colors", folder, ("python", "-m", "a b"))
+    assert train_classifier(spec, settings, said.append, lambda: False) == read_manifest(folder)
+    return folder, said
+
+
+def test_a_run_writes_a_classifier_and_says_how_good_it_is(whole: tuple[Path, list[str]]) -> None:
+    folder, said = whole
+    assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
+    manifest = read_manifest(folder)
+    assert (manifest.classes, manifest.feature_dim, manifest.test_images) == (("blue", "red"), 64, 40)
+    assert (manifest.images_seen, manifest.config, manifest.command) == (160, CONFIG, "python -m 'a b'")
+    assert (manifest.test_accuracy, manifest.class_accuracy) == (1.0, {"blue": 1.0, "red": 1.0})
+    assert manifest.wall_seconds > 0
+    assert manifest.images_per_second == pytest.approx(160 / manifest.wall_seconds, rel=0.1)
+    # And the log has a line for each tick
+    assert [line.split()[1] for line in said if line.startswith("nimg")] == ["40", "80", "120", "160"]
+
+
+def test_a_run_that_left_goes_on_to_the_same_classifier(
+    settings: Settings, whole: tuple[Path, list[str]], tmp_path: Path
+) -> None:
+    # Given a run that is told to leave after its second tick
+    said: list[str] = []
+
+    def should_leave() -> bool:
+        return sum(line.startswith("nimg") for line in said) == 2
+
+    spec = ClassifierSpec("left", CONFIG, "colors", tmp_path / "out")
+    assert train_classifier(spec, settings, said.append, should_leave) is None
+    assert not (tmp_path / "out").exists()
+    # When it goes on, Then it ends with the weights of the one that did not leave
+    assert train_classifier(spec, settings, said.append, lambda: False) is not None
+    assert "going on after 80 images" in said
+    assert (tmp_path / "out" / WEIGHTS_FILE).read_bytes() == (whole[0] / WEIGHTS_FILE).read_bytes()
+
+
+def test_a_run_is_not_taken_up_with_another_config(settings: Settings, tmp_path: Path) -> None:
+    def train(config: ClassifierConfig) -> None:
+        said: list[str] = []
+        train_classifier(ClassifierSpec("other", config, "colors", tmp_path), settings, said.append, lambda: True)
+
+    train(CONFIG)
+    train(CONFIG)
+    with pytest.raises(BadConfig, match="trained with another config"):
+        train(CONFIG.model_copy(update={"lr": 0.01}))
+
+
+def test_without_test_images_it_is_not_trained_for_an_hour_first(settings: Settings, tmp_path: Path) -> None:
+    write_color_dataset(settings.dataset_root, "untested", per_class=2)
+    said: list[str] = []
+    with pytest.raises(BadDataset, match=r"there is no data set at .*untested/test"):
+        train_classifier(ClassifierSpec("x", CONFIG, "untested", tmp_path), settings, said.append, lambda: False)
+    assert said == []
+
+
+def test_by_command_it_leaves_on_sigterm_and_goes_on(settings: Settings, tmp_path: Path) -> None:
+    """The whole command in a process of its own: options, signals, exit statuses."""
+    command = [sys.executable, "-m", "services.trainer", "train-classifier", "--width", "8", "--run", "typed",
+               "-o", "batch_size=8", "-o", "tick_nimg=40", "--dataset", "colors", "--out", str(tmp_path)]  # fmt: skip
+    environment = os.environ | {
+        "KILN_DATA": str(settings.data), "KILN_DATASETS": str(settings.dataset_root), "KILN_THREADS": "1"
+    }  # fmt: skip
+    root = Path(__file__).parents[2]
+    with subprocess.Popen(
+        [*command, "--epochs", "1000"], env=environment, cwd=root, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("nimg"):
+                process.send_signal(signal.SIGTERM)
+        assert process.wait() == EXIT_LEFT
+    assert line == "left with a checkpoint; go on with --run typed\n"
+    done = subprocess.run(
+        [*command, "--epochs", "2", "--run", "again"],
+        env=environment, cwd=root, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("% of 40 test images\n")
+    _, manifest = load_classifier(tmp_path)
+    options = "--width 8 --epochs 2 -o batch_size=8 -o tick_nimg=40 --dataset colors"
+    assert manifest.command == f"python -m services.trainer train-classifier {options}"
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--width", "4"], "overrides.width: Input should be greater than or equal to 8 (got 4)"),
+        (["-o", "lrr=1"], "overrides.lrr: Extra inputs are not permitted (got 1)"),
+        (["-o", "lr"], "override: expected FIELD=VALUE (got 'lr')"),
+        (["--run", "../elsewhere"], "run: a name is made of a-z, 0-9"),
+    ],
+)
+def test_wrong_values_are_named_with_exit_status_2(
+    capsys: pytest.CaptureFixture[str], options: list[str], complaint: str
+) -> None:
+    assert main(["train-classifier", *options]) == 2
+    assert capsys.readouterr().err.startswith(complaint)

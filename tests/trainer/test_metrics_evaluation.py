@@ -1,0 +1,255 @@
+"""Measuring generators: what is generated, what it is measured against, and what is told beside the figures."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from services.trainer.augment import to_bytes, to_unit_range
+from services.trainer.data import ImageDataset
+from services.trainer.metrics.evaluation import (
+    Evaluator,
+    class_accuracies,
+    evaluate_generator,
+    generate,
+    labels_like,
+    make_evaluator,
+)
+from services.trainer.metrics.extractor import (
+    Extracted,
+    Extractor,
+    batches_of,
+    classifier_extractor,
+    extract,
+    find_extractor,
+    inception_extractor,
+)
+from services.trainer.metrics.reference import dataset_digest, real_features
+from shared.artifacts import ArtifactStore
+from shared.errors import BadDataset, InvalidInput, UnknownClassifier
+from shared.settings import Settings
+from tests.trainer.small import CPU, random_images, small_config
+
+TRAIN = random_images(60)
+
+
+def patterns(count: int, seed: int) -> ImageDataset:
+    """Ten classes that differ in the place of a white bar on noise."""
+    rng = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 120, (count, 3, 32, 32), generator=rng, dtype=torch.uint8)
+    labels = torch.arange(count) % 10
+    for image, label in zip(images, labels.tolist(), strict=True):
+        image[:, 3 * label : 3 * label + 3] = 255
+    return ImageDataset(images, labels, TRAIN.classes)
+
+
+@pytest.fixture
+def extractor(shipped_classifier: Path) -> Extractor:
+    return classifier_extractor(shipped_classifier, CPU)
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> ArtifactStore:
+    return ArtifactStore(f"file://{tmp_path / 'cache'}")
+
+
+def copyist(dataset: ImageDataset) -> Callable[[Tensor, Tensor], Tensor]:
+    """A "generator" that hands out the images of the data set, each once, by class."""
+    left = {label: list(dataset.images[dataset.labels == label]) for label in range(len(dataset.classes))}
+    return lambda _, labels: to_unit_range(torch.stack([left[label].pop() for label in labels.tolist()]))
+
+
+def grey(z: Tensor, labels: Tensor) -> Tensor:
+    return torch.zeros(len(z), 3, 32, 32)
+
+
+# Generating ----------------------------------------------------------------------------------------------------------
+
+
+def first_latents(z: Tensor, labels: Tensor) -> Tensor:
+    """Images that show their first three latents."""
+    return z[:, :3, None, None].expand(-1, 3, 32, 32).tanh()
+
+
+def test_what_is_generated_depends_on_the_seed_alone() -> None:
+    labels = torch.arange(600) % 10
+    before = torch.get_rng_state()
+    runs = [torch.cat([images for images, _ in generate(first_latents, 8, labels, seed, CPU)]) for seed in (0, 0, 1)]
+    assert torch.equal(torch.get_rng_state(), before)
+    assert runs[0].shape == (600, 3, 32, 32)
+    assert runs[0].dtype == torch.uint8
+    assert torch.equal(runs[0], runs[1])
+    assert not torch.equal(runs[0], runs[2])
+    # Each image is of another latent, from a normal distribution
+    assert len({tuple(image[:, 0, 0].tolist()) for image in runs[0]}) > 590
+    assert (runs[0].float() / 127.5 - 1).atanh().clamp(-4, 4).std().item() == pytest.approx(1, abs=0.1)
+
+
+def test_labels_come_in_the_proportions_of_the_data_set() -> None:
+    skewed = ImageDataset(torch.zeros(40, 3, 32, 32, dtype=torch.uint8), torch.arange(40) // 30, ("many", "few"))
+    assert labels_like(skewed, 80, seed=0).bincount().tolist() == [60, 20]
+    drawn = labels_like(skewed, 20, seed=0)
+    assert 0 < drawn.sum().item() < 20
+    assert torch.equal(drawn, labels_like(skewed, 80, seed=0)[:20])
+    assert not torch.equal(labels_like(skewed, 80, seed=1), labels_like(skewed, 80, seed=0))
+
+
+# Figures -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_training_images_themselves_are_perfect(extractor: Extractor, cache: ArtifactStore) -> None:
+    # Given a generator that hands out the training images
+    train = patterns(60, seed=0)
+    metrics = evaluate_generator(copyist(train), small_config(), train, extractor, 60, cache=cache)
+    # Then nothing tells it from them; KID, which counts no image with itself, is at most zero
+    assert metrics.fid == pytest.approx(0, abs=1e-9)
+    assert (metrics.precision, metrics.recall) == (1.0, 1.0)
+    assert metrics.kid is not None
+    assert metrics.kid <= 0
+    # And its classes are recognised as often as those of the training images
+    real = extract(extractor, batches_of(train))
+    assert metrics.class_accuracy == (real.logits.argmax(1) == real.labels).double().mean().item()
+
+
+def test_one_grey_image_is_far_off_and_alike(extractor: Extractor, cache: ArtifactStore) -> None:
+    train = patterns(60, seed=0)
+    worse = evaluate_generator(grey, small_config(), train, extractor, 40, cache=cache)
+    other = evaluate_generator(copyist(patterns(60, seed=1)), small_config(), train, extractor, 40, cache=cache)
+    assert worse.inception_score == pytest.approx(1.0)
+    assert (worse.precision, worse.recall) == (0.0, 0.0)
+    assert worse.fid is not None
+    assert other.fid is not None
+    assert worse.fid > 2 * other.fid > 0
+
+
+def test_figures_are_the_same_whenever_they_are_taken(extractor: Extractor, cache: ArtifactStore) -> None:
+    evaluator = make_evaluator(extractor, TRAIN, random_images(20), cache)
+    first = evaluator.evaluate(first_latents, small_config(), 30)
+    torch.rand(1)
+    assert evaluator.evaluate(first_latents, small_config(), 30) == first
+    assert evaluator.evaluate(first_latents, small_config(), 30, seed=1) != first
+
+
+def test_every_figure_carries_its_protocol(extractor: Extractor, cache: ArtifactStore) -> None:
+    metrics = evaluate_generator(
+        first_latents, small_config(), TRAIN, extractor, 30, cache=cache, test=random_images(20), seed=5
+    )
+    protocol = metrics.protocol
+    assert protocol is not None
+    assert protocol["extractor"] == {
+        "name": "classifier", "digest": extractor.digest, "resolution": 32, "test_accuracy": 0.1, "features": 64
+    }  # fmt: skip
+    assert (protocol["images"], protocol["seed"]) == (30, 5)
+    assert protocol["reference"] == {"split": "train", "images": 60, "digest": dataset_digest(TRAIN)}
+    assert protocol["kid"] == {"subsets": 100, "subset_size": 30, "seed": 0}
+    assert protocol["precision_recall"] == {"k": 3, "images": 30, "reference_images": 60}
+    assert protocol["class_accuracy"].keys() == set(TRAIN.classes)
+    # And the same figures of real images, for scale
+    real = protocol["real"]
+    assert (real["split"], real["images"]) == ("test", 20)
+    assert {"fid", "kid", "inception_score", "precision", "recall", "class_accuracy"} < real.keys()
+
+
+def test_without_test_images_there_is_no_scale(extractor: Extractor, cache: ArtifactStore) -> None:
+    metrics = evaluate_generator(first_latents, small_config(), TRAIN, extractor, 30, cache=cache)
+    assert metrics.protocol is not None
+    assert metrics.protocol["real"] is None
+
+
+@pytest.mark.parametrize("preset", ["tiny", "wgan-gp"])
+def test_class_accuracy_is_of_conditional_models_and_known_classes_only(
+    extractor: Extractor, cache: ArtifactStore, preset: str
+) -> None:
+    config = small_config(preset)
+    known = evaluate_generator(first_latents, config, TRAIN, extractor, 30, cache=cache)
+    assert (known.class_accuracy is not None) == config.conditional == (preset == "tiny")
+    others = dataclasses.replace(TRAIN, classes=tuple("abcdefghij"))
+    unknown = evaluate_generator(first_latents, config, others, extractor, 30, cache=cache)
+    assert unknown.class_accuracy is None
+    assert unknown.fid is not None
+
+
+def test_accuracy_by_class_by_hand() -> None:
+    logits = torch.eye(3)[torch.tensor([0, 1, 1, 2])]
+    extracted = Extracted(torch.zeros(4, 1), logits, torch.tensor([0, 0, 1, 1]))
+    assert class_accuracies(extracted, ("a", "b", "c")) == {"a": 0.5, "b": 0.5}
+
+
+def test_too_few_real_images_are_refused(extractor: Extractor, cache: ArtifactStore) -> None:
+    with pytest.raises(BadDataset, match="9 real images are too few to measure by; at least 10 are needed"):
+        make_evaluator(extractor, random_images(9), None, cache)
+
+
+# Features of real images ---------------------------------------------------------------------------------------------
+
+
+def broken(images: Tensor) -> tuple[Tensor, Tensor]:
+    raise AssertionError("the features were to come from the cache")
+
+
+def test_features_of_real_images_are_computed_once(extractor: Extractor, cache: ArtifactStore) -> None:
+    # Given features that were asked for
+    first = real_features(extractor, TRAIN, cache)
+    # When they are asked for again, Then no network runs
+    again = real_features(dataclasses.replace(extractor, run=broken), TRAIN, cache)
+    for name in ("features", "logits", "labels"):
+        assert torch.equal(getattr(first, name), getattr(again, name))
+    # But another network, and another data set, are something else
+    own = dataclasses.replace(extractor, run=broken)
+    for network, dataset in ((dataclasses.replace(own, digest="f" * 64), TRAIN), (own, random_images(61))):
+        with pytest.raises(AssertionError, match="from the cache"):
+            real_features(network, dataset, cache)
+
+
+def test_a_damaged_cache_is_made_anew(extractor: Extractor, cache: ArtifactStore) -> None:
+    first = real_features(extractor, TRAIN, cache)
+    (name,) = cache.list("features")
+    whole = cache.read(f"features/{name}")
+    cache.write(f"features/{name}", whole[: len(whole) // 2])
+    assert torch.equal(real_features(extractor, TRAIN, cache).features, first.features)
+    assert cache.read(f"features/{name}") == whole
+
+
+def test_a_data_sets_digest_tells_images_labels_and_classes_apart() -> None:
+    digest = dataset_digest(TRAIN)
+    assert dataset_digest(random_images(60)) == digest
+    moved = ImageDataset(TRAIN.images.flip(0), TRAIN.labels, TRAIN.classes)
+    relabelled = ImageDataset(TRAIN.images, TRAIN.labels.flip(0), TRAIN.classes)
+    renamed = ImageDataset(TRAIN.images, TRAIN.labels, TRAIN.classes[::-1])
+    assert len({digest, *(dataset_digest(other) for other in (moved, relabelled, renamed))}) == 4
+
+
+def test_features_do_not_depend_on_the_batch_they_came_in(extractor: Extractor) -> None:
+    whole = extract(extractor, [(TRAIN.images, TRAIN.labels)])
+    pieces = extract(extractor, zip(torch.split(TRAIN.images, 7), torch.split(TRAIN.labels, 7), strict=True))
+    assert torch.allclose(whole.features, pieces.features, atol=1e-4)
+    assert torch.equal(whole.labels, pieces.labels)
+
+
+# Extractors ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_extractor_that_cannot_be_had_is_told_by_field(tmp_path: Path) -> None:
+    settings = Settings(data=tmp_path, classifier=tmp_path / "none")
+    with pytest.raises(UnknownClassifier, match="there is no classifier in"):
+        find_extractor("classifier", None, settings, CPU)
+    with pytest.raises(InvalidInput, match="extractor: there are classifier and inception"):
+        find_extractor("resnet", None, settings, CPU)
+    with pytest.raises(InvalidInput, match=r"weights: expected a file: .*weights-inception-2015-12-05-6726825d\.pth"):
+        find_extractor("inception", None, settings, CPU)
+    (tmp_path / "other.pth").write_bytes(b"other")
+    with pytest.raises(InvalidInput, match="weights: is not weights-inception"):
+        inception_extractor(tmp_path / "other.pth", CPU)
+
+
+def test_the_images_measured_are_those_of_eight_bits(extractor: Extractor, cache: ArtifactStore) -> None:
+    """What a user gets are PNGs, so figures of anything finer would flatter or slander."""
+    evaluator: Evaluator = make_evaluator(extractor, TRAIN, None, cache)
+    exact = evaluator.extract(first_latents, small_config(), 20)
+    rounded = evaluator.extract(lambda z, y: to_unit_range(to_bytes(first_latents(z, y))), small_config(), 20)
+    assert torch.equal(exact.features, rounded.features)

@@ -1,0 +1,220 @@
+"""Figures during a run, at its end, and again by command from what the run left."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from services.trainer.__main__ import main
+from services.trainer.metrics.in_training import now_and_then
+from services.trainer.run import RunSpec, run
+from shared.artifacts import ArtifactStore
+from shared.presets import TrainConfig
+from shared.registry import ModelManifest, ModelMetrics, ModelRegistry
+from shared.reports import EventLine, MetricsLine, ResultLine, TrainerLine
+from shared.settings import Settings
+from tests.processes import write_color_dataset
+from tests.trainer.small import small_classifier, small_config
+
+EVERY_TICK: dict[str, Any] = {
+    "total_nimg": 64,
+    "tick_nimg": 16,
+    "snapshot_nimg": 32,
+    "eval_images": 20,
+    "eval_every_nimg": 32,
+}
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a run said."""
+
+    lines: list[TrainerLine]
+
+    @property
+    def rows(self) -> list[dict[str, float]]:
+        return [line.row for line in self.lines if isinstance(line, MetricsLine)]
+
+    @property
+    def events(self) -> list[str]:
+        return [line.event.message for line in self.lines if isinstance(line, EventLine)]
+
+    @property
+    def manifest(self) -> ModelManifest:
+        (result,) = [line.manifest for line in self.lines if isinstance(line, ResultLine)]
+        return result
+
+
+def train(settings: Settings, config: TrainConfig, name: str, *, stop_after_rows: int | None = None) -> Told:
+    lines: list[TrainerLine] = []
+
+    def emit(line: TrainerLine) -> None:
+        lines.append(line)
+        if isinstance(line, ResultLine):
+            ModelRegistry(ArtifactStore(settings.artifact_url)).publish(line.manifest, line.read_files())
+
+    told = Told(lines)
+    run(RunSpec(name, "tiny", config, "colors"), settings, emit,
+        lambda: "leave" if stop_after_rows is not None and len(told.rows) >= stop_after_rows else None)  # fmt: skip
+    return told
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """A data set of two colours with a test split, and a classifier that knows its classes but was never trained."""
+    folder = tmp_path_factory.mktemp("user")
+    write_color_dataset(folder / "datasets", per_class=20)
+    (folder / "datasets/colors/test").symlink_to(folder / "datasets/colors/train")
+    small_classifier(folder / "classifier", ("blue", "red"))
+    return Settings(data=folder / "data", datasets=folder / "datasets", classifier=folder / "classifier", threads=1)
+
+
+@pytest.fixture(scope="module")
+def whole(settings: Settings) -> Told:
+    return train(settings, small_config(**EVERY_TICK), "whole")
+
+
+def test_rows_have_figures_where_they_are_due(whole: Told) -> None:
+    assert [row["nimg"] for row in whole.rows] == [16, 32, 48, 64]
+    assert ["fid" in row for row in whole.rows] == [False, True, False, True]
+    due = whole.rows[1]
+    assert due["fid"] > 0
+    assert 1 <= due["inception_score"] <= 2
+    assert 0 <= due["class_accuracy"] <= 1
+
+
+def test_a_model_has_all_figures_and_the_last_rows_are_the_same_network(whole: Told) -> None:
+    metrics = whole.manifest.metrics
+    assert None not in metrics.model_dump().values()
+    assert metrics.fid == pytest.approx(whole.rows[-1]["fid"])
+    assert metrics.protocol is not None
+    assert metrics.protocol["images"] == 20
+    assert metrics.protocol["real"]["fid"] == pytest.approx(0, abs=1e-6)  # its test images are its training images
+
+
+def test_a_run_that_was_left_keeps_its_figures(settings: Settings, whole: Told) -> None:
+    # Given a run that leaves after its second row, and goes on
+    config = small_config(**EVERY_TICK)
+    left = train(settings, config, "left", stop_after_rows=2)
+    resumed = train(settings, config, "left")
+    # Then it ends with the rows and the figures of the one that was not left
+    assert left.rows == whole.rows[:2]
+    assert resumed.rows == whole.rows
+    assert resumed.manifest.metrics == whole.manifest.metrics
+
+
+def test_measuring_does_not_change_what_is_learned(settings: Settings, whole: Told) -> None:
+    unmeasured = train(settings, small_config(**EVERY_TICK | {"eval_images": 0}), "unmeasured")
+    figures = ("fid", "inception_score", "class_accuracy")
+    assert unmeasured.rows == [{k: v for k, v in row.items() if k not in figures} for row in whole.rows]
+    assert unmeasured.manifest.metrics == ModelMetrics()
+    assert not [event for event in unmeasured.events if "features" in event]
+    registry = ModelRegistry(ArtifactStore(settings.artifact_url))
+    assert registry.get("tiny-whole").digest == registry.get("tiny-unmeasured").digest
+
+
+def test_measuring_is_told_of_while_it_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A supervisor kills a trainer that is silent for long.
+    told: list[str] = []
+    hear = now_and_then(lambda _, message: told.append(message))
+    hear(250)
+    assert told == []
+    monkeypatch.setattr("services.trainer.metrics.in_training.HEARTBEAT_S", 0.0)
+    hear(1500)
+    assert told == ["1,500 images measured"]
+
+
+def test_without_a_classifier_a_run_says_so_and_goes_on(settings: Settings, tmp_path: Path) -> None:
+    elsewhere = settings.model_copy(update={"classifier": tmp_path / "none"})
+    told = train(elsewhere, small_config(**EVERY_TICK | {"total_nimg": 16}), "blind")
+    assert told.manifest.metrics == ModelMetrics()
+    expected = f"the model will have no figures: there is no classifier in '{tmp_path / 'none'}'"
+    assert expected in told.events
+
+
+# By command ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def environment(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
+    for name in ("data", "datasets", "classifier", "threads"):
+        monkeypatch.setenv(f"KILN_{name.upper()}", str(getattr(settings, name)))
+    yield settings
+    torch.set_num_threads(1)
+
+
+def places(settings: Settings) -> dict[str, str]:
+    """One model, three ways to name it."""
+    return {
+        "id": "tiny-whole",
+        "folder": str(settings.data / "artifacts" / "models" / "tiny-whole"),
+        "snapshot": str(settings.data / "artifacts/jobs/whole/weights/000000000064.safetensors"),
+    }
+
+
+@pytest.mark.parametrize("kind", ["id", "folder", "snapshot"])
+def test_the_command_prints_the_figures_of_the_manifest_again(
+    environment: Settings, whole: Told, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status = main(["evaluate", places(environment)[kind], "-n", "20", "--dataset", "colors", "--json"])
+    out, _ = capsys.readouterr()
+    assert status == 0
+    (record,) = json.loads(out)
+    assert record["images_seen"] == 64
+    expected = whole.manifest.metrics.model_dump()
+    for name in ("fid", "kid", "inception_score", "precision", "recall", "class_accuracy"):
+        # ONNX and torch, and a batch statistic, differ in the last digits
+        assert record["metrics"][name] == pytest.approx(expected[name], rel=1e-3, abs=1e-6), name
+    assert record["metrics"]["protocol"]["extractor"] == expected["protocol"]["extractor"]
+
+
+def test_the_command_prints_a_table(environment: Settings, whole: Told, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "tiny-whole", places(environment)["snapshot"], "-n", "20", "--dataset", "colors"]) == 0
+    head, real, first, second, protocol = capsys.readouterr().out.splitlines()
+    assert head.split()[:4] == ["model", "images", "seen", "FID"]
+    assert real.split()[:3] == ["real", "test", "images"]
+    assert first.split()[:3] == ["tiny-whole", "64", f"{whole.manifest.metrics.fid:.3f}"]
+    assert second.split()[:2] == ["000000000064", "64"]
+    assert json.loads(protocol)["images"] == 20
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "complaint"),
+    [
+        (["nobody"], 1, "UnknownModel: there is no model 'nobody'"),
+        (["nobody", "-n", "9"], 2, "images: at least 10 are needed (got 9)"),
+        (["nobody", "--extractor", "vgg"], 2, "extractor: there are classifier and inception (got 'vgg')"),
+        (["nobody", "--extractor", "inception"], 2, "weights: expected a file: torch-fidelity's"),
+        (["no.onnx"], 2, "MODEL: expected a model's id, its folder, or a run's weights/*.safetensors (got 'no.onnx')"),
+        (["tests"], 2, "MODEL: the folder has no manifest.json (got 'tests')"),
+    ],
+)
+def test_what_cannot_be_measured_is_told(
+    environment: Settings, arguments: list[str], status: int, complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", *arguments]) == status
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines()[-1].startswith(complaint)
+
+
+def test_files_that_are_not_what_they_say_are_refused(
+    environment: Settings, whole: Told, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Given a folder whose generator is another, and a snapshot cut short
+    manifest = whole.manifest.model_copy(update={"files": {"generator.onnx": "0" * 64}})
+    (tmp_path / "manifest.json").write_text(manifest.model_dump_json())
+    (tmp_path / "generator.onnx").write_bytes(b"another")
+    cut = tmp_path / "1.safetensors"
+    cut.write_bytes(Path(places(environment)["snapshot"]).read_bytes()[:1000])
+    for path, complaint in ((tmp_path, "lacks the generator.onnx"), (cut, "is no snapshot of a run over 2 classes")):
+        assert main(["evaluate", str(path), "-n", "20", "--dataset", "colors"]) == 1
+        last = capsys.readouterr().err.splitlines()[-1]
+        assert last.startswith("CorruptArtifact")
+        assert complaint in last
