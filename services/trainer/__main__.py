@@ -19,7 +19,7 @@ from services.trainer.commands import add_commands, parse_overrides, run_name
 from shared.errors import DISK_FULL, InvalidInput, TrainingFailed
 from shared.jobs import Job, Reason, new_job_id
 from shared.presets import PRESETS, resolve
-from shared.processes import die_with_parent
+from shared.processes import die_with_parent, lower_priority
 from shared.reports import EXIT_LEFT, FailureLine, ResultLine, TrainerLine
 from shared.settings import Settings, read_settings
 
@@ -82,7 +82,7 @@ def _run_rank(options: argparse.Namespace) -> int:
 def _run_job(settings: Settings, parent_pid: int) -> int:
     die_with_parent(parent_pid)
     stop = StopFlag()
-    os.nice(settings.trainer_nice)
+    lower_priority(settings.trainer_nice)
     # Standard output is the channel; what a library prints goes to the log with the rest.
     channel = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())

@@ -70,3 +70,20 @@ def test_a_child_whose_parent_is_gone_already_ends_here() -> None:
     child = subprocess.run([sys.executable, "-c", HAS_ANOTHER_PARENT], cwd=ROOT, capture_output=True, check=False)
 
     assert (child.returncode, child.stdout, child.stderr) == (1, b"", b"")
+
+
+def test_a_process_of_low_priority_yields_to_other_sessions_too() -> None:
+    code = """
+import os, pathlib
+from shared.processes import lower_priority
+lower_priority(7)
+group = pathlib.Path("/proc/self/autogroup")
+print(os.nice(0), group.read_text() if group.exists() else "- nice 7")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], start_new_session=True, check=True, capture_output=True, text=True
+    )
+
+    niceness, group = done.stdout.split(maxsplit=1)
+    assert niceness == "7"
+    assert group.split()[-1] == "7"
