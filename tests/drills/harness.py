@@ -291,6 +291,12 @@ class Kiln:
         """Until the trainer has seen more than this share of the budget."""
         return self.wait(job_id, lambda job: job.progress.fraction > share)
 
+    def wait_for_crashes(self, job_id: str, count: int) -> Job:
+        return self.wait(job_id, lambda job: job.crashes == count or job.is_over)
+
+    def wait_for_attempt(self, job_id: str, number: int) -> Job:
+        return self.wait(job_id, lambda job: (job.attempt == number and job.status == "running") or job.is_over)
+
     def wait_until_over(self, job_id: str) -> Job:
         return self.wait(job_id, lambda job: job.is_over)
 

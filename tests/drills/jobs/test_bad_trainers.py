@@ -48,9 +48,9 @@ def test_a_trainer_that_hangs_every_time(kiln: Kiln, drill: Drill) -> None:
     worker = kiln.replace_worker(KILN_STALL_S=STALL_S, KILN_MAX_ATTEMPTS="2")
     job_id, next_id = kiln.submit(RUN), kiln.submit(RUN)
     for attempt in (1, 2):
-        kiln.wait(job_id, lambda job, attempt=attempt: job.attempt == attempt or job.is_over)
+        kiln.wait_for_attempt(job_id, attempt)
         os.kill(worker.trainer(), signal.SIGSTOP)
-        kiln.wait(job_id, lambda job, attempt=attempt: job.crashes == attempt or job.is_over)
+        kiln.wait_for_crashes(job_id, attempt)
 
     job = kiln.wait_until_over(job_id)
     assert (job.status, job.reason, job.attempt) == ("lost", "stalled", 2)

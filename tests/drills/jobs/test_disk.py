@@ -129,5 +129,5 @@ def test_the_newest_checkpoint_is_damaged(kiln: Kiln, drill: Drill, damage: Call
     assert f"-{resumed.data['nimg']:012d}" in older.stem
     assert job.crashes == 0
     kiln.assert_nothing_shows(job_id, RUN)
-    words = {truncate: "truncated", flip_a_bit: "bit-flipped", empty: "empty"}
+    words: dict[Callable[[Path], None], str] = {truncate: "truncated", flip_a_bit: "bit-flipped", empty: "empty"}
     drill.record(f"newest checkpoint {words[damage]}", 1)

@@ -28,7 +28,7 @@ def test_kill_9_the_trainer_mid_epoch(kiln: Kiln, drill: Drill) -> None:
     for kills, share in enumerate(shares, start=1):
         kiln.wait_until_training(job_id, share)
         os.kill(kiln.worker.trainer(), signal.SIGKILL)
-        kiln.wait(job_id, lambda job, kills=kills: job.crashes == kills or job.is_over)
+        kiln.wait_for_crashes(job_id, kills)
 
     job = kiln.wait_until_over(job_id)
     assert (job.attempt, job.crashes) == (3, 2)
@@ -140,7 +140,7 @@ def test_a_poison_job_is_given_up_and_the_next_one_runs(kiln: Kiln, drill: Drill
 
     attempts = kiln.settings().max_attempts
     for attempt in range(1, attempts + 1):
-        kiln.wait(poison, lambda job, attempt=attempt: job.attempt == attempt and job.status == "running")
+        kiln.wait_for_attempt(poison, attempt)
         kiln.worker.kill_tree()
         # The queue is in nobody's order now: the harmless one may come first, which is as well.
         kiln.replace_worker()

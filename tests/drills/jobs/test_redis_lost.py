@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 import httpx2
 import pytest
@@ -83,9 +84,8 @@ def test_redis_ends_during_a_post(kiln: Kiln, drill: Drill) -> None:
             assert wire.sprung.is_set()
             kiln.redis.start()
             # Readers reconnect by themselves; the same request again is answered as if it were the first.
-            answer = wait_for(
-                lambda key=key: api.http.post("/jobs", json=BODY, headers=key), lambda seen: seen.status_code != 503
-            )
+            again = partial(api.http.post, "/jobs", json=BODY, headers=key)
+            answer = wait_for(again, lambda seen: seen.status_code != 503)
 
             assert answer.status_code == 202, answer.text
             (job_id,) = {job.id for job in kiln.store.list(limit=100).jobs} - before

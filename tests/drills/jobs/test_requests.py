@@ -34,14 +34,17 @@ def in_state(kiln: Kiln, state: str) -> str:
 
 
 # state before -> answer, state after, what is asked of the worker. Where nothing is said, nothing changes.
-UNCHANGED = (202, "", None)
-EXPECTED: dict[str, dict[str, tuple[int, str, str | None]]] = {
+Expected = tuple[int, str, str | None]
+
+UNCHANGED: Expected = (202, "", None)
+REFUSED: Expected = (409, "", None)
+EXPECTED: dict[str, dict[str, Expected]] = {
     "cancel": dict.fromkeys(("queued", "paused", "queued again", "paused later"), (202, "cancelled", None))
     | {"running": (202, "running", "cancel")},
     "pause": {"queued": (202, "paused", None), "queued again": (202, "paused", None), "running": (202, "", "pause")},
     "resume": {"paused": (202, "queued", None), "paused later": (202, "queued", None), "lost": (202, "queued", None)}
-    | dict.fromkeys(("succeeded", "failed", "cancelled"), (409, "", None)),
-    "finish": {"queued": (409, "", None), "paused": (409, "", None), "running": (202, "", "finish")}
+    | dict.fromkeys(("succeeded", "failed", "cancelled"), REFUSED),
+    "finish": {"queued": REFUSED, "paused": REFUSED, "running": (202, "", "finish")}
     | {"queued again": (202, "queued", "finish"), "paused later": (202, "queued", "finish")},
 }
 
