@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,10 +105,11 @@ def inception_extractor(weights: Path | None, device: torch.device) -> Extractor
     if not digest.startswith(INCEPTION_DIGEST):
         raise InvalidInput.of("weights", str(weights), f"is not {INCEPTION_FILE}: its SHA-256 is {digest}")
     try:
-        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+        # By name: no group of pyproject.toml has the package, for few want it.
+        fidelity = importlib.import_module("torch_fidelity.feature_extractor_inceptionv3")
     except ImportError:
         raise InvalidInput.of("extractor", "inception", "needs the package torch-fidelity") from None
-    network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048", "logits_unbiased"], str(weights))
+    network = fidelity.FeatureExtractorInceptionV3("inception-v3-compat", ["2048", "logits_unbiased"], str(weights))
     network = network.eval().to(device)
 
     def run(images: Tensor) -> tuple[Tensor, Tensor]:
