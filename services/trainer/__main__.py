@@ -17,11 +17,15 @@ from types import FrameType
 
 from services.trainer.commands import add_commands, parse_overrides, run_name
 from shared.errors import DISK_FULL, InvalidInput, TrainingFailed
-from shared.jobs import Job, Reason, new_job_id
+from shared.jobs import Event, Job, Reason, new_job_id
 from shared.presets import PRESETS, resolve
 from shared.processes import die_with_parent, lower_priority
-from shared.reports import EXIT_LEFT, FailureLine, ResultLine, TrainerLine
+from shared.reports import EXIT_LEFT, EventLine, FailureLine, ResultLine, TrainerLine
 from shared.settings import Settings, read_settings
+
+# RuntimeErrors without a class of their own: of CUDA, of torch's CPU allocator, of oneDNN. The last one has other causes
+# in theory; shapes that a config lets through have none.
+_NO_MEMORY = ("out of memory", "can't allocate memory", "could not create a primitive")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -91,6 +95,7 @@ def _run_job(settings: Settings, parent_pid: int) -> int:
     def emit(line: TrainerLine) -> None:
         channel.write(line.model_dump_json() + "\n")
 
+    emit(EventLine(event=Event(kind="starting", message="a training process has started; it loads torch")))
     try:
         from services.trainer.run import RunSpec, run
 
@@ -106,8 +111,7 @@ def _run_job(settings: Settings, parent_pid: int) -> int:
 def _reason_of(error: Exception) -> Reason:
     if isinstance(error, TrainingFailed):
         return Reason(error.reason)
-    # torch's CUDA error is a RuntimeError and so is its CPU allocator's, which has no class of its own.
-    if isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error):
+    if isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY):
         return Reason.OUT_OF_MEMORY
     if isinstance(error, OSError) and error.errno in DISK_FULL:
         return Reason.DISK_FULL

@@ -81,7 +81,7 @@ def test_a_job_is_trained_and_its_model_published(worker: Worker) -> None:
     assert (done.status, done.error, done.attempt, done.lease_until) == (JobStatus.SUCCEEDED, None, 1, None)
     assert worker.registry.resolve("default") == done.model_id
     assert [row["nimg"] for row in worker.store.metrics(job.id)] == [160, 320, 480, 640]
-    assert worker.events(job)[:2] == ["loading", "started"]
+    assert worker.events(job)[:3] == ["starting", "loading", "started"]
     assert worker.events(job)[-1] == "succeeded"
 
 
