@@ -23,8 +23,8 @@ from shared.processes import die_with_parent, lower_priority
 from shared.reports import EXIT_LEFT, EventLine, FailureLine, ResultLine, TrainerLine
 from shared.settings import Settings, read_settings
 
-# RuntimeErrors without a class of their own: of CUDA, of torch's CPU allocator, of oneDNN. The last one has other causes
-# in theory; shapes that a config lets through have none.
+# RuntimeErrors without a class of their own: of CUDA, of torch's CPU allocator, of oneDNN. The last has other causes in
+# theory; shapes that a config lets through have none.
 _NO_MEMORY = ("out of memory", "can't allocate memory", "could not create a primitive")
 
 

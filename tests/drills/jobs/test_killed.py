@@ -171,7 +171,7 @@ def test_a_worker_that_is_told_to_leave_hands_its_job_on(kiln: Kiln, drill: Dril
     leaving.leave()
 
     assert leaving.trainers() == []
-    assert kiln.events(job_id)[-2:] in (["checkpoint", "handed_back"], ["handed_back", "loading"])
+    assert kiln.events(job_id)[-2:] in (["checkpoint", "handed_back"], ["handed_back", "starting"])
     job = kiln.wait(job_id, lambda job: job.attempt == 2)
     assert (job.worker or "").endswith(f"-{other.pid}")
     job = kiln.wait_until_over(job_id)
