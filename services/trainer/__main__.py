@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import traceback
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -102,9 +103,10 @@ def _run_job(settings: Settings, parent_pid: int) -> int:
         spec = RunSpec(job.id, job.preset, job.config, job.dataset, job.attempt)
         return 0 if run(spec, settings, emit, lambda: stop.value) else EXIT_LEFT  # type: ignore[arg-type, return-value]
     except Exception as error:
-        traceback.print_exc()
         reason = _reason_of(error)
         emit(FailureLine(reason=reason, error=str(error) if isinstance(error, TrainingFailed) else repr(error)))
+        with suppress(OSError):  # the log may lie on the disk that is full
+            traceback.print_exc()
         return 1
 
 
@@ -149,6 +151,7 @@ def _run_by_hand(settings: Settings, options: argparse.Namespace) -> int:
 
 if __name__ == "__main__":
     exit_code = main()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
     os._exit(exit_code)  # taking torch down in order takes seconds, for which a supervisor would have to wait
