@@ -24,9 +24,9 @@ def test_the_whole_openapi_document(seed: int, tmp_path: Path, drill: Drill) -> 
     answered as that document says, under all of schemathesis' checks, with no 5xx.
 
     Takes about half a minute. Faults injected: as many as requests were drawn, about 1100 for each seed.
-    Broken by hand: `services/api/schemas.py`: EVENT_ID of twenty digits -> "ST101 Server error", for Redis counts in
-    64 bits. (That, an `Allow` that named one method of two, a redirect to the Host that the client named, and a model
-    without preview that was a 503 are what this drill found when it was first run.)
+    Broken by hand: `services/api/errors.py`: `headers=error.headers` for a 405 -> "ST205 Allow header mismatch". (That,
+    event ids of more than 64 bits that were a 500, and a model without preview that was a 503 are what this drill found
+    when it was first run.)
     """
     with running(tmp_path, KILN_API_KEYS=f"drill:read+generate+train:{KEY}") as server:
         publish(server.registry, "first", more={"preview.png": b"a picture"})

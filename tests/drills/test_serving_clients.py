@@ -38,13 +38,13 @@ def test_slow_readers(server: Server, drill: Drill) -> None:
     gone, nothing of them stays.
 
     Faults injected: 16 (clients that ask for 2048 x 2048 pixels and never read).
-    Broken by hand: `services/api/__main__.py`: `limit_concurrency=16` for uvicorn -> the client that behaves got 503.
+    Broken by hand: `services/api/__main__.py`: `limit_concurrency=17` for uvicorn -> the slow clients were refused one another's places.
     """
     before = server.size()
     with ExitStack() as slow:
         for _ in range(16):
             slow.enter_context(connect(server.port, receive_buffer=4096)).sendall(REQUEST % (b"first", 1024, 2))
-        wait_for(lambda: server.log().count("/generate HTTP/1.1"), lambda count: count >= 16)
+        wait_for(lambda: server.log().count('/generate HTTP/1.1" 200'), lambda count: count >= 16)
         assert is_well(server)
     after = wait_for(server.size, lambda size: size["api_fds"] <= before["api_fds"] + 2)
     drill.record("slow reader", 16, detail=f"{after['api_mb'] - before['api_mb']:+.0f} MB")
@@ -55,7 +55,7 @@ def test_half_open_clients(server: Server, drill: Drill) -> None:
     theirs; one that has begun a body is told 408 and let go.
 
     Faults injected: 300 (100 silent, 100 within the headers, 100 within the body).
-    Broken by hand: `services/api/limits.py`: no `asyncio.timeout` -> the clients within the body waited for ever.
+    Broken by hand: `services/api/limits.py`: no `asyncio.timeout` -> the clients within the body waited until the test was ended.
     """
     before = server.size()
     beginnings = {
@@ -81,8 +81,8 @@ def test_disconnect_in_the_queue(server: Server, drill: Drill) -> None:
     next one is served after the batch that runs, and not after all that was asked for, which would take minutes.
 
     Faults injected: 30 (clients that ask for 1024 images each, more than may wait, and leave).
-    Broken by hand: `services/api/routes/generate.py`: `await generate_sheet(...)` without `unless_gone` -> "8192 images
-    wait and 8192 may" until the test lost its patience.
+    Broken by hand: `services/api/routes/generate.py`: `await generate_sheet(...)` without `unless_gone` -> the
+    next one waited until the test was ended after 90 s.
     """
     publish(server.registry, "slow", graph=make_generator(LATENT, len(CLASSES), work=10))
     one = "/generate?class=cat&n=1&model=slow"
