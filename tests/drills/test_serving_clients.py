@@ -38,7 +38,8 @@ def test_slow_readers(server: Server, drill: Drill) -> None:
     gone, nothing of them stays.
 
     Faults injected: 16 (clients that ask for 2048 x 2048 pixels and never read).
-    Broken by hand: `services/api/__main__.py`: `limit_concurrency=17` for uvicorn -> the slow clients were refused one another's places.
+    Broken by hand: `services/api/__main__.py`: `limit_concurrency=17` for uvicorn -> the slow clients were refused
+    one another's places.
     """
     before = server.size()
     with ExitStack() as slow:
@@ -55,7 +56,8 @@ def test_half_open_clients(server: Server, drill: Drill) -> None:
     theirs; one that has begun a body is told 408 and let go.
 
     Faults injected: 300 (100 silent, 100 within the headers, 100 within the body).
-    Broken by hand: `services/api/limits.py`: no `asyncio.timeout` -> the clients within the body waited until the test was ended.
+    Broken by hand: `services/api/limits.py`: no `asyncio.timeout` -> the clients within the body waited until
+    the test was ended.
     """
     before = server.size()
     beginnings = {
