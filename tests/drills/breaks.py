@@ -64,7 +64,7 @@ BREAKS = (
     Break("test_fences.py::test_a_connection_that_drops_before_the_answer", STORE,
           "if last == token:", "if False:"),
     Break("test_fences.py::test_reapers_of_several_replicas_at_once", STORE,
-          "                    pipe.watch(record)\n                    text, last", "                    text, last"),
+          "pipe.watch(record)\n                    text, last", 'pipe.watch(record + ".")\n                    text, last'),
     Break("test_redis_lost.py::test_redis_restarts_while_nothing_happens", "shared/broker.py",
           "broker_connection_max_retries=None,", "broker_connection_retry=False,"),
     Break("test_redis_lost.py::test_redis_comes_back_in_a_job[redis restart in a job-shut_down]", SUPERVISOR,

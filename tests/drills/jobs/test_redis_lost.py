@@ -50,12 +50,16 @@ def test_redis_comes_back_in_a_job(kiln: Kiln, drill: Drill, name: str, end: Cal
 
     Invariant: training goes on, the worker keeps its job, nothing of record, events or series is missing, and the job
     that waits behind it is still there and runs.
-    Faults injected: redis-server ends (SIGTERM, kill -9) while a job trains, twice, and is started again.
+    Faults injected: redis-server ends (SIGTERM, kill -9) while a job trains, twice, and is started again when the
+    worker has met its absence.
     """
     job_id, waiting = kiln.submit(RUN), kiln.submit(ENDLESS)
+    misses = lambda: kiln.worker.log().count(f"job {job_id}: the job store does not answer")  # noqa: E731
     for share in (0.1, 0.5):
         kiln.wait_until_training(job_id, share)
+        before = misses()
         end(kiln.redis)
+        wait_for(misses, lambda seen, before=before: seen > before)
         kiln.redis.start()
 
     job = kiln.wait_until_over(job_id)
