@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.drills.harness import RUN, Kiln
+from tests.drills.harness import ENDLESS, RUN, Kiln
 from tests.drills.report import Drill
 from tests.processes import small_overrides
 
@@ -78,17 +78,20 @@ def test_a_trainer_that_raises(kiln: Kiln, drill: Drill) -> None:
 
 @pytest.mark.slow_drill
 def test_a_trainer_that_runs_out_of_memory(kiln: Kiln, drill: Drill) -> None:
-    """About 25 s.
+    """About 30 s.
 
     Invariant: the job fails, reason `oom`, after one attempt: more of them would need as much again.
-    Faults injected: a limit on the trainer's address space (RLIMIT_AS) below what its next step needs.
+    Faults injected: a limit on the trainer's address space (RLIMIT_AS): that of a small job and 100 MiB, for a job
+    whose first activation alone takes 512 MiB.
     """
-    job_id = kiln.submit(small_overrides(batch_size=2048, d_channels=[64, 64, 64], total_nimg=10**8))
-    kiln.wait_for_event(job_id, "started")
-    pid = kiln.worker.trainer()
+    small = kiln.submit(ENDLESS)
+    kiln.wait_until_training(small)
+    small_bytes = int(Path(f"/proc/{kiln.worker.trainer()}/statm").read_text().split()[0]) * resource.getpagesize()
+    kiln.end_all_jobs()
 
-    size_bytes = int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.prlimit(pid, resource.RLIMIT_AS, (size_bytes, resource.RLIM_INFINITY))
+    job_id = kiln.submit(ENDLESS | {"batch_size": 4096, "d_channels": [128, 8, 16]})
+    limit = (small_bytes + (100 << 20), resource.RLIM_INFINITY)
+    resource.prlimit(kiln.worker.trainer(), resource.RLIMIT_AS, limit)
 
     job = kiln.wait_until_over(job_id)
     assert (job.status, job.reason, job.attempt) == ("failed", "oom", 1), job.error
