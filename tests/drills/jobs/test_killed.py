@@ -60,8 +60,8 @@ def test_kill_9_the_trainer_during_a_checkpoint_write(kiln: Kiln, drill: Drill) 
 
 
 # Networks whose checkpoint takes a while to write, and one after every step.
-BULKY = RUN | {"g_channels": [256, 128, 64], "d_channels": [64, 128, 256], "total_nimg": 640, "tick_nimg": 80,
-               "snapshot_nimg": 640, "checkpoint_every_s": 0}  # fmt: skip
+BULKY = RUN | {"g_channels": [256, 128, 64], "d_channels": [64, 128, 256], "total_nimg": 2400, "tick_nimg": 80,
+               "snapshot_nimg": 2400, "checkpoint_every_s": 0}  # fmt: skip
 
 
 def stop_with_an_unfinished_checkpoint(kiln: Kiln, job_id: str, pid: int) -> str:
