@@ -84,7 +84,7 @@ def test_redis_hangs_during_post(server: Server, drill: Drill) -> None:
 
     Faults injected: 1 (SIGSTOP of Redis under 64 posts and 4 other clients).
     Broken by hand: `services/api/app.py`: `JOB_THREADS = 8` -> the last post took 8.3 s.
-    `services/api/routes/generate.py`: `await kiln.store_health.check()` before the answer -> the other clients got 503.
+    `services/api/routes/generate.py`: `await kiln.store_health.check()` first -> the others got 503.
     """
     with Crowd(server.url, ask, 4) as crowd, ThreadPoolExecutor(64) as pool, server.frozen_redis():
         assert [post(server, "key-0")[1] < WITHIN_S for _ in range(3)] == [True] * 3
