@@ -65,10 +65,12 @@ BULKY = RUN | {"g_channels": [256, 128, 64], "d_channels": [64, 128, 256], "tota
 
 
 def stop_with_an_unfinished_checkpoint(kiln: Kiln, job_id: str, pid: int) -> str:
-    """Stops the trainer and looks; lets it go on when no checkpoint is half written. -> how much of which one is"""
+    """Stops the trainer when it begins a checkpoint, and lets it go on when that was whole by then. -> how much"""
+    folder = kiln.data / "artifacts" / "jobs" / job_id / "checkpoints"
+    while not any(path.name.startswith(".") for path in folder.iterdir()):  # no pause: writing takes milliseconds
+        assert not is_gone(pid), "the trainer came to its end before a checkpoint was met half written"
     os.kill(pid, signal.SIGSTOP)
     wait_for(lambda: state_of(pid), lambda state: state in ("T", "Z", ""))
-    folder = kiln.data / "artifacts" / "jobs" / job_id / "checkpoints"
     whole_bytes = max((path.stat().st_size for path in kiln.checkpoints(job_id)), default=0)
     for path in folder.iterdir():
         if path.suffix != ".ckpt" and path.stat().st_size < 0.99 * whole_bytes:

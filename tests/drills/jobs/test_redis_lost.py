@@ -54,12 +54,11 @@ def test_redis_comes_back_in_a_job(kiln: Kiln, drill: Drill, name: str, end: Cal
     worker has met its absence.
     """
     job_id, waiting = kiln.submit(RUN), kiln.submit(ENDLESS)
-    misses = lambda: kiln.worker.log().count(f"job {job_id}: the job store does not answer")  # noqa: E731
     for share in (0.1, 0.5):
         kiln.wait_until_training(job_id, share)
-        before = misses()
+        before = misses(kiln, job_id)
         end(kiln.redis)
-        wait_for(misses, lambda seen, before=before: seen > before)
+        wait_for(partial(misses, kiln, job_id), before.__lt__)
         kiln.redis.start()
 
     job = kiln.wait_until_over(job_id)
@@ -169,3 +168,8 @@ def drawn_after(kiln: Kiln, gone_s: float) -> float:
     """An image is drawn without Redis. -> seconds it has been gone"""
     assert kiln.api.http.get("/generate", params={"n": 4, "class": "red"}).status_code == 200
     return time.monotonic() - gone_s
+
+
+def misses(kiln: Kiln, job_id: str) -> int:
+    """How often the worker has met a Redis that was not there."""
+    return kiln.worker.log().count(f"job {job_id}: the job store does not answer")
