@@ -25,6 +25,8 @@ def test_a_trainer_that_hangs_once(kiln: Kiln, drill: Drill) -> None:
 
     Invariant: a trainer that says nothing for KILN_STALL_S is killed; the job goes on from its checkpoint.
     Faults injected: SIGSTOP to the trainer, for good.
+    Broken by hand: services/trainer/supervisor.py: `now_s >= self.stalled_at_s` never true -> waited in vain for its
+    end
     """
     worker = kiln.replace_worker(KILN_STALL_S=STALL_S)
     job_id = kiln.submit(RUN)
@@ -44,6 +46,7 @@ def test_a_trainer_that_hangs_every_time(kiln: Kiln, drill: Drill) -> None:
 
     Invariant: the job ends `lost`, reason `stalled`, after `max_attempts`; the worker takes the next one.
     Faults injected: SIGSTOP to each of its trainers, in two attempts.
+    Broken by hand: services/trainer/supervisor.py: `Reason.WORKER_LOST` for a stalled one -> another reason
     """
     worker = kiln.replace_worker(KILN_STALL_S=STALL_S, KILN_MAX_ATTEMPTS="2")
     job_id, next_id = kiln.submit(RUN), kiln.submit(RUN)
@@ -62,6 +65,7 @@ def test_a_trainer_that_raises(kiln: Kiln, drill: Drill) -> None:
     """Invariant: the job fails once, at once, says why, and the worker takes the next one.
 
     Faults injected: a data set with a picture that is none.
+    Broken by hand: services/trainer/__main__.py: TrainingFailed's own reason ignored -> reason `error`
     """
     broken = kiln.datasets / "broken" / "train" / "red"
     broken.mkdir(parents=True, exist_ok=True)
@@ -83,6 +87,7 @@ def test_a_trainer_that_runs_out_of_memory(kiln: Kiln, drill: Drill) -> None:
     Invariant: the job fails, reason `oom`, after one attempt: more of them would need as much again.
     Faults injected: a limit on the trainer's address space (RLIMIT_AS): that of a small job and 100 MiB, for a job
     whose first activation alone takes 512 MiB.
+    Broken by hand: services/trainer/__main__.py: "can't allocate memory" not looked for -> reason `error`
     """
     small = kiln.submit(ENDLESS)
     kiln.wait_until_training(small)
@@ -102,6 +107,8 @@ def test_a_trainer_that_diverges(kiln: Kiln, drill: Drill) -> None:
     """Invariant: the job fails, reason `diverged`, says which loss, and publishes nothing.
 
     Faults injected: Adam without a second moment at a learning rate of 1.
+    Broken by hand: services/trainer/training_loop.py: `isfinite` not asked in `close_tick` -> trains on; reason
+    `error`, from the report that cannot be written
     """
     reckless = {"architecture": "resnet", "g_channels": [8, 8, 8, 8], "lr": 1.0, "adam_beta1": 0.9, "adam_beta2": 0.0}
     job_id = kiln.submit(small_overrides(total_nimg=16_000, **reckless))
@@ -130,6 +137,8 @@ def test_a_clock_that_is_two_hours_off(kiln: Kiln, drill: Drill, side: str, offs
     Invariant: leases run by the store's clock alone: a worker that lives keeps its job, one that dies loses it when
     its lease is over, not two hours later or at once; the job's times are the store's.
     Faults injected: libfaketime two hours ahead, behind, for the worker (and its trainer), for the API; then kill -9.
+    Broken by hand: shared/job_store.py: `datetime.now(UTC)` for the store's time in `update` -> waited in vain, with
+    the worker two hours ahead and with the API
     """
     (kiln.folder / "sitecustomize.py").write_text(SLEEP_BY_SELECT)
     wrong = {"LD_PRELOAD": FAKETIME, "FAKETIME": f"{offset_h:+d}h", "FAKETIME_DONT_FAKE_MONOTONIC": "1",

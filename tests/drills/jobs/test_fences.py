@@ -31,6 +31,7 @@ def test_kill_9_the_api_between_record_and_message(kiln: Kiln, drill: Drill) -> 
     """Invariant: a job that was recorded is run, once, though its message was never sent; its key still means it.
 
     Faults injected: SIGKILL to the API at the moment its message leaves for Redis, which never gets it.
+    Broken by hand: services/api/reaper.py: no round over `unsent()` -> waited in vain for it to run
     """
     with wire_to(kiln.redis.port) as wire:
         api = kiln.replace_api(KILN_REDIS_URL=wire.url)
@@ -56,6 +57,7 @@ def test_one_message_delivered_five_times(kiln: Kiln, drill: Drill) -> None:
     """Invariant: a job runs once, however often its message comes: in the queue, while it runs, when it is over.
 
     Faults injected: four copies of the message to two workers, and one more each while it runs and after its end.
+    Broken by hand: shared/jobs.py: `lease_is_live` ignored in `claim` -> copies are not refused
     """
     other = kiln.start_worker()
     with_copies = Broker(kiln.settings())
@@ -84,6 +86,7 @@ def test_a_worker_that_sleeps_past_its_lease_has_lost_its_job(kiln: Kiln, drill:
     Invariant: the job goes on elsewhere; the sleeper's writes are refused, it stops its trainer and leaves the job;
     what is published is what a run that nobody disturbed makes.
     Faults injected: SIGSTOP to the worker (and its trainer) until another has the job and trains it, then SIGCONT.
+    Broken by hand: shared/jobs.py: `_check_fence` lets all pass -> the sleeper never leaves
     """
     job_id = kiln.submit(RUN)
     kiln.wait_until_training(job_id, 0.1)
@@ -115,6 +118,7 @@ def test_a_worker_that_dies_between_publishing_and_finishing(kiln: Kiln, drill: 
     Invariant: what was published is not trained again: the next claim finds the model and finishes the job with it.
 
     Faults injected: SIGKILL to the worker at the moment its last word on the job leaves for Redis, which never gets it.
+    Broken by hand: services/trainer/supervisor.py: `_is_published` ignored -> trained a second time
     """
     with wire_to(kiln.redis.port) as wire:
         worker = kiln.replace_worker(KILN_REDIS_URL=wire.url)
@@ -139,6 +143,7 @@ def test_a_connection_that_drops_before_the_answer(kiln: Kiln, drill: Drill) -> 
 
     Faults injected: the connection cut between EXEC and its reply, once when the API records the job and once when
     the worker claims it.
+    Broken by hand: shared/job_store.py: `last == token` ignored -> the worker is refused its own claim; two attempts
     """
     with wire_to(kiln.redis.port) as wire:
         api = kiln.replace_api(KILN_REDIS_URL=wire.url)
@@ -173,6 +178,7 @@ def test_reapers_of_several_replicas_at_once(kiln: Kiln, drill: Drill) -> None:
 
     Faults injected: 60 jobs whose worker is gone and 60 that were never sent, for three replicas that start together;
     the claims are made by four claimers at once, each of which takes messages as a worker does.
+    Broken by hand: shared/job_store.py: `watch` on another key in `update` -> 11 jobs were claimed twice
     """
     kiln.worker.kill_tree()
     for api in kiln.apis:

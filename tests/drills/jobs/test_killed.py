@@ -21,6 +21,7 @@ def test_kill_9_the_trainer_mid_epoch(kiln: Kiln, drill: Drill) -> None:
 
     Invariant: weights and metrics are those of a run that nobody disturbed, bit for bit, however often it is killed.
     Faults injected: SIGKILL to the trainer at two random positions of the run, in two attempts.
+    Broken by hand: services/trainer/training_state.py: `torch.set_rng_state(...)` left out -> series or weights differ
     """
     job_id = kiln.submit(RUN)
     shares = sorted(random.uniform(0.05, 0.75) for _ in range(2))
@@ -43,6 +44,8 @@ def test_kill_9_the_trainer_during_a_checkpoint_write(kiln: Kiln, drill: Drill) 
 
     Invariant: a checkpoint that was half written is never read; the run goes on from the one before, and nothing shows.
     Faults injected: SIGKILL to the trainer while the first bytes of a checkpoint lie in the folder and the rest do not.
+    Broken by hand: shared/artifacts.py: `_UNFINISHED = ".unfinished-"` with a prefix that listings show -> half a
+    checkpoint is taken for the newest, with a warning
     """
     job_id = kiln.submit(BULKY)
     kiln.wait_until_training(job_id)
@@ -84,6 +87,7 @@ def test_kill_9_the_worker_with_all_below_it(kiln: Kiln, drill: Drill) -> None:
     """Invariant: when the lease has run out the job goes on elsewhere from its checkpoint, and nothing shows.
 
     Faults injected: SIGKILL to the worker and its trainer at once, as when a container is killed.
+    Broken by hand: shared/jobs.py: `is_lease_expired` says False -> waited in vain for another attempt
     """
     job_id = kiln.submit(RUN)
     kiln.wait_until_training(job_id, 0.1)
@@ -103,6 +107,7 @@ def test_kill_9_the_workers_main_process(kiln: Kiln, drill: Drill) -> None:
 
     Invariant: the trainer goes with its worker, even one that hangs and would not notice; another worker goes on.
     Faults injected: SIGSTOP to the trainer, then SIGKILL to the worker's main process alone.
+    Broken by hand: services/trainer/__main__.py: `die_with_parent` left out -> the trainer stays behind
     """
     job_id = kiln.submit(RUN)
     kiln.wait_until_training(job_id, 0.1)
@@ -125,6 +130,7 @@ def test_kill_9_the_workers_child(kiln: Kiln, drill: Drill) -> None:
 
     Invariant: the worker outlives its only child, counts a crash, and takes the job up again.
     Faults injected: SIGKILL to the child while it still loads, before it has said a word.
+    Broken by hand: services/trainer/supervisor.py: `crashes >= 1` in `_retry` -> lost at the first crash
     """
     job_id = kiln.submit(RUN)
     worker = kiln.worker.pid
@@ -143,6 +149,7 @@ def test_a_poison_job_is_given_up_and_the_next_one_runs(kiln: Kiln, drill: Drill
 
     Invariant: a job that takes its worker down each time ends `lost` after `max_attempts`; the next one is trained.
     Faults injected: SIGKILL to the worker and all below it, each time it has claimed the job.
+    Broken by hand: shared/jobs.py: `crashes >= max_attempts` never true in `expire` -> waited in vain for its end
     """
     poison = kiln.submit(ENDLESS)
     harmless = kiln.submit(small_overrides())
@@ -166,6 +173,8 @@ def test_a_worker_that_is_told_to_leave_hands_its_job_on(kiln: Kiln, drill: Dril
 
     Invariant: SIGTERM -> checkpoint -> back to the queue -> another worker goes on; no crash is counted, nothing shows.
     Faults injected: SIGTERM to the worker that trains, while another one waits.
+    Broken by hand: services/trainer/supervisor.py: `self.stop.is_set()` left out of `_beat` -> the worker stays until
+    the job is done
     """
     job_id = kiln.submit(RUN)
     kiln.wait_until_training(job_id, 0.1)
@@ -187,6 +196,8 @@ def test_a_trainer_deaf_to_sigterm_is_killed(kiln: Kiln, drill: Drill) -> None:
     """Invariant: who asked for a cancel gets it; no trainer stays behind, and the worker takes the next job.
 
     Faults injected: a trainer that SIGTERM does not reach (it is stopped), then a cancel.
+    Broken by hand: services/trainer/supervisor.py: `now_s >= self.kill_at_s` never true -> still running when the test
+    gave up
     """
     worker = kiln.replace_worker(KILN_STOP_GRACE_S="1")
     job_id, next_id = kiln.submit(ENDLESS), kiln.submit(ENDLESS)

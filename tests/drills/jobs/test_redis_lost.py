@@ -31,6 +31,7 @@ def test_redis_restarts_while_nothing_happens(kiln: Kiln, drill: Drill) -> None:
     """Invariant: API and worker find the new Redis by themselves; the next job is taken at once, and the one after.
 
     Faults injected: three restarts of redis-server (SIGTERM, kill -9, SIGTERM), with API and worker idle.
+    Broken by hand: shared/broker.py: `broker_connection_retry=False` -> waited in vain for the job to run
     """
     for end in (kiln.redis.shut_down, kiln.redis.kill, kiln.redis.shut_down):
         wait_for(kiln.worker.log, lambda text: "ready." in text)
@@ -52,6 +53,8 @@ def test_redis_comes_back_in_a_job(kiln: Kiln, drill: Drill, name: str, end: Cal
     that waits behind it is still there and runs.
     Faults injected: redis-server ends (SIGTERM, kill -9) while a job trains, twice, and is started again when the
     worker has met its absence.
+    Broken by hand: services/trainer/supervisor.py: StoreUnavailable raised from `_try_to_flush` -> the worker drops its
+    job, waited in vain for its end; services/dev.py: `--appendonly no` -> the waiting job is unknown
     """
     job_id, waiting = kiln.submit(RUN), kiln.submit(ENDLESS)
     for share in (0.1, 0.5):
@@ -75,6 +78,7 @@ def test_redis_ends_during_a_post(kiln: Kiln, drill: Drill) -> None:
 
     Faults injected: kill -9 of redis-server at the moment the record of a new job reaches it: once before it has
     written it, and once after, with the answer lost.
+    Broken by hand: shared/job_store.py: the known key ignored in `create` -> two jobs
     """
     with wire_to(kiln.redis.port) as wire:
         api = kiln.replace_api(KILN_REDIS_URL=wire.url)
@@ -103,6 +107,7 @@ def test_redis_hangs_during_a_post(kiln: Kiln, drill: Drill) -> None:
     """Invariant: 503 with Retry-After within 2 s, also from a Redis that accepts and never answers.
 
     Faults injected: SIGSTOP to redis-server, then three requests.
+    Broken by hand: shared/job_store.py: `socket_timeout=10` -> 503 after 10 s
     """
     with stopped(kiln.redis.pid):
         for _ in range(3):
@@ -118,6 +123,7 @@ def test_flushall_in_a_job(kiln: Kiln, drill: Drill) -> None:
 
     Invariant: training goes on and its model is not lost; record, series and indexes are rebuilt; the queue works.
     Faults injected: FLUSHALL while a job trains.
+    Broken by hand: services/trainer/supervisor.py: UnknownJob raised from `_update` -> never rebuilt
     """
     job_id = kiln.submit(RUN)
     kiln.wait_until_training(job_id, 0.3)
@@ -142,6 +148,7 @@ def test_redis_is_gone_for_a_while(kiln: Kiln, drill: Drill, outage_s: float) ->
     Invariant: training goes on, /generate goes on, POST /jobs is refused at once; when Redis is back all recovers by
     itself, the job keeps its worker, and nothing shows.
     Faults injected: kill -9 of redis-server in a job; it comes back after two leases, and after 60 s.
+    Broken by hand: services/trainer/supervisor.py: `patiently` gives up at once -> claimed again, two attempts
     """
     kiln.undisturbed(RUN)  # so that there is a model
     wait_for(lambda: kiln.api.http.get("/readyz").status_code, lambda code: code == 200)

@@ -55,6 +55,8 @@ def test_a_request_in_every_state_twice(kiln: Kiln, drill: Drill, what: str) -> 
 
     Faults injected: the request on a job in each of nine states, and again. (The worker is stopped meanwhile, so that
     a state stays what it is.)
+    Broken by hand: shared/jobs.py: cancel: `is_over` not asked in `ask` -> 409; pause: PAUSED not asked in
+    `_pause_idle` -> 409; resume: `is_over` not asked in `resume` -> 202; finish: `attempt == 0` not asked -> 202
     """
     with stopped(kiln.worker.pid):
         for state in STATES:
@@ -88,6 +90,8 @@ def test_a_running_job_is_told_within_two_seconds(kiln: Kiln, drill: Drill, what
     then the job is what was asked for, its trainer is gone, and asking again changes nothing.
 
     Faults injected: the request, and again, while the trainer loads, and again when it has been obeyed.
+    Broken by hand: services/trainer/supervisor.py: `HEARTBEAT_S = 2.8` -> told after 2.7 s; no `_acknowledge` -> no
+    event
     """
     job_id = kiln.submit(ENDLESS)
     kiln.wait_for_status(job_id, "running")
