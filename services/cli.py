@@ -24,6 +24,7 @@ from services.client import Job, Kiln
 from services.client_wire import ApiError, Conflict, InvalidInput, NotFound, Unauthorized, Unavailable
 from shared import errors
 from shared.jobs import JobStatus
+from shared.presets import parse_overrides
 
 app = typer.Typer(
     name="kiln", no_args_is_help=True, help="Train class-conditional GANs as durable jobs, and serve their images.",
@@ -60,7 +61,7 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Queue a training job."""
-    overrides = _parse_overrides(override or [])
+    overrides = parse_overrides(override or [])
     with _kiln() as kiln:
         if dry_run:
             resolved = kiln.jobs.dry_run(preset, overrides, dataset=dataset)
@@ -224,20 +225,6 @@ def _follow(job: Job, as_json: bool) -> None:
         out.print(display.job_line(done))
     if done.status is not JobStatus.SUCCEEDED:
         raise typer.Exit(JOB_FAILED)
-
-
-def _parse_overrides(pairs: list[str]) -> dict[str, Any]:
-    """FIELD=VALUE, the value as JSON if it is some, else as text."""
-    overrides: dict[str, Any] = {}
-    for pair in pairs:
-        field, separator, text = pair.partition("=")
-        if not separator:
-            raise errors.InvalidInput.of("override", pair, "expected FIELD=VALUE")
-        try:
-            overrides[field] = json.loads(text)
-        except ValueError:
-            overrides[field] = text
-    return overrides
 
 
 def _plain(job: Job) -> dict[str, Any]:

@@ -6,7 +6,8 @@ Progress is counted in real images shown to the discriminator (`nimg`); every sc
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Self
 
@@ -245,6 +246,20 @@ def resolve(preset: str, overrides: Mapping[str, Any]) -> TrainConfig:
         # A tuple whose items were refused is reported again, as too short; the items say it.
         inside = {details["loc"][:-1] for details in found if len(details["loc"]) > 1}
         raise InvalidInput([_problem(dict(details)) for details in found if details["loc"] not in inside]) from None
+
+
+def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
+    """`lr=1e-4` -> {"lr": 1e-4}; what is no JSON is a string. Raises InvalidInput."""
+    overrides: dict[str, Any] = {}
+    for pair in pairs:
+        field, separator, text = pair.partition("=")
+        if not separator:
+            raise InvalidInput.of("override", pair, "expected FIELD=VALUE")
+        try:
+            overrides[field] = json.loads(text)
+        except ValueError:
+            overrides[field] = text
+    return overrides
 
 
 def _problem(details: dict[str, Any]) -> FieldProblem:

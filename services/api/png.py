@@ -1,7 +1,7 @@
 """Images to PNG: a sheet of tiles, with its provenance in an iTXt chunk.
 
-The format is simple where nothing is compressed, and then a hundred times as fast to write as with Pillow's defaults;
-docs/performance.md has the figures. Files that must be small are Pillow's business, as is reading any.
+The format is simple where nothing is compressed, and then far quicker to write than with Pillow's defaults. Files that
+must be small are Pillow's business, as is reading any.
 """
 
 from __future__ import annotations

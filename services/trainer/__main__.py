@@ -16,10 +16,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 
-from services.trainer.commands import add_commands, parse_overrides, run_name
+from services.trainer.commands import add_commands, run_name
 from shared.errors import DISK_FULL, InvalidInput, TrainingFailed
 from shared.jobs import Event, Job, Reason, new_job_id
-from shared.presets import PRESETS, resolve
+from shared.presets import PRESETS, parse_overrides, resolve
 from shared.processes import die_with_parent, lower_priority
 from shared.reports import EXIT_LEFT, EventLine, FailureLine, ResultLine, TrainerLine
 from shared.settings import Settings, read_settings

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from shared.classifier import resolve_classifier
 from shared.errors import InvalidInput, KilnError
 from shared.jobs import new_job_id
+from shared.presets import parse_overrides
 from shared.reports import EXIT_LEFT
 from shared.settings import Settings
 
@@ -104,20 +105,6 @@ def run_name(name: str) -> str:
     if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,63}", name):
         raise InvalidInput.of("run", name, "a name is made of a-z, 0-9, '.', '_' and '-', up to 64 of them")
     return name
-
-
-def parse_overrides(pairs: list[str]) -> dict[str, object]:
-    """`lr=1e-4` -> {"lr": 1e-4}; what is no JSON is a string. Raises InvalidInput."""
-    overrides: dict[str, object] = {}
-    for pair in pairs:
-        field, separator, text = pair.partition("=")
-        if not separator:
-            raise InvalidInput.of("override", pair, "expected FIELD=VALUE")
-        try:
-            overrides[field] = json.loads(text)
-        except ValueError:
-            overrides[field] = text
-    return overrides
 
 
 def _on_stop_signals() -> Callable[[], bool]:

@@ -26,7 +26,7 @@ from services.trainer.metrics.in_training import extend_last_row, final_metrics,
 from services.trainer.profiling import profiled
 from services.trainer.ranks import ALONE, Ranks, joined, started
 from services.trainer.runtime import choose_runtime
-from services.trainer.sampling import reestimate_batch_norm, sample_grid
+from services.trainer.sampling import NORM_IMAGES, reestimate_batch_norm, sample_grid
 from services.trainer.training_state import TrainState
 from shared.artifacts import ArtifactStore
 from shared.errors import DISK_FULL, BadConfig
@@ -35,8 +35,6 @@ from shared.presets import TrainConfig
 from shared.registry import GENERATOR_FILE, PREVIEW_FILE, ModelManifest, model_id_of
 from shared.reports import EventLine, MetricsLine, ProgressLine, ResultLine, TrainerLine
 from shared.settings import Settings
-
-EXPORT_NORM_IMAGES = 4096  # batch statistics of the exported model are averages over so many
 
 
 @dataclass(frozen=True)
@@ -159,7 +157,7 @@ def export(
 ) -> ResultLine:
     """Writes the model's files into a folder of the run, and describes and measures them. Raises ParityFailed."""
     config = spec.config
-    reestimate_batch_norm(state.ema, config, len(dataset.classes), EXPORT_NORM_IMAGES)
+    reestimate_batch_norm(state.ema, config, len(dataset.classes), NORM_IMAGES)
     graph = export_generator(state.ema, config)
     parity = check_parity(graph, state.ema, config, len(dataset.classes))
     # One folder per attempt: a trainer that was left behind by a worker that is gone may still be writing to its own.

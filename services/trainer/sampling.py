@@ -11,6 +11,7 @@ from shared.presets import TrainConfig
 
 GRID_IMAGES = 100  # ten rows of ten; one class per row where there are ten
 BATCH = 64
+NORM_IMAGES = 4096  # batch statistics of a model that is exported or measured are averages over so many
 
 
 def sample_grid(generator: nn.Module, config: TrainConfig, dataset: ImageDataset, *, reestimate: bool = True) -> Tensor:

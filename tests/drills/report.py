@@ -1,15 +1,10 @@
-"""What each drill found: one JSON line per record, in the file that `KILN_DRILL_REPORT` names; and the table of them.
-
-`python -m tests.drills.report FILE` prints the table in Markdown.
-"""
+"""What each drill found: one JSON line per record, in the file that `KILN_DRILL_REPORT` names."""
 
 from __future__ import annotations
 
 import json
 import os
-import sys
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -44,25 +39,3 @@ class Drill:
                 if failure and record["lost"] in ("", NOTHING):
                     record |= {"lost": "THE DRILL FAILED", "detail": failure}
                 print(json.dumps(record | {"seconds": seconds, "test": self._test}), file=report)
-
-
-def table(lines: Iterable[str]) -> str:
-    """The records as Markdown, one row per drill; repetitions of a drill are added up."""
-    rows: dict[str, dict[str, Any]] = {}
-    for record in map(json.loads, lines):
-        row = rows.setdefault(record["drill"], {"faults": 0, "seconds": 0.0, "lost": [], "runs": 0})
-        row["runs"] += 1
-        row["faults"] += record["faults"]
-        row["seconds"] += record["seconds"]
-        if record["lost"] != NOTHING:
-            row["lost"].append(f"{record['lost']} {record['detail']}".strip().replace("|", "/").split("\n")[0])
-    head = ["| drill | runs | faults injected | lost | seconds |", "| --- | ---: | ---: | --- | ---: |"]
-    body = [
-        f"| {name} | {row['runs']} | {row['faults']} | {'; '.join(row['lost']) or NOTHING} | {row['seconds']:.1f} |"
-        for name, row in sorted(rows.items())
-    ]
-    return "\n".join(head + body)
-
-
-if __name__ == "__main__":
-    sys.stdout.write(table(Path(sys.argv[1]).read_text(encoding="utf-8").splitlines()) + "\n")

@@ -8,14 +8,13 @@ from collections.abc import Callable
 from services.trainer.data import ImageDataset
 from services.trainer.metrics.evaluation import Evaluator, open_evaluator
 from services.trainer.metrics.extractor import Hear, find_extractor
-from services.trainer.sampling import reestimate_batch_norm
+from services.trainer.sampling import NORM_IMAGES, reestimate_batch_norm
 from services.trainer.training_state import TrainState
 from shared.errors import KilnError
 from shared.registry import ModelMetrics
 from shared.settings import Settings
 
 HEARTBEAT_S = 60.0
-NORM_IMAGES = 4096  # batch statistics of averaged weights are averages over so many, as in the export
 
 Tell = Callable[[str, str], None]  # (kind of event, message)
 

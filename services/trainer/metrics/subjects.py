@@ -19,7 +19,7 @@ from torch import Tensor
 
 from services.trainer.metrics.evaluation import Generator
 from services.trainer.networks import build_networks
-from services.trainer.sampling import reestimate_batch_norm
+from services.trainer.sampling import NORM_IMAGES, reestimate_batch_norm
 from shared.artifacts import ArtifactStore
 from shared.errors import CorruptArtifact, InvalidInput
 from shared.presets import TrainConfig
@@ -27,7 +27,6 @@ from shared.registry import GENERATOR_FILE, ModelManifest, ModelRegistry
 from shared.settings import Settings
 
 MANIFEST_FILE = "manifest.json"
-NORM_IMAGES = 4096  # batch statistics of a snapshot are averages over so many, as in the export
 
 
 @dataclass(frozen=True)
