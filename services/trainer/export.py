@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import warnings
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -35,21 +36,27 @@ class _Graph(nn.Module):
 def export_generator(generator: nn.Module, config: TrainConfig) -> bytes:
     """ONNX bytes of the generator in evaluation mode, with a dynamic batch; labels are an input even if unused."""
     network = copy.deepcopy(generator).cpu().eval().to(memory_format=torch.contiguous_format)
+    inputs = {"z": torch.randn(2, config.latent_dim), "labels": torch.zeros(2, dtype=torch.int64)}
+    return to_onnx(_Graph(network), inputs, ["images"])
+
+
+def to_onnx(network: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[str]) -> bytes:
+    """ONNX bytes of a network on the CPU; `inputs`, by the names of its arguments, are examples of any batch size."""
     batch = torch.export.Dim("batch", min=1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's remarks about its own internals
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         program = torch.onnx.export(
-            _Graph(network),
-            (torch.randn(2, config.latent_dim), torch.zeros(2, dtype=torch.int64)),
-            input_names=["z", "labels"],
-            output_names=["images"],
-            dynamic_shapes={"z": {0: batch}, "labels": {0: batch}},
+            network,
+            tuple(inputs.values()),
+            input_names=list(inputs),
+            output_names=list(outputs),
+            dynamic_shapes={name: {0: batch} for name in inputs},
             dynamo=True,
             verbose=False,
         )
     assert program is not None
-    graph: bytes = without_provenance(program.model_proto).SerializeToString()
+    graph: bytes = _without_provenance(program.model_proto).SerializeToString()
     return graph
 
 
@@ -72,7 +79,7 @@ def check_parity(graph: bytes, generator: nn.Module, config: TrainConfig, num_cl
     return Parity(max_abs_difference=worst, batch_sizes=PARITY_BATCH_SIZES)
 
 
-def without_provenance(model: onnx.ModelProto) -> onnx.ModelProto:
+def _without_provenance(model: onnx.ModelProto) -> onnx.ModelProto:
     """Drops the stack traces that the exporter writes into every node: they name files of the machine it ran on."""
     del model.metadata_props[:]
     for graph in (model.graph, *model.functions):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +11,7 @@ import safetensors.torch
 import torch
 
 from services.trainer.classifier.network import Classifier
-from services.trainer.export import PARITY_BATCH_SIZES, without_provenance
+from services.trainer.export import PARITY_BATCH_SIZES, to_onnx
 from shared.classifier import GRAPH_FILE, WEIGHTS_FILE, ClassifierManifest, read_file, read_manifest
 from shared.errors import ParityFailed
 from shared.registry import Parity
@@ -27,7 +25,7 @@ def export_classifier(classifier: Classifier) -> tuple[dict[str, bytes], Parity]
     The graph: images [N, 3, 32, 32] float32 in [-1, 1] -> logits [N, classes], features [N, D]; any N.
     """
     network = copy.deepcopy(classifier).cpu().eval().to(memory_format=torch.contiguous_format)
-    graph = _graph(network)
+    graph = to_onnx(network, {"images": torch.randn(2, 3, 32, 32)}, ["logits", "features"])
     weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
     files = {GRAPH_FILE: graph, WEIGHTS_FILE: safetensors.torch.save(weights)}
     return files, _check_parity(graph, network)
@@ -40,24 +38,6 @@ def load_classifier(folder: Path) -> tuple[Classifier, ClassifierManifest]:
         network = Classifier(manifest.config.width, len(manifest.classes))
     network.load_state_dict(safetensors.torch.load(read_file(folder, manifest, WEIGHTS_FILE)), assign=True)
     return network.eval().requires_grad_(False).to(memory_format=torch.channels_last), manifest
-
-
-def _graph(network: Classifier) -> bytes:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's remarks about its own internals
-        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-        program = torch.onnx.export(
-            network,
-            (torch.randn(2, 3, 32, 32),),
-            input_names=["images"],
-            output_names=["logits", "features"],
-            dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1)}},
-            dynamo=True,
-            verbose=False,
-        )
-    assert program is not None
-    graph: bytes = without_provenance(program.model_proto).SerializeToString()
-    return graph
 
 
 def _check_parity(graph: bytes, network: Classifier) -> Parity:
