@@ -1,0 +1,118 @@
+"""`TrainConfig`: everything that decides what a training run computes, and what values are allowed.
+
+Progress is counted in real images shown to the discriminator (`nimg`); every schedule is a plain function of it.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+# A JSON array arrives as a list; the config keeps it as a tuple so that it stays frozen.
+Channels = Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(strict=False, min_length=2, max_length=6)]
+
+
+MIN_EVAL_IMAGES = 10  # fewer have no neighbours, and no covariance to speak of
+
+
+class TrainConfig(BaseModel):
+    """Everything that decides what a training run computes. Frozen; unknown fields are refused; types are strict."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    # Networks
+    architecture: Literal["dcgan", "resnet"] = Field(
+        description="Family of both networks; see services/trainer/networks."
+    )
+    conditional: bool = Field(description="Condition both networks on the class.")
+    latent_dim: int = Field(ge=1, le=1024, description="Length of the latent vector z.")
+    g_channels: Channels = Field(description="Generator channels, from 4x4 pixels upward.")
+    d_channels: Channels = Field(description="Discriminator channels, from the image downward.")
+    spectral_norm: bool = Field(False, description="Divide each discriminator weight by its spectral norm.")
+
+    # Objective
+    loss: Literal["wasserstein", "hinge", "bce"] = Field(
+        description="Adversarial loss; see services/trainer/losses.py."
+    )
+    gp_weight: float = Field(0.0, ge=0, le=1e6, description="Weight of the gradient penalty; 0 leaves it out.")
+    n_critic: int = Field(1, ge=1, le=100, description="Discriminator steps per generator step.")
+
+    # Optimization
+    batch_size: int = Field(64, ge=2, le=4096, description="Images per step.")
+    total_nimg: int = Field(ge=1, le=10**10, description="Budget: real images shown to the discriminator.")
+    lr: float = Field(gt=0, le=1, description="Learning rate of Adam, both networks.")
+    lr_d: float | None = Field(
+        None, gt=0, le=1, description="The discriminator's own learning rate; null: the same as lr."
+    )
+    adam_beta1: float = Field(0.5, ge=0, lt=1, description="Adam's beta 1.")
+    adam_beta2: float = Field(0.999, ge=0, lt=1, description="Adam's beta 2.")
+    lr_step_nimg: int | None = Field(
+        None, ge=1, description="Multiply the learning rates every so many images; null: never."
+    )
+    lr_step_factor: float = Field(0.1, gt=0, le=1, description="What to multiply them with.")
+    lr_tail: float = Field(0.0, ge=0, le=1, description="Share of the budget, at its end, over which lr falls to zero.")
+    ema_halflife_nimg: int = Field(
+        0, ge=0, description="Half-life of the averaged generator, in images; 0: no averaging."
+    )
+
+    precision: Literal["fp32", "bf16"] = Field(
+        "fp32", description="Arithmetic of the networks; bf16 is fast on recent GPUs. Weights and losses stay fp32."
+    )
+    gpus: int = Field(
+        1, ge=1, le=64, description="Devices of one machine that share each batch; the result is the same."
+    )
+    max_minutes: float | None = Field(
+        None, gt=0, le=10**6, description="Time for the whole run; every schedule is stretched to end with it."
+    )
+
+    # Data
+    flip: bool = Field(False, description="Flip half of the real images horizontally.")
+    rotation_degrees: float = Field(0.0, ge=0, le=180, description="Rotate real images by up to this angle.")
+    crop_padding: int = Field(0, ge=0, le=16, description="Pad by so many pixels, then crop at random.")
+
+    # Reporting
+    tick_nimg: int = Field(50_000, ge=1, description="Images between two rows of the metrics series.")
+    snapshot_nimg: int = Field(500_000, ge=1, description="Images between two sample grids with checkpoints.")
+    eval_images: int = Field(
+        0, ge=0, le=10**6, description="Images that the model is measured by at the end of the run; 0: it is not."
+    )
+    eval_every_nimg: int | None = Field(
+        None, ge=1, description="Images between two measurements during the run, at ticks; null: none before the end."
+    )
+    checkpoint_every_s: float = Field(
+        120.0, ge=0, description="Seconds between two checkpoints, besides the snapshots'."
+    )
+    seed: int = Field(0, ge=0, lt=2**63, description="Seed of everything random in the run.")
+
+    @model_validator(mode="after")
+    def _networks_fit_32_pixels(self) -> Self:
+        # Each resolution from 4x4 to 32x32 has its place in the tuple; another length is another image size.
+        g_stages, d_stages = {"dcgan": (3, range(3, 4)), "resnet": (4, range(2, 5))}[self.architecture]
+        _check(
+            "g_channels",
+            self.g_channels,
+            len(self.g_channels) == g_stages,
+            f"{self.architecture} takes {g_stages} values",
+        )
+        lengths = " to ".join(str(n) for n in sorted({d_stages.start, d_stages.stop - 1}))
+        _check(
+            "d_channels",
+            self.d_channels,
+            len(self.d_channels) in d_stages,
+            f"{self.architecture} takes {lengths} values",
+        )
+        enough = self.eval_images == 0 or self.eval_images >= MIN_EVAL_IMAGES
+        _check("eval_images", self.eval_images, enough, f"at least {MIN_EVAL_IMAGES}, or 0 for none")
+        # torch refuses to call a spectrally normalised network twice in one step, which the penalty would need.
+        both = self.spectral_norm and self.gp_weight > 0
+        _check("gp_weight", self.gp_weight, not both, "a gradient penalty and spectral_norm exclude each other")
+        is_even = self.batch_size % self.gpus == 0 and self.batch_size >= 2 * self.gpus
+        _check("gpus", self.gpus, is_even, f"a batch of {self.batch_size} cannot be shared evenly, two images each")
+        return self
+
+
+def _check(name: str, value: Any, holds: bool, message: str) -> None:
+    if not holds:
+        raise PydanticCustomError("config", "{message}", {"message": message, "field": name, "value": value})
