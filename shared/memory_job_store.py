@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 from shared.errors import UnknownJob
-from shared.job_store import Change, Events, Idempotency, Metrics, Page, same_request
+from shared.job_store import Change, Events, Metrics, Page
 from shared.jobs import Event, Job, JobStatus
+from shared.redis_records import Idempotency
 
 
 class MemoryJobStore:
@@ -33,8 +34,11 @@ class MemoryJobStore:
     def create(self, make: Callable[[datetime], Job], idempotency: Idempotency | None = None) -> tuple[Job, bool]:
         with self._lock:
             if idempotency and (known := self._idempotency.get(idempotency.key)):
-                return self.get(same_request(known, idempotency)), False
+                idempotency.check(known)
+                return self.get(known["job_id"]), False
             job = make(self._clock())
+            if job.id in self._jobs:
+                return job, True
             self._jobs[job.id] = job
             if idempotency:
                 self._idempotency[idempotency.key] = {"job_id": job.id, "body_digest": idempotency.body_digest}

@@ -9,9 +9,9 @@ from functools import partial
 from services.api.dependencies import Services
 from services.api.schemas import JobRequest
 from shared.errors import StoreUnavailable
-from shared.job_store import Idempotency
 from shared.jobs import Job, enqueued, new_job
 from shared.presets import resolve
+from shared.redis_records import Idempotency
 
 log = logging.getLogger("kiln.submission")
 
