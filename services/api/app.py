@@ -12,9 +12,11 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from services.api import errors, openapi
+from services.api.by_class import HEADERS as BY_CLASS_HEADERS
 from services.api.dependencies import Services
 from services.api.drain import CloseWhenDraining, Drain
 from services.api.headers import SecurityHeaders
+from services.api.judge import Bench
 from services.api.limits import BodyLimit
 from services.api.models import ModelPool
 from services.api.reaper import Reaper
@@ -79,7 +81,7 @@ def _add_middleware(app: FastAPI, settings: Settings) -> None:
             allow_origins=settings.cors_origins,
             allow_methods=["GET", "POST", "PUT", "DELETE"],
             allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID"],
-            expose_headers=["Location", "Retry-After", "X-Kiln-Model", "X-Kiln-Seed"],
+            expose_headers=["Location", "Retry-After", "X-Kiln-Model", "X-Kiln-Seed", *BY_CLASS_HEADERS],
         )
     app.add_middleware(SecurityHeaders)
     app.add_middleware(CloseWhenDraining, drain=app.state.drain)
@@ -96,6 +98,7 @@ def open_services(settings: Settings, drain: Drain) -> Services:
         artifacts=artifacts,
         registry=registry,
         models=ModelPool(registry, settings),
+        bench=Bench(settings),
         drain=drain,
         store_health=StoreHealth(store),
     )

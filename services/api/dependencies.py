@@ -8,6 +8,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from services.api.drain import Drain
+from services.api.judge import Bench
 from services.api.models import ModelPool
 from services.api.store_health import StoreHealth
 from shared.artifacts import ArtifactStore
@@ -25,6 +26,7 @@ class Services:
     artifacts: ArtifactStore
     registry: ModelRegistry
     models: ModelPool
+    bench: Bench
     drain: Drain
     store_health: StoreHealth
 

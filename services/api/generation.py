@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from services.api.latents import draw_latents
+from services.api.by_class import Wish, draw, headers_of
+from services.api.judge import Bench
 from services.api.models import LoadedModel
 from services.api.png import encode_png, tile
 from services.api.schemas import GenerateQuery
@@ -19,13 +21,11 @@ TILE = 32
 @dataclass(frozen=True)
 class Sheet:
     png: bytes
-    model_id: str
-    seed: int
+    headers: Mapping[str, str]
 
 
-async def generate_sheet(query: GenerateQuery, model: LoadedModel) -> Sheet:
-    """Raises InvalidInput for a class that the model does not have or a sheet that is too large, and Overloaded."""
-    label = model.class_index(query.class_)
+async def generate_sheet(query: GenerateQuery, model: LoadedModel, bench: Bench) -> Sheet:
+    """Raises InvalidInput for a class that is not to be had or a sheet that is too large, and Overloaded."""
     pixels = query.n * (TILE * query.scale) ** 2
     if pixels > MAX_SHEET_PIXELS:
         raise InvalidInput.of(
@@ -33,20 +33,20 @@ async def generate_sheet(query: GenerateQuery, model: LoadedModel) -> Sheet:
             query.scale,
             f"{query.n} images at this scale are {pixels:,} pixels; {MAX_SHEET_PIXELS:,} are allowed",
         )
-    model.check_room(query.n)  # before any work is put into it
     seed = secrets.randbelow(2**32) if query.seed is None else query.seed
-    latents = await asyncio.to_thread(draw_latents, seed, range(query.n), model.manifest.latent_dim, query.truncation)
-    images = await model.generate(latents, [label] * query.n)
+    wish = Wish([query.class_], query.n, seed, 0, query.truncation, query.threshold, query.max_draws)
+    (drawn,) = await draw(wish, model, bench)
     provenance = {
         "model": model.manifest.id,
         "digest": model.manifest.digest,
-        "class": model.manifest.classes[label] if model.manifest.conditional else None,
+        "class": drawn.name,
         "seed": seed,
         "first_index": 0,
         "n": query.n,
         "truncation": query.truncation,
         "columns": query.columns,
         "scale": query.scale,
-    }
-    png = await asyncio.to_thread(lambda: encode_png(tile(images, query.columns, query.scale), provenance))
-    return Sheet(png, model.manifest.id, seed)
+    } | drawn.about
+    png = await asyncio.to_thread(lambda: encode_png(tile(drawn.images, query.columns, query.scale), provenance))
+    headers = {"X-Kiln-Model": model.manifest.id, "X-Kiln-Seed": str(seed)} | headers_of([drawn])
+    return Sheet(png, headers)

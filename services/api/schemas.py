@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from services.api.by_class import MAX_DRAWS
 from services.api.latents import MAX_SEED
 from shared.jobs import Event, Job, JobStatus, Progress, Reason
 from shared.presets import PRESETS, Preset, TrainConfig
@@ -99,6 +100,15 @@ class GenerateQuery(_Request):
     model: Annotated[str | None, Field(min_length=1, max_length=200, description="Id or alias.")] = None
     seed: Annotated[int | None, Field(ge=0, le=MAX_SEED, description="Drawn and reported if absent.")] = None
     truncation: Annotated[float | None, Field(ge=0.05, le=10, allow_inf_nan=False)] = None
+    threshold: Annotated[
+        float | None,
+        Field(gt=0, le=1, allow_inf_nan=False,
+              description="Of a class of an unconditional model: how sure the classifier has to be. Default: 0.5."),
+    ] = None  # fmt: skip
+    max_draws: Annotated[
+        int | None,
+        Field(ge=1, le=MAX_DRAWS, description="And how many images it may look at. Default: 100 n, but at least 1000."),
+    ] = None
     format: Literal["png"] = "png"
     columns: Annotated[int | None, Field(ge=1, le=MAX_IMAGES, description="Default: ceil(sqrt(n)).")] = None
     scale: Annotated[int, Field(ge=1, le=16, description="Repeat each pixel so many times.")] = 1

@@ -145,12 +145,3 @@ def test_without_cuda_where_it_is_required_no_engine_opens(settings: Settings) -
 def test_the_latent_length_must_be_the_manifests(settings: Settings) -> None:
     with pytest.raises(CorruptArtifact, match="manifest says 9"):
         OnnxEngine(make_generator(LATENT, 10), LATENT + 1, 10, settings)
-
-
-def test_an_unconditional_model_knows_no_classes(client: TestClient, registry: ModelRegistry) -> None:
-    publish(registry, "plain", conditional=False)
-
-    assert client.get("/generate", params={"model": "plain"}).status_code == 200
-    answer = client.get("/generate", params={"model": "plain", "class": "cat"})
-    assert answer.status_code == 422
-    assert "unconditional" in answer.json()["errors"][0]["message"]

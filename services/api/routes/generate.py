@@ -20,6 +20,5 @@ router = APIRouter(tags=["generate"])
 )
 async def generate(query: Annotated[GenerateQuery, Query()], request: Request, kiln: Kiln) -> Response:
     """A PNG of n images of one class. The same model, class and seed give the same images, and n=4 begins n=16."""
-    sheet = await unless_gone(request, generate_sheet(query, await kiln.models.get(query.model)))
-    headers = {"X-Kiln-Model": sheet.model_id, "X-Kiln-Seed": str(sheet.seed)}
-    return Response(sheet.png, media_type="image/png", headers=headers)
+    sheet = await unless_gone(request, generate_sheet(query, await kiln.models.get(query.model), kiln.bench))
+    return Response(sheet.png, media_type="image/png", headers=dict(sheet.headers))

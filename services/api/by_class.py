@@ -1,0 +1,181 @@
+"""Images by class, whatever the model: a conditional one is told the class; from any other, images are drawn until the
+classifier accepts enough of them (rejection sampling by a discriminator of classes).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.api.judge import Bench, Judge
+from services.api.latents import draw_latents
+from services.api.models import MAX_BATCH, LoadedModel
+from shared.errors import InvalidInput
+
+THRESHOLD = 0.5  # above a half, no image is two classes
+MAX_DRAWS = 20_000
+DRAWS_PER_IMAGE, MIN_DRAWS = 100, 1000  # the limit where none is set
+HEADERS = ("X-Kiln-Class-Method", "X-Kiln-Draws", "X-Kiln-Confidence")
+
+Method = Literal["conditional", "per-class", "classifier"]
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is to be drawn: n images of each of `classes`, by name or number; None is for any image of a model that
+    knows no classes. Images are counted per seed and class; the first has the number `first_index`.
+    """
+
+    classes: Sequence[str | None]
+    n: int
+    seed: int
+    first_index: int = 0
+    truncation: float | None = None
+    threshold: float | None = None
+    max_draws: int | None = None
+
+    @property
+    def draws_allowed(self) -> int:
+        last = self.first_index + self.n
+        return self.max_draws or min(MAX_DRAWS, max(MIN_DRAWS, DRAWS_PER_IMAGE * last * len(self.classes)))
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The images of one class, and how they came to be of it. `method` is None where no class was asked for."""
+
+    images: NDArray[np.uint8]  # [N, 32, 32, 3]
+    name: str | None
+    method: Method | None
+    indices: Sequence[int] = ()  # [N], which of all draws were accepted; empty where nothing was judged, as the rest
+    confidences: Sequence[float] = ()  # [N], what the classifier gave to the class
+    classifier: str | None = None  # its digest
+    threshold: float | None = None
+
+    @property
+    def draws(self) -> int:
+        """How many images were looked at."""
+        return max(self.indices, default=-1) + 1
+
+    def only(self, position: int) -> Drawn:
+        """One of the images, as if it alone had been asked for."""
+        i = slice(position, position + 1)
+        return replace(self, images=self.images[i], indices=self.indices[i], confidences=self.confidences[i])
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """For a provenance and for JSON."""
+        if self.method != "classifier":
+            return {"class_method": self.method} if self.method else {}
+        return {
+            "class_method": self.method, "indices": list(self.indices), "draws": self.draws,
+            "confidences": [round(confidence, 4) for confidence in self.confidences],
+            "classifier": self.classifier, "threshold": self.threshold,
+        }  # fmt: skip
+
+
+def headers_of(rows: Sequence[Drawn]) -> dict[str, str]:
+    """What HEADERS are for a request that was answered by these."""
+    method = rows[0].method
+    if method != "classifier":
+        return {HEADERS[0]: method} if method else {}
+    confidences = [confidence for row in rows for confidence in row.confidences]
+    least, mean = min(confidences), sum(confidences) / len(confidences)
+    values = (method, str(max(row.draws for row in rows)), f"min={least:.4f}, mean={mean:.4f}")
+    return dict(zip(HEADERS, values, strict=True))
+
+
+async def draw(wish: Wish, model: LoadedModel, bench: Bench) -> list[Drawn]:
+    """The images of each class of the wish. Image i depends on model, class, seed and i alone (and on the classifier).
+
+    Raises InvalidInput for unknown classes, and when the classifier has not accepted enough of the images it was
+    allowed to see; Overloaded; NoModelReady when there is no classifier.
+    """
+    is_conditional = model.manifest.conditional
+    if not is_conditional and any(wanted is not None for wanted in wish.classes):
+        return await _sift(wish, model, bench)
+    for field in ("threshold", "max_draws"):
+        if getattr(wish, field) is not None:
+            why = "told its class; nothing is drawn in vain" if is_conditional else "asked for no class"
+            raise InvalidInput.of(field, getattr(wish, field), f"model {model.manifest.id} is {why}")
+    labels = [model.class_index(wanted) for wanted in wish.classes]
+    model.check_room(wish.n * len(labels))  # before any work is put into it
+    latents = await _latents(wish, model, range(wish.first_index, wish.first_index + wish.n))
+    images = await model.generate(np.tile(latents, (len(labels), 1)), [label for label in labels for _ in latents])
+    method: Method | None = "conditional" if is_conditional else None
+    names = [model.manifest.classes[label] if is_conditional else None for label in labels]
+    parts = np.split(images, len(labels))
+    return [Drawn(part, name, method) for part, name in zip(parts, names, strict=True)]
+
+
+async def _sift(wish: Wish, model: LoadedModel, bench: Bench) -> list[Drawn]:
+    """Draws image after image, by counter, and keeps of each class those that the classifier accepts."""
+    judge = await bench.judge()
+    threshold = THRESHOLD if wish.threshold is None else wish.threshold
+    shelves = [_Shelf(_label_of(wanted, judge), wish.first_index + wish.n) for wanted in wish.classes]
+    drawn, limit = 0, wish.draws_allowed
+    while (missing := max(shelf.missing for shelf in shelves)) and drawn < limit:
+        # About one in so many will do; a batch is cut short rather than drawn for nothing.
+        count = min(limit - drawn, MAX_BATCH, max(8, missing * len(judge.classes)))
+        model.check_room(count)
+        images = await model.generate(await _latents(wish, model, range(drawn, drawn + count)), [0] * count)
+        probabilities = await bench.probabilities(images)
+        for shelf in shelves:
+            shelf.fill(drawn, images, probabilities[:, shelf.label], threshold)
+        drawn += count
+    if missing:
+        raise _too_few(wish, shelves, threshold, judge)
+    return [shelf.as_drawn(wish, judge, threshold) for shelf in shelves]
+
+
+class _Shelf:
+    """The images of one class that were accepted so far, in the order of their draws."""
+
+    def __init__(self, label: int, wanted: int) -> None:
+        self.label, self.wanted = label, wanted
+        self.indices: list[int] = []
+        self.images: list[NDArray[np.uint8]] = []
+        self.confidences: list[float] = []
+
+    @property
+    def missing(self) -> int:
+        return self.wanted - len(self.indices)
+
+    def fill(self, first: int, images: NDArray[np.uint8], given: NDArray[np.float32], threshold: float) -> None:
+        for position in np.flatnonzero(given >= threshold)[: self.missing].tolist():
+            self.indices.append(first + position)
+            self.images.append(images[position])
+            self.confidences.append(float(given[position]))
+
+    def as_drawn(self, wish: Wish, judge: Judge, threshold: float) -> Drawn:
+        start, name = wish.first_index, judge.classes[self.label]
+        return Drawn(np.stack(self.images[start:]), name, "classifier", self.indices[start:], self.confidences[start:],
+                     judge.digest, threshold)  # fmt: skip
+
+
+async def _latents(wish: Wish, model: LoadedModel, indices: range) -> NDArray[np.float32]:
+    return await asyncio.to_thread(draw_latents, wish.seed, indices, model.manifest.latent_dim, wish.truncation)
+
+
+def _label_of(wanted: str | None, judge: Judge) -> int:
+    names = judge.classes
+    if wanted in names:
+        return names.index(wanted)
+    if wanted is not None and wanted.isascii() and wanted.isdigit() and int(wanted[:9]) < len(names):
+        return int(wanted[:9])
+    raise InvalidInput.of("class", wanted, f"unknown class; the classifier knows {', '.join(names)}")
+
+
+def _too_few(wish: Wish, shelves: Sequence[_Shelf], threshold: float, judge: Judge) -> InvalidInput:
+    """Says what there was, class by class, so that the caller can see which wish was too much."""
+    found = ", ".join(f"{len(s.indices)} of {s.wanted} of class {judge.classes[s.label]}" for s in shelves)
+    return InvalidInput.of(
+        "max_draws", wish.draws_allowed,
+        f"the classifier accepted {found} among {wish.draws_allowed:,} images of seed {wish.seed} at a threshold of "
+        f"{threshold:g}; allow more draws, lower the threshold, or ask for fewer",
+    )  # fmt: skip
