@@ -16,6 +16,10 @@ Channels = Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(str
 
 MIN_EVAL_IMAGES = 10  # fewer have no neighbours, and no covariance to speak of
 
+# By architecture: how many values g_channels takes, and d_channels.
+_STAGES = {"dcgan": (3, range(3, 4)), "keras-dcgan": (3, range(2, 3)), "resnet": (4, range(2, 5))}
+_KERAS_ONLY = {"batch_norm": False, "dropout": 0.0, "g_activation": None, "g_output": "tanh"}  # and their absence
+
 
 class TrainConfig(BaseModel):
     """Everything that decides what a training run computes. Frozen; unknown fields are refused; types are strict."""
@@ -23,14 +27,24 @@ class TrainConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     # Networks
-    architecture: Literal["dcgan", "resnet"] = Field(
+    architecture: Literal["dcgan", "keras-dcgan", "resnet"] = Field(
         description="Family of both networks; see services/trainer/networks."
     )
     conditional: bool = Field(description="Condition both networks on the class.")
     latent_dim: int = Field(ge=1, le=1024, description="Length of the latent vector z.")
-    g_channels: Channels = Field(description="Generator channels, from 4x4 pixels upward.")
+    g_channels: Channels = Field(description="Generator channels, from the fewest pixels upward.")
     d_channels: Channels = Field(description="Discriminator channels, from the image downward.")
     spectral_norm: bool = Field(False, description="Divide each discriminator weight by its spectral norm.")
+    batch_norm: bool = Field(
+        False, description="keras-dcgan: batch norm after each activation of both networks. Others have it by design."
+    )
+    dropout: float = Field(0.0, ge=0, lt=1, description="keras-dcgan: drop so much after each activation of D.")
+    g_activation: Literal["leaky_relu", "relu"] | None = Field(
+        None, description="keras-dcgan: the generator's; null: leaky_relu there, and what others have by design."
+    )
+    g_output: Literal["tanh", "softmax"] = Field(
+        "tanh", description="keras-dcgan: end of the generator; softmax is over the three colours of a pixel."
+    )
 
     # Objective
     loss: Literal["wasserstein", "hinge", "bce"] = Field(
@@ -88,8 +102,8 @@ class TrainConfig(BaseModel):
 
     @model_validator(mode="after")
     def _networks_fit_32_pixels(self) -> Self:
-        # Each resolution from 4x4 to 32x32 has its place in the tuple; another length is another image size.
-        g_stages, d_stages = {"dcgan": (3, range(3, 4)), "resnet": (4, range(2, 5))}[self.architecture]
+        # Each resolution up to 32x32 has its place in the tuple; another length is another image size.
+        g_stages, d_stages = _STAGES[self.architecture]
         _check(
             "g_channels",
             self.g_channels,
@@ -103,12 +117,20 @@ class TrainConfig(BaseModel):
             len(self.d_channels) in d_stages,
             f"{self.architecture} takes {lengths} values",
         )
+        for name, nothing in _KERAS_ONLY.items():
+            value = getattr(self, name)
+            is_known = self.architecture == "keras-dcgan" or value == nothing
+            _check(name, value, is_known, f"{self.architecture} has no such option; keras-dcgan has")
         enough = self.eval_images == 0 or self.eval_images >= MIN_EVAL_IMAGES
         _check("eval_images", self.eval_images, enough, f"at least {MIN_EVAL_IMAGES}, or 0 for none")
         # torch refuses to call a spectrally normalised network twice in one step, which the penalty would need.
         both = self.spectral_norm and self.gp_weight > 0
         _check("gp_weight", self.gp_weight, not both, "a gradient penalty and spectral_norm exclude each other")
+        both = self.spectral_norm and self.batch_norm
+        _check("batch_norm", self.batch_norm, not both, "batch_norm and spectral_norm exclude each other")
         is_even = self.batch_size % self.gpus == 0 and self.batch_size >= 2 * self.gpus
+        is_same = self.gpus == 1 or self.dropout == 0
+        _check("gpus", self.gpus, is_same, "dropout draws anew on each device, so the result would not be the same")
         _check("gpus", self.gpus, is_even, f"a batch of {self.batch_size} cannot be shared evenly, two images each")
         return self
 

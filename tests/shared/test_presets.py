@@ -28,7 +28,13 @@ def problems_of(overrides: dict[str, Any], preset: str = "tiny") -> tuple[FieldP
 
 
 def test_the_presets_and_their_names() -> None:
-    assert list(PRESETS) == ["wgan-gp", "wgan-gp-conditional", "tiny"]
+    assert list(PRESETS) == [
+        "wgan-gp", "wgan-gp-conditional",
+        "dcgan", "dcgan-lr-high", "dcgan-lr-low", "dcgan-batchnorm", "dcgan-dropout", "dcgan-latent-50",
+        "dcgan-latent-150", "dcgan-relu", "dcgan-softmax", "dcgan-epochs-10", "dcgan-epochs-50", "dcgan-batch-100",
+        "dcgan-batch-400", "bndrhl", "dcgan-large-batch",
+        "tiny",
+    ]  # fmt: skip
     assert all(find_preset(name).name == name for name in PRESETS)
 
 
@@ -38,11 +44,11 @@ def test_an_unknown_preset_is_told_the_names_there_are() -> None:
 
     (problem,) = caught.value.problems
     assert (problem.field, problem.value) == ("preset", "wgan-pg")
-    assert problem.message == "unknown preset; there are wgan-gp, wgan-gp-conditional, tiny; did you mean 'wgan-gp'?"
+    assert problem.message == f"unknown preset; there are {', '.join(PRESETS)}; did you mean 'wgan-gp'?"
 
 
 def test_a_name_like_no_preset_gets_no_suggestion() -> None:
-    with pytest.raises(InvalidInput, match=r"there are wgan-gp, wgan-gp-conditional, tiny \(got 'x'\)"):
+    with pytest.raises(InvalidInput, match=r"there are wgan-gp, .*, tiny \(got 'x'\)"):
         resolve("x", {})
 
 
@@ -65,6 +71,47 @@ def test_the_conditional_preset_differs_from_report_1_in_nothing_else() -> None:
 
     assert (plain.conditional, conditional.conditional) == (False, True)
     assert conditional.model_dump(exclude={"conditional"}) == plain.model_dump(exclude={"conditional"})
+
+
+def test_report_2_as_it_is_described() -> None:
+    config = find_preset("dcgan").config
+
+    assert (config.architecture, config.conditional, config.loss) == ("keras-dcgan", False, "bce")
+    assert (config.latent_dim, config.batch_size, config.lr) == (100, 256, 0.0002)
+    assert config.total_nimg == 1_500_000  # 30 epochs of 50,000 images
+    assert (config.batch_norm, config.dropout, config.g_activation, config.g_output) == (False, 0, None, "tanh")
+    unused = ("flip", "rotation_degrees", "crop_padding", "ema_halflife_nimg", "gp_weight", "lr_tail")
+    assert not any(getattr(config, name) for name in unused)
+
+
+VARIATIONS = {
+    "dcgan-lr-high": {"lr": 0.002},
+    "dcgan-lr-low": {"lr": 0.00002},
+    "dcgan-batchnorm": {"batch_norm": True},
+    "dcgan-dropout": {"dropout": 0.4},
+    "dcgan-latent-50": {"latent_dim": 50},
+    "dcgan-latent-150": {"latent_dim": 150},
+    "dcgan-relu": {"g_activation": "relu"},
+    "dcgan-softmax": {"g_activation": "relu", "g_output": "softmax"},
+    "dcgan-epochs-10": {"total_nimg": 500_000},
+    "dcgan-epochs-50": {"total_nimg": 2_500_000},
+    "dcgan-batch-100": {"batch_size": 100},
+    "dcgan-batch-400": {"batch_size": 400},
+    "bndrhl": {"batch_norm": True, "dropout": 0.4, "latent_dim": 150, "total_nimg": 20_000_000},
+    "dcgan-large-batch": {"batch_size": 400, "total_nimg": 50_000_000},
+}
+
+
+@pytest.mark.parametrize("name", VARIATIONS)
+def test_a_variation_of_report_2_differs_from_its_base_in_what_it_varies_and_says_so(name: str) -> None:
+    base, varied, reporting = PRESETS["dcgan"].config, PRESETS[name], {"snapshot_nimg"}
+
+    changes = {
+        field: value for field, value in varied.config.model_dump(exclude=reporting).items()
+        if value != getattr(base, field)
+    }  # fmt: skip
+    assert changes == VARIATIONS[name]
+    assert all(varied.sources[field].startswith("report 2") for field in changes)
 
 
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
@@ -204,6 +251,7 @@ def test_an_unknown_override_gets_a_suggestion_when_one_is_near(name: str, messa
 # Rules over several fields
 
 RESNET = {"architecture": "resnet", "g_channels": [8] * 4}
+KERAS = {"architecture": "keras-dcgan", "g_channels": [8] * 3, "d_channels": [8] * 2}
 
 
 @pytest.mark.parametrize(
@@ -211,6 +259,21 @@ RESNET = {"architecture": "resnet", "g_channels": [8] * 4}
     [
         ({"g_channels": [8, 8, 8, 8]}, "g_channels", (8, 8, 8, 8), "dcgan takes 3 values"),
         ({"d_channels": [8, 8]}, "d_channels", (8, 8), "dcgan takes 3 values"),
+        ({"dropout": 0.4}, "dropout", 0.4, "dcgan has no such option; keras-dcgan has"),
+        ({"g_activation": "relu"}, "g_activation", "relu", "dcgan has no such option; keras-dcgan has"),
+        (KERAS | {"d_channels": [8] * 3}, "d_channels", (8,) * 3, "keras-dcgan takes 2 values"),
+        (
+            KERAS | {"batch_norm": True, "spectral_norm": True},
+            "batch_norm",
+            True,
+            "batch_norm and spectral_norm exclude each other",
+        ),
+        (
+            KERAS | {"dropout": 0.4, "gpus": 2},
+            "gpus",
+            2,
+            "dropout draws anew on each device, so the result would not be the same",
+        ),
         ({"architecture": "resnet"}, "g_channels", PRESETS["tiny"].config.g_channels, "resnet takes 4 values"),
         (RESNET | {"d_channels": [8] * 5}, "d_channels", (8,) * 5, "resnet takes 2 to 4 values"),
         (
@@ -245,7 +308,7 @@ scalars = (
     | st.floats()
     | any_text
     | st.integers(1, 6000).map(lambda digits: 10**digits)
-    | st.sampled_from(["dcgan", "resnet", "hinge", "bce"])
+    | st.sampled_from(["dcgan", "keras-dcgan", "resnet", "hinge", "bce", "relu", "softmax"])
 )
 json_values = st.recursive(
     scalars, lambda inner: st.lists(inner, max_size=6) | st.dictionaries(any_text, inner, max_size=3), max_leaves=8

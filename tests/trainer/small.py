@@ -29,6 +29,11 @@ def small_resnet(preset: str = "tiny", **overrides: Any) -> TrainConfig:
     return small_config(preset, **{"architecture": "resnet", "g_channels": [8, 8, 8, 4]} | overrides)
 
 
+def small_keras(preset: str = "dcgan", **overrides: Any) -> TrainConfig:
+    """Report 2's networks, made small."""
+    return small_config(preset, **{"d_channels": [8, 8]} | overrides)
+
+
 def random_images(count: int = 100, num_classes: int = 10) -> ImageDataset:
     """Noise, always the same."""
     rng = torch.Generator().manual_seed(0)

@@ -21,9 +21,14 @@ from services.trainer.networks import build_networks
 from services.trainer.sampling import reestimate_batch_norm
 from shared.errors import ParityFailed
 from shared.presets import TrainConfig
-from tests.trainer.small import small_config, small_resnet
+from tests.trainer.small import small_config, small_keras, small_resnet
 
-KINDS = {"dcgan, conditional": small_config(), "dcgan": small_config("wgan-gp"), "resnet, conditional": small_resnet()}
+KINDS = {
+    "dcgan, conditional": small_config(),
+    "dcgan": small_config("wgan-gp"),
+    "keras-dcgan, conditional, batch norm, softmax": small_keras(conditional=True, batch_norm=True, g_output="softmax"),
+    "resnet, conditional": small_resnet(),
+}
 
 
 @dataclass(frozen=True)

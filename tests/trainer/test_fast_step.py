@@ -18,7 +18,7 @@ from services.trainer.training_state import TrainState
 from shared.errors import InvalidInput
 from shared.presets import TrainConfig
 from shared.settings import FAST_PATHS, Settings, read_settings
-from tests.trainer.small import CPU, random_images, small_config, small_resnet
+from tests.trainer.small import CPU, random_images, small_config, small_keras, small_resnet
 
 DATASET = random_images(40)
 WIDE: dict[str, Any] = {"g_channels": [32, 16, 16], "d_channels": [16, 16, 32], "total_nimg": 10**6}
@@ -29,6 +29,7 @@ CASES: dict[str, TrainConfig] = {
     "wgan-gp-conditional": small_config("wgan-gp-conditional", n_critic=2, **WIDE),
     "tiny": small_config("tiny", **WIDE),
     "dcgan, bce, spectral norm": small_config("tiny", loss="bce", spectral_norm=True, **WIDE),
+    "keras-dcgan, batch norm, dropout": small_keras("bndrhl"),
     "resnet, hinge": small_resnet("tiny", spectral_norm=True, total_nimg=10**6),
     "resnet, penalty": small_resnet("wgan-gp", n_critic=2, total_nimg=10**6),
 }

@@ -10,12 +10,16 @@ from torch import Tensor, nn
 from services.trainer.networks import build_networks, count_parameters
 from services.trainer.networks.conditioning import ConditionalBatchNorm2d
 from shared.presets import PRESETS, TrainConfig, resolve
-from tests.trainer.small import small_config, small_resnet
+from tests.trainer.small import small_config, small_keras, small_resnet
 
 KINDS = {
     "dcgan": small_config("wgan-gp"),
     "dcgan, conditional": small_config("wgan-gp-conditional"),
     "dcgan, spectral norm": small_config("tiny", spectral_norm=True),
+    "keras-dcgan": small_keras(),
+    "keras-dcgan, conditional, softmax": small_keras(conditional=True, g_activation="relu", g_output="softmax"),
+    "keras-dcgan, conditional, batch norm": small_keras(conditional=True, batch_norm=True),
+    "keras-dcgan, conditional, spectral norm": small_keras(conditional=True, spectral_norm=True),
     "resnet": small_resnet(conditional=False),
     "resnet, conditional": small_resnet(),
     "resnet, two stages, spectral norm": small_resnet(d_channels=[8, 8], spectral_norm=True),

@@ -17,6 +17,7 @@ from PIL import Image
 from services.trainer.__main__ import main
 from shared.artifacts import ArtifactStore
 from shared.errors import UnknownModel
+from shared.presets import PRESETS
 from shared.registry import GENERATOR_FILE, PREVIEW_FILE, ModelRegistry
 from shared.reports import EXIT_LEFT
 
@@ -158,7 +159,7 @@ def test_sigusr1_keeps_the_model_so_far(runs: dict[str, Ended], workplace: Workp
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        (["--preset", "huge"], "preset: unknown preset; there are wgan-gp, wgan-gp-conditional, tiny (got 'huge')"),
+        (["--preset", "huge"], f"preset: unknown preset; there are {', '.join(PRESETS)} (got 'huge')"),
         (["-o", "lr=fast"], "overrides.lr: Input should be a valid number (got 'fast')"),
         (["-o", "lrr=1"], "overrides.lrr: unknown override; did you mean 'lr'? (got 1)"),
         (["-o", "lr"], "override: expected FIELD=VALUE (got 'lr')"),

@@ -19,7 +19,7 @@ from services.trainer.losses import LOSSES
 from services.trainer.training_state import TrainState
 from shared.errors import Diverged
 from shared.presets import TrainConfig
-from tests.trainer.small import CPU, LinearCritic, random_images, small_config, small_resnet
+from tests.trainer.small import CPU, LinearCritic, random_images, small_config, small_keras, small_resnet
 
 DATASET = random_images(36)  # not a multiple of the batch: batches reach across epochs
 ITERATIONS = 6  # of 8 images and more: beyond one epoch
@@ -35,6 +35,7 @@ CASES: dict[str, TrainConfig] = {
     "dcgan, bce, spectral norm": small_config(
         "tiny", loss="bce", spectral_norm=True, total_nimg=ITERATIONS * 8, rotation_degrees=10.0, **REPORTING
     ),
+    "keras-dcgan, batch norm, dropout": small_keras("bndrhl", total_nimg=ITERATIONS * 8, **REPORTING),
     "resnet, hinge, spectral norm": small_resnet(
         "tiny", spectral_norm=True, total_nimg=ITERATIONS * 8, lr_d=1e-3, crop_padding=2, **REPORTING
     ),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from services.trainer.networks import dcgan, resnet
+from services.trainer.networks import dcgan, keras_dcgan, resnet
 from shared.presets import TrainConfig
 
 IMAGE_SIZE = 32  # pixels, both ways; every network here is built for it
@@ -15,6 +15,7 @@ IMAGE_CHANNELS = 3
 
 _FAMILIES = {
     "dcgan": (dcgan.Generator, dcgan.Discriminator),
+    "keras-dcgan": (keras_dcgan.Generator, keras_dcgan.Discriminator),
     "resnet": (resnet.Generator, resnet.Discriminator),
 }
 

@@ -1,0 +1,88 @@
+"""The networks of report 2: a small DCGAN as Keras builds it, with everything that the report varies.
+
+What the report does not say is what Keras does by itself: LeakyReLU of slope 0.3, "same" padding, Glorot's uniform
+initial weights with zero biases, batch norm of epsilon 0.001. The class, where there is one, joins the latent vector
+as in Mirza and Osindero 2014 (arXiv:1411.1784) and meets D's features by projection (arXiv:1802.05637, eq. 3).
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from services.trainer.networks.conditioning import add_spectral_norm
+from shared.presets import TrainConfig
+
+LEAKY_SLOPE = 0.3  # of the layer `keras.layers.LeakyReLU`, in Keras 2 and 3; of the function in Keras 3 it is 0.2
+FIRST_PX, LAST_PX = 8, 8  # what the generator starts from, and what the discriminator flattens
+
+
+class Generator(nn.Module):
+    """z -> dense 8x8 -> 16x16 -> 32x32 by transposed convolutions of 3x3, then a 3x3 convolution to colours."""
+
+    def __init__(self, config: TrainConfig, num_classes: int | None) -> None:
+        super().__init__()
+        channels = config.g_channels
+        self.first_channels = channels[0]
+        self.dense = nn.Linear(config.latent_dim, channels[0] * FIRST_PX**2)
+        # What a dense layer does with z and the class as a one-hot vector: a row of weights for each class.
+        self.class_weights = None if num_classes is None else nn.Embedding(num_classes, self.dense.out_features)
+        self.convolutions = nn.ModuleList(nn.ConvTranspose2d(c_in, c_out, 3, 2) for c_in, c_out in pairwise(channels))
+        self.to_rgb = nn.Conv2d(channels[-1], 3, 3, padding=1)
+        self.norms = nn.ModuleList(_norm(c, config) for c in channels)
+        self.activation = nn.ReLU() if config.g_activation == "relu" else nn.LeakyReLU(LEAKY_SLOPE)
+        self.is_softmax = config.g_output == "softmax"
+        initialize(self)
+
+    def forward(self, z: Tensor, labels: Tensor) -> Tensor:
+        x = self.dense(z)  # [N, latent] -> [N, C * 8 * 8]
+        if self.class_weights is not None:
+            x = x + self.class_weights(labels)
+        x = self.norms[0](self.activation(x.view(-1, self.first_channels, FIRST_PX, FIRST_PX)))
+        for convolution, norm in zip(self.convolutions, list(self.norms)[1:], strict=True):
+            x = convolution(x)[:, :, :-1, :-1]  # "same" of stride two: [N, C, H, W] -> [N, C', 2H, 2W]
+            x = norm(self.activation(x))
+        colours: Tensor = self.to_rgb(x)
+        return colours.softmax(1) if self.is_softmax else colours.tanh()
+
+
+class Discriminator(nn.Module):
+    """32x32 -> 16x16 -> 8x8 by convolutions of 3x3, flattened -> one score per image."""
+
+    def __init__(self, config: TrainConfig, num_classes: int | None) -> None:
+        super().__init__()
+        channels = config.d_channels
+        self.convolutions = nn.ModuleList(nn.Conv2d(c_in, c_out, 3, 2) for c_in, c_out in pairwise((3, *channels)))
+        self.norms = nn.ModuleList(_norm(c, config) for c in channels)
+        self.activation, self.dropout = nn.LeakyReLU(LEAKY_SLOPE), nn.Dropout(config.dropout)
+        self.score = nn.Linear(channels[-1] * LAST_PX**2, 1)
+        self.class_filters = None if num_classes is None else nn.Embedding(num_classes, self.score.in_features)
+        initialize(self)
+        if config.spectral_norm:
+            add_spectral_norm(self)
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        x = images
+        for convolution, norm in zip(self.convolutions, self.norms, strict=True):
+            x = convolution(F.pad(x, (0, 1, 0, 1)))  # "same" of stride two: the odd pixel is at the right and below
+            x = self.dropout(norm(self.activation(x)))
+        features = x.flatten(1)  # [N, C, 8, 8] -> [N, C * 8 * 8]
+        score: Tensor = self.score(features).flatten()
+        if self.class_filters is not None:
+            score = score + (self.class_filters(labels) * features).sum(1)
+        return score
+
+
+def _norm(channels: int, config: TrainConfig) -> nn.Module:
+    return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.01) if config.batch_norm else nn.Identity()
+
+
+def initialize(network: nn.Module) -> None:
+    """Keras' initial weights: Glorot and Bengio 2010, eq. 16, and zero biases."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear | nn.Embedding):
+            nn.init.xavier_uniform_(module.weight)
+            if not isinstance(module, nn.Embedding) and module.bias is not None:
+                nn.init.zeros_(module.bias)
