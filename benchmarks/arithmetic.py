@@ -23,7 +23,7 @@ def flops_per_image(config: TrainConfig) -> float:
 
     Winograd's products need fewer; a share of the matmul rate above 100 % would be no error.
     """
-    cpu, config = torch.device("cpu"), config.model_copy(update={"batch_size": 4})
+    cpu, config = torch.device("cpu"), config.model_copy(update={"batch_size": 4, "precision": "fp32"})
     state = TrainState(config, 10, cpu, PLAIN)
     nimg = config.n_critic * config.batch_size
     dataset = ImageDataset(
@@ -49,17 +49,23 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return out
 
 
-def matmul_flops_per_second(threads: int) -> float:
-    """The best of several products of square fp32 matrices."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+def matmul_flops_per_second(device: torch.device, threads: int, *, small: bool = False) -> dict[str, float]:
+    """The best of several products of square matrices, by precision.
+
+    On CUDA fp32 stands for what its convolutions use unless they are told otherwise, which is TF32.
+    """
     torch.set_num_threads(threads)
-    side = SIDE[device]
-    a, b = torch.randn(2, side, side, device=device)
-    best_s = float("inf")
-    for _ in range(REPEATS):
-        started_s = time.perf_counter()
-        a @ b
-        if device == "cuda":
-            torch.cuda.synchronize()
-        best_s = min(best_s, time.perf_counter() - started_s)
-    return 2 * side**3 / best_s
+    side = 128 if small else SIDE[device.type]
+    torch.backends.cuda.matmul.allow_tf32 = True
+    rates = {}
+    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        a, b = torch.randn(2, side, side, device=device, dtype=dtype)
+        best_s = float("inf")
+        for _ in range(REPEATS):
+            started_s = time.perf_counter()
+            a @ b
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            best_s = min(best_s, time.perf_counter() - started_s)
+        rates[name] = 2 * side**3 / best_s
+    return rates

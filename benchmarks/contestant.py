@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -31,9 +32,10 @@ IMAGES = 5_000  # random ones: what they show does not matter for speed
 def main() -> None:
     task = json.loads(sys.argv[1])
     torch.manual_seed(0)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(task["device"])
     if device.type == "cpu":
         torch.set_num_threads(task["threads"])
+    torch.backends.cudnn.benchmark = bool(task.get("cudnn_benchmark"))
     iterate = make(task, device)
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
@@ -45,22 +47,22 @@ def main() -> None:
         print(json.dumps({"seconds": time.perf_counter() - started_s}), flush=True)
 
 
-def make(task: dict[str, object], device: torch.device) -> Callable[[], None]:
+def make(task: dict[str, Any], device: torch.device) -> Callable[[], None]:
     """What takes one iteration of the task's way of training."""
-    config = resolve(str(task["preset"]), dict(task.get("overrides", {})))  # type: ignore[call-overload]
+    config = resolve(task["preset"], task.get("overrides", {}))
     rng = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (IMAGES, 3, 32, 32), generator=rng, dtype=torch.uint8)
     labels = torch.arange(IMAGES) % 10
     if task["way"] == "plain":
         return PlainTraining(config, images, labels, device, workers=os.cpu_count() or 1).iterate
     if task["way"] == "peer":
-        return PeerTraining(Path(str(task["path"])), config, (images, labels), device).iterate
+        return PeerTraining(Path(task["path"]), config, (images, labels), device).iterate
 
     dataset = ImageDataset(images, labels, tuple(map(str, range(10)))).to(device)
     base = PLAIN if task["way"] == "reference" else fastest(device)
-    state = TrainState(config, 10, device, replace(base, **dict(task.get("paths", {}))))  # type: ignore[call-overload]
+    state = TrainState(config, 10, device, replace(base, **task.get("paths", {})))
     if "path" in task:
-        train_instead(state, Path(str(task["path"])))
+        train_instead(state, Path(task["path"]))
     if why_not := check_compiler(state, 10):
         sys.exit(f"torch.compile: {why_not}")
     sampler, nimg = Sampler(IMAGES, 0), config.n_critic * config.batch_size

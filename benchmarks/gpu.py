@@ -1,73 +1,144 @@
 """Everything there is to learn on a machine with a GPU, in one command and one file: `make bench-gpu`.
 
-The CUDA tests, then the benchmark of training. Each has a share of nine minutes and is ended when it is over; the file
-has what came until then.
+The CUDA tests, the benchmark of training, and a whole run from data set to model. Each has a share of nine minutes and
+is ended when it is over; the file has what came until then. `make bench-gpu BENCH="--device cpu --quick"` goes the same
+way in small on a CPU, which shows that it will not stumble where time is dear; its figures mean nothing.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import signal
 import subprocess
 import sys
+import tempfile
 import time
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.side_by_side import DATASET, write_images
+
 BUDGET_S = 530.0
-# Name, share of the budget, command. Short turns: a GPU takes hundreds of steps in two seconds.
-STEPS: tuple[tuple[str, float, tuple[str, ...]], ...] = (
-    ("cuda tests", 0.3, ("pytest", "tests", "-m", "cuda", "-q", "-p", "no:cacheprovider")),
-    ("ratio", 0.25, ("benchmarks.training", "--rounds", "5", "--turn-s", "2", "--parts", "ratio")),
-    ("ablation", 0.25, ("benchmarks.training", "--rounds", "3", "--turn-s", "1", "--parts", "ablation",
-                        "--presets", "wgan-gp")),
-    ("sizes", 0.2, ("benchmarks.training", "--rounds", "3", "--turn-s", "1", "--parts", "sizes")),
+GRACE_S = 5.0  # from being asked to end to being ended
+
+
+@dataclass(frozen=True)
+class Step:
+    """A module to run, and what of the time is left to it; what it does not use, the next ones have."""
+
+    name: str
+    share: float
+    module: str
+    arguments: tuple[str, ...]
+    quick: tuple[str, ...]  # instead, or besides where it measures
+
+    def command(self, part: Path, device: str, *, is_quick: bool) -> list[str]:
+        if self.module != "benchmarks.training":
+            return [sys.executable, "-m", self.module, *(self.quick if is_quick else self.arguments)]
+        quick = ("--quick", *self.quick) if is_quick else ()
+        return [
+            sys.executable, "-m", self.module, *self.arguments, "--device", device, "--out", str(part), *quick,
+        ]  # fmt: skip
+
+
+# Short turns: a GPU takes hundreds of steps in two seconds.
+STEPS = (
+    Step(
+        "cuda tests", 0.25, "pytest", ("tests/trainer", "-m", "cuda", "-q", "-p", "no:cacheprovider"),
+        ("tests/trainer/test_fast_step.py", "-k", "asks_for and tiny", "-q", "-p", "no:cacheprovider"),
+    ),
+    Step(
+        "a whole run", 0.15, "services.trainer",
+        ("train", "--preset", "wgan-gp", "--dataset", DATASET, "-o", "max_minutes=0.5"),
+        ("train", "--preset", "tiny", "--dataset", DATASET, "-o", "total_nimg=64", "-o", "batch_size=8",
+         "-o", "g_channels=[8,8,8]", "-o", "d_channels=[8,8,8]"),
+    ),
+    Step(
+        "ratio", 0.3, "benchmarks.training",
+        ("--rounds", "5", "--turn-s", "2", "--parts", "ratio", "--presets", "wgan-gp,wgan-gp-conditional,tiny"),
+        ("--presets", "tiny"),
+    ),
+    Step(
+        "ablation", 0.25, "benchmarks.training",
+        ("--rounds", "3", "--turn-s", "1", "--parts", "ablation", "--presets", "wgan-gp"), (),
+    ),
+    Step("sizes", 0.2, "benchmarks.training", ("--rounds", "3", "--turn-s", "1", "--parts", "sizes"), ()),
+    Step("where", 0.1, "benchmarks.training", ("--parts", "where", "--presets", "wgan-gp"), ()),
 )  # fmt: skip
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--quick", action="store_true", help="everything in small: that it runs, not how fast")
+    parser.add_argument("--steps", type=lambda text: text.split(","), default=[step.name for step in STEPS])
     parser.add_argument("--out", type=Path, default=Path("data/bench/gpu.json"))
-    out: Path = parser.parse_args().out
-    if not torch.cuda.is_available():
+    options = parser.parse_args(arguments)
+    out: Path = options.out
+    if options.device == "cuda" and not torch.cuda.is_available():
         print("torch sees no CUDA device, so there is nothing to measure here; `make bench-training` measures the CPU")
         return 1
     started_s = time.monotonic()
     result: dict[str, Any] = {
-        "at": datetime.now(UTC).isoformat(timespec="seconds"), "device": torch.cuda.get_device_name(),
-        "torch": torch.__version__, "cuda": torch.version.cuda, "steps": {},
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "device": torch.cuda.get_device_name() if options.device == "cuda" else "CPU", "is_quick": options.quick,
+        "torch": torch.__version__, "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
+        "steps": {},
     }  # fmt: skip
     out.parent.mkdir(parents=True, exist_ok=True)
-    for name, share, command in STEPS:
-        left_s = BUDGET_S - (time.monotonic() - started_s)
-        result["steps"][name] = _run(command, min(left_s, share * BUDGET_S), out.with_name(f"{out.stem}-part.json"))
-        result["seconds"] = round(time.monotonic() - started_s)
-        out.write_text(json.dumps(result, indent=1) + "\n")
-        print(f"{name}: status {result['steps'][name]['status']}, {result['seconds']} s so far", flush=True)
+    with tempfile.TemporaryDirectory(prefix="kiln-bench-") as scratch:
+        data = Path(scratch)
+        environment = os.environ | {"KILN_DATA": str(data), "KILN_DATASETS": str(write_images(data / "datasets"))}
+        for step in (step for step in STEPS if step.name in options.steps):
+            command = step.command(data / "part.json", options.device, is_quick=options.quick)
+            limit_s = min(BUDGET_S - (time.monotonic() - started_s), step.share * BUDGET_S)
+            result["steps"][step.name] = _run(command, environment, limit_s, data / "part.json")
+            result["seconds"] = round(time.monotonic() - started_s)
+            out.write_text(json.dumps(result, indent=1) + "\n")
+            print(f"{step.name}: status {result['steps'][step.name]['status']}, {result['seconds']} s", flush=True)
     print(f"all of it is in {out}")
     return 0 if all(step["status"] == 0 for step in result["steps"].values()) else 1
 
 
-def _run(command: tuple[str, ...], limit_s: float, part: Path) -> dict[str, Any]:
-    """One step: its exit status, the end of what it printed, and the figures it wrote."""
+def _run(command: list[str], environment: dict[str, str], limit_s: float, part: Path) -> dict[str, Any]:
+    """One step: its exit status, the end of what it printed, and the figures it wrote. Nothing of it outlives it."""
     part.unlink(missing_ok=True)
-    told = ("--out", str(part)) if command[0].startswith("benchmarks.") else ()
-    with subprocess.Popen(
-        [sys.executable, "-m", *command, *told], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as process:
+    started_s = time.monotonic()
+    with tempfile.TemporaryFile("w+") as printed:
+        process = subprocess.Popen(
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=printed, stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )  # fmt: skip
         try:
-            printed, _ = process.communicate(timeout=max(1.0, limit_s))
-            status: int | str | None = process.returncode
+            status: int | str = process.wait(timeout=max(1.0, limit_s))
         except subprocess.TimeoutExpired:
-            process.terminate()
-            printed, _ = process.communicate()
             status = f"ended after {limit_s:.0f} s"
+            _end(process)
+        printed.seek(0)
+        text = printed.read()
     figures = json.loads(part.read_text()) if part.exists() else None
-    part.unlink(missing_ok=True)
-    return {"command": " ".join(command), "status": status, "printed": printed[-20_000:], "figures": figures}
+    return {
+        "command": " ".join(command[1:]), "status": status, "seconds": round(time.monotonic() - started_s, 1),
+        "printed": text[-20_000:], "figures": figures,
+    }  # fmt: skip
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """The step and all that it started: they are a group of their own."""
+    os.killpg(process.pid, signal.SIGTERM)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=GRACE_S)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 if __name__ == "__main__":

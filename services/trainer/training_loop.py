@@ -26,6 +26,7 @@ from services.trainer.training_state import SUMMED, TrainState
 from shared.errors import Diverged
 
 PROGRESS_EVERY_S = 1.0
+MEASURE_EVERY_S = 30.0  # a recorded step cannot be timed from within; it is taken eagerly for that, which is slow
 
 Stop = Literal["leave", "finish"]  # leave: checkpoint, somebody goes on later; finish: keep the model so far
 _STOPS: tuple[Stop | None, ...] = (None, "leave", "finish")
@@ -80,20 +81,21 @@ def train(
     )
     speed = _Speedometer(state.cur_nimg)
     started_s = time.monotonic() - state.wall_seconds
-    last_checkpoint_s = last_progress_s = time.monotonic()
+    last_checkpoint_s = last_progress_s = last_measured_s = time.monotonic()
     shares: dict[str, float] | None = None
     if state.cur_nimg == 0 and is_first:
         report(SamplesReport(0, sample_grid(state.ema, config, dataset)))
 
     while (stop := _agree(state, should_stop, started_s)) is None and not is_over(state):
-        # Step: n_critic times the discriminator, once the generator. The first of each tick is measured.
+        # Step: n_critic times the discriminator, once the generator. The first of a tick is measured.
         lr = state.set_learning_rates()
-        watch = Stopwatch(state.device) if state.steps_summed == 0 else OFF
+        is_due = shares is None or not state.runtime.capture or time.monotonic() - last_measured_s >= MEASURE_EVERY_S
+        watch = Stopwatch(state.device) if is_due and state.steps_summed == 0 else OFF
         iterate(sampler.batch(state.cur_nimg, nimg_per_iteration), watch)
         before, state.cur_nimg = state.cur_nimg, state.cur_nimg + nimg_per_iteration
         state.update_ema(nimg_per_iteration)
         if watch is not OFF:
-            shares = watch.shares()
+            shares, last_measured_s = watch.shares(), time.monotonic()
         state.wall_seconds = _agreed_time(state, started_s)
         is_last = is_over(state)
 

@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from services.trainer import training_loop as loop
 from services.trainer.checkpoint import pack, unpack
 from services.trainer.data import Sampler
 from services.trainer.fast_step import WARM_UP, FastIteration, check_compiler
 from services.trainer.runtime import PLAIN, Runtime, choose_runtime, fastest
+from services.trainer.stopwatch import OFF
 from services.trainer.training_state import TrainState
 from shared.errors import InvalidInput
 from shared.presets import TrainConfig
@@ -186,6 +188,48 @@ def test_without_a_compiler_training_goes_on_and_says_so(monkeypatch: pytest.Mon
     assert "\n" not in reason
     assert torch.equal(torch.get_rng_state(), drawn)
     assert all(torch.equal(value, before[name]) for name, value in tensors_of(state).items())
+
+
+class NoQuestions(TorchDispatchMode):
+    """Fails where a step asks the device for a number or a shape: a recorded step could not, and any other would wait.
+
+    On the CPU such a question costs nothing, so nothing else here would notice.
+    """
+
+    QUESTIONS = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "_unique", "bincount")
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        assert not name.startswith(self.QUESTIONS), f"a step that asks for {name} cannot be recorded"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_step_asks_for_no_number_and_leaves_all_in_its_place(case: str) -> None:
+    """What a CUDA graph takes for granted, seen without one: a replay reads and writes where the recorded step did."""
+    # Given a run with the arithmetic of CUDA, after the step in which the optimizers make their moments
+    state = TrainState(CASES[case], 10, CPU, FAST_BUT_PLAIN_PRODUCTS)
+    fast, chosen = FastIteration(state, DATASET), torch.arange(8 * CASES[case].n_critic)
+    fast.iterate(chosen)
+    before, places = {n: v.clone() for n, v in kept(state).items()}, {n: v.data_ptr() for n, v in kept(state).items()}
+    # When it takes another
+    with NoQuestions():
+        fast._step(OFF)
+    # Then it asked for nothing, and all that it carries on, power iterations among it, has new values in the old places
+    assert {n: v.data_ptr() for n, v in kept(state).items()} == places
+    moved = {n for n, v in kept(state).items() if not torch.equal(v, before[n])}
+    alive = {n for n, v in kept(state).items() if not n.startswith("ema.") and v.numel() > 1}  # a lone u is 1 or -1
+    assert {"sums", "opt_d.0.exp_avg", "opt_g.0.exp_avg_sq"} <= alive
+    assert alive - moved == set()
+
+
+def kept(state: TrainState) -> dict[str, Tensor]:
+    """Everything that one step leaves to the next."""
+    optimizers = {"opt_d": state.opt_d, "opt_g": state.opt_g}
+    moments = {
+        f"{n}.{i}.{key}": v for n, o in optimizers.items() for i, m in enumerate(o.state.values()) for key, v in m.items()
+    }
+    return tensors_of(state) | moments
 
 
 # --- on a GPU -----------------------------------------------------------------------------------------------------
