@@ -29,10 +29,11 @@ ABLATION = {
     "cpu": ("winograd", "lean", "channels_last", "fused", "foreach"),
     "cuda": ("capture", "lean", "channels_last", "fused", "foreach"),
 }
+MEASURED = ("wgan-gp", "wgan-gp-conditional", "tiny")  # unless others are asked for
 BATCHES, DIVISORS = (16, 32, 64, 128, 256), (8, 4, 2, 1)
 # For `--quick`, which shows that all of it runs and measures nothing.
 QUICK = {"latent_dim": 8, "batch_size": 4, "n_critic": 1}
-QUICK_CHANNELS = {"dcgan": ((16, 16, 16), (16, 16, 16)), "resnet": ((8, 8, 8, 8), (8, 8, 8))}
+QUICK_CHANNELS = {"dcgan": (3, 3), "keras-dcgan": (3, 3), "resnet": (4, 3)}  # how many of them
 
 
 def compare_presets(options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -139,8 +140,8 @@ PARTS = {"ratio": compare_presets, "ablation": ablate, "sizes": compare_sizes, "
 def _task(options: argparse.Namespace, preset: str, overrides: dict[str, Any] | None = None) -> dict[str, Any]:
     overrides = options.overrides | (overrides or {})
     if options.quick:
-        g_channels, d_channels = QUICK_CHANNELS[PRESETS[preset].config.architecture]
-        overrides |= QUICK | {"g_channels": g_channels, "d_channels": d_channels}
+        g_length, d_length = QUICK_CHANNELS[PRESETS[preset].config.architecture]
+        overrides |= QUICK | {"g_channels": [16] * g_length, "d_channels": [16] * d_length}
     return {"preset": preset, "device": options.device, "threads": options.threads, "overrides": overrides}
 
 
@@ -154,7 +155,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--turn-s", type=float, default=10.0, help="seconds of each turn")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--device", choices=list(ABLATION), default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--presets", type=lambda text: text.split(","), default=list(PRESETS))
+    parser.add_argument("--presets", type=lambda text: text.split(","), default=list(MEASURED))
     parser.add_argument("--overrides", type=json.loads, default={}, help='of every config, e.g. {"precision": "bf16"}')
     parser.add_argument("--parts", type=lambda text: text.split(","), default=list(PARTS))
     parser.add_argument("--peer", type=Path, help="a checkout of w86763777/pytorch-gan-collections")

@@ -227,7 +227,10 @@ def kept(state: TrainState) -> dict[str, Tensor]:
     """Everything that one step leaves to the next."""
     optimizers = {"opt_d": state.opt_d, "opt_g": state.opt_g}
     moments = {
-        f"{n}.{i}.{key}": v for n, o in optimizers.items() for i, m in enumerate(o.state.values()) for key, v in m.items()
+        f"{n}.{i}.{key}": v
+        for n, o in optimizers.items()
+        for i, m in enumerate(o.state.values())
+        for key, v in m.items()
     }
     return tensors_of(state) | moments
 
