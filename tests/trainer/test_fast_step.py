@@ -190,7 +190,7 @@ def test_without_a_compiler_training_goes_on_and_says_so(monkeypatch: pytest.Mon
     assert all(torch.equal(value, before[name]) for name, value in tensors_of(state).items())
 
 
-class NoQuestions(TorchDispatchMode):
+class NoQuestions(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Fails where a step asks the device for a number or a shape: a recorded step could not, and any other would wait.
 
     On the CPU such a question costs nothing, so nothing else here would notice.
@@ -213,7 +213,7 @@ def test_a_step_asks_for_no_number_and_leaves_all_in_its_place(case: str) -> Non
     fast.iterate(chosen)
     before, places = {n: v.clone() for n, v in kept(state).items()}, {n: v.data_ptr() for n, v in kept(state).items()}
     # When it takes another
-    with NoQuestions():
+    with NoQuestions():  # type: ignore[no-untyped-call]
         fast._step(OFF)
     # Then it asked for nothing, and all that it carries on, power iterations among it, has new values in the old places
     assert {n: v.data_ptr() for n, v in kept(state).items()} == places
