@@ -31,6 +31,9 @@ class TrainConfig(BaseModel):
         description="Family of both networks; see services/trainer/networks."
     )
     conditional: bool = Field(description="Condition both networks on the class.")
+    per_class: bool = Field(
+        False, description="Train a GAN of its own for each class, one after another, and publish them as one model."
+    )
     latent_dim: int = Field(ge=1, le=1024, description="Length of the latent vector z.")
     g_channels: Channels = Field(description="Generator channels, from the fewest pixels upward.")
     d_channels: Channels = Field(description="Discriminator channels, from the image downward.")
@@ -132,6 +135,15 @@ class TrainConfig(BaseModel):
         is_same = self.gpus == 1 or self.dropout == 0
         _check("gpus", self.gpus, is_same, "dropout draws anew on each device, so the result would not be the same")
         _check("gpus", self.gpus, is_even, f"a batch of {self.batch_size} cannot be shared evenly, two images each")
+        return self
+
+    @model_validator(mode="after")
+    def _parts_stand_alone(self) -> Self:
+        if self.per_class:
+            _check("conditional", self.conditional, not self.conditional, "with per_class no network needs a class")
+            _check("gpus", self.gpus, self.gpus == 1, "per_class trains on one device")
+            rarely = self.eval_every_nimg is None
+            _check("eval_every_nimg", self.eval_every_nimg, rarely, "with per_class the model is whole at the end only")
         return self
 
 

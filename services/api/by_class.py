@@ -107,7 +107,9 @@ async def draw(wish: Wish, model: LoadedModel, bench: Bench) -> list[Drawn]:
     model.check_room(wish.n * len(labels))  # before any work is put into it
     latents = await _latents(wish, model, range(wish.first_index, wish.first_index + wish.n))
     images = await model.generate(np.tile(latents, (len(labels), 1)), [label for label in labels for _ in latents])
-    method: Method | None = "conditional" if is_conditional else None
+    method: Method | None = None
+    if is_conditional:
+        method = "per-class" if model.manifest.config.per_class else "conditional"
     names = [model.manifest.classes[label] if is_conditional else None for label in labels]
     parts = np.split(images, len(labels))
     return [Drawn(part, name, method) for part, name in zip(parts, names, strict=True)]

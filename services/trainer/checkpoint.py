@@ -11,7 +11,7 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from services.trainer.training_state import TrainState
+from services.trainer.training_state import Resumable
 from shared.artifacts import ArtifactStore
 from shared.errors import CorruptArtifact
 
@@ -57,7 +57,7 @@ def pack(state: dict[str, Any]) -> bytes:
     return _MAGIC + hashlib.sha256(payload).digest() + payload
 
 
-def pack_weights(state: TrainState) -> bytes:
+def pack_weights(state: Resumable) -> bytes:
     """The weights of all networks as safetensors, which anything can read: `generator.`, `discriminator.`, `ema.`"""
     tensors = {
         f"{name}.{key}": value.contiguous()

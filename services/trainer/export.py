@@ -13,6 +13,8 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
+from services.trainer.dispatch_graph import dispatching
+from services.trainer.networks.dispatch import Dispatch
 from shared.errors import ParityFailed
 from shared.presets import TrainConfig
 from shared.registry import Parity
@@ -35,6 +37,8 @@ class _Graph(nn.Module):
 
 def export_generator(generator: nn.Module, config: TrainConfig) -> bytes:
     """ONNX bytes of the generator in evaluation mode, with a dynamic batch; labels are an input even if unused."""
+    if isinstance(generator, Dispatch):
+        return dispatching([export_generator(part, config) for part in generator.parts])
     network = copy.deepcopy(generator).cpu().eval().to(memory_format=torch.contiguous_format)
     inputs = {"z": torch.randn(2, config.latent_dim), "labels": torch.zeros(2, dtype=torch.int64)}
     return to_onnx(_Graph(network), inputs, ["images"])

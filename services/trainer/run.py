@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from services.trainer import per_class
 from services.trainer import training_loop as loop
 from services.trainer.checkpoint import Checkpoints, pack, pack_weights, unpack
 from services.trainer.data import ImageDataset, load_dataset
@@ -23,11 +24,13 @@ from services.trainer.export import check_parity, export_generator
 from services.trainer.fast_step import check_compiler
 from services.trainer.metrics.evaluation import Evaluator
 from services.trainer.metrics.in_training import extend_last_row, final_metrics, open_evaluation
+from services.trainer.networks.dispatch import Dispatch
+from services.trainer.per_class import PerClassState
 from services.trainer.profiling import profiled
 from services.trainer.ranks import ALONE, Ranks, joined, started
 from services.trainer.runtime import choose_runtime
 from services.trainer.sampling import NORM_IMAGES, reestimate_batch_norm, sample_grid
-from services.trainer.training_state import TrainState
+from services.trainer.training_state import Resumable, TrainState
 from shared.artifacts import ArtifactStore
 from shared.errors import DISK_FULL, BadConfig
 from shared.jobs import Event
@@ -83,11 +86,11 @@ def _run(
     artifacts = ArtifactStore(settings.artifact_url)
     checkpoints = Checkpoints(artifacts, spec.run_id, spec.attempt)
     dataset = load_dataset(settings.dataset_root, spec.dataset).to(device)
-    state = make_state(spec.config, dataset, settings, ranks, emit)
+    state = _open_state(spec.config, dataset, settings, ranks, emit)
     where = device_name(device) if ranks.count == 1 else f"{ranks.count} x {device_name(device)}"
     _tell(emit, "started", f"{len(dataset):,} images of {len(dataset.classes)} classes, on {where}")
     restore(state, checkpoints, emit)
-    if ranks.count > 1:
+    if isinstance(state, TrainState) and ranks.count > 1:
         ranks.hand_out(pack(state.state_dict()))
     evaluator = open_evaluation(state, settings, spec.dataset, dataset, partial(_tell, emit))
 
@@ -112,7 +115,11 @@ def _run(
                         )
                     _tell(emit, "checkpoint", f"checkpoint after {saved.cur_nimg:,} images", nimg=saved.cur_nimg)
 
-    if loop.train(state, dataset, on_report, should_stop) == "leave":
+    if isinstance(state, PerClassState):
+        how = per_class.train(state, dataset, on_report, should_stop)
+    else:
+        how = loop.train(state, dataset, on_report, should_stop)
+    if how == "leave":
         return False
     _tell(emit, "exporting", "training is done; exporting to ONNX")
     emit(export(spec, state, dataset, settings, evaluator))
@@ -130,6 +137,19 @@ def follow(description: str, rank: int, rendezvous: str) -> None:
         state = make_state(config, dataset, settings, ranks, _ignore)
         state.load_state_dict(unpack(ranks.hand_out(b"")))
         loop.train(state, dataset, _ignore, lambda: None)
+
+
+def _open_state(
+    config: TrainConfig,
+    dataset: ImageDataset,
+    settings: Settings,
+    ranks: Ranks,
+    emit: Callable[[TrainerLine], None],
+) -> TrainState | PerClassState:
+    def make(config: TrainConfig, dataset: ImageDataset) -> TrainState:
+        return make_state(config, dataset, settings, ranks, emit)
+
+    return PerClassState(config, dataset, make) if config.per_class else make(config, dataset)
 
 
 def make_state(
@@ -153,18 +173,24 @@ def make_state(
 
 
 def export(
-    spec: RunSpec, state: TrainState, dataset: ImageDataset, settings: Settings, evaluator: Evaluator | None = None
+    spec: RunSpec, state: Resumable, dataset: ImageDataset, settings: Settings, evaluator: Evaluator | None = None
 ) -> ResultLine:
     """Writes the model's files into a folder of the run, and describes and measures them. Raises ParityFailed."""
     config = spec.config
-    reestimate_batch_norm(state.ema, config, len(dataset.classes), NORM_IMAGES)
-    graph = export_generator(state.ema, config)
-    parity = check_parity(graph, state.ema, config, len(dataset.classes))
+    generator = state.ema
+    if isinstance(generator, Dispatch):
+        if len(generator.parts) < len(dataset.classes):
+            evaluator = None  # told to finish early, it has no images of some classes to be measured by
+        dataset = replace(dataset, classes=dataset.classes[: len(generator.parts)])
+    else:
+        reestimate_batch_norm(generator, config, len(dataset.classes), NORM_IMAGES)
+    graph = export_generator(generator, config)
+    parity = check_parity(graph, generator, config, len(dataset.classes))
     # One folder per attempt: a trainer that was left behind by a worker that is gone may still be writing to its own.
     folder = run_folder(settings, spec.run_id) / f"export-{spec.attempt}"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / GENERATOR_FILE).write_bytes(graph)
-    (folder / PREVIEW_FILE).write_bytes(grid_png(sample_grid(state.ema, config, dataset, reestimate=False)))
+    (folder / PREVIEW_FILE).write_bytes(grid_png(sample_grid(generator, config, dataset, reestimate=False)))
     manifest = ModelManifest(
         id=model_id_of(spec.run_id, spec.preset),
         job_id=spec.run_id,
@@ -174,7 +200,7 @@ def export(
         dataset=spec.dataset,
         classes=dataset.classes,
         latent_dim=config.latent_dim,
-        conditional=config.conditional,
+        conditional=config.conditional or config.per_class,
         metrics=final_metrics(state, evaluator),
         parity=parity,
         images_seen=state.cur_nimg,
@@ -223,7 +249,7 @@ def grid_png(images: Tensor) -> bytes:
     return buffer.getvalue()
 
 
-def restore(state: TrainState, checkpoints: Checkpoints, emit: Callable[[TrainerLine], None]) -> None:
+def restore(state: Resumable, checkpoints: Checkpoints, emit: Callable[[TrainerLine], None]) -> None:
     """Takes up the newest whole checkpoint, if there is one. Raises BadConfig when it is of another config."""
 
     def on_corrupt(name: str, why: str) -> None:

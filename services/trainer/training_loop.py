@@ -22,7 +22,7 @@ from services.trainer.losses import LOSSES, gradient_penalty
 from services.trainer.sampling import sample_grid
 from services.trainer.schedules import training_seconds
 from services.trainer.stopwatch import OFF, Stopwatch
-from services.trainer.training_state import SUMMED, TrainState
+from services.trainer.training_state import SUMMED, Resumable, TrainState
 from shared.errors import Diverged
 
 PROGRESS_EVERY_S = 1.0
@@ -55,7 +55,7 @@ class SamplesReport:
 
 @dataclass(frozen=True)
 class CheckpointReport:
-    state: TrainState
+    state: Resumable
     is_snapshot: bool  # one of those the config asks for, whose weights are worth keeping; else only for going on
 
 

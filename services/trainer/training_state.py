@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,26 @@ from shared.presets import TrainConfig
 
 # What is summed over a tick, in this order; `count` is the number of steps that were summed.
 SUMMED = ("loss_d", "loss_g", "gradient_penalty", "d_accuracy_real", "d_accuracy_fake")
+
+
+class Resumable(Protocol):
+    """What reports, checkpoints and exports need to know of a run; a TrainState, or several that make up one run."""
+
+    @property
+    def config(self) -> TrainConfig: ...
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def cur_nimg(self) -> int: ...
+    @property
+    def wall_seconds(self) -> float: ...
+    @property
+    def metrics(self) -> list[dict[str, float]]: ...
+    @property
+    def ema(self) -> nn.Module: ...
+    def networks(self) -> dict[str, nn.Module]: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, saved: dict[str, Any]) -> None: ...
 
 
 class TrainState:

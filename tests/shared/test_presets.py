@@ -33,6 +33,7 @@ def test_the_presets_and_their_names() -> None:
         "dcgan", "dcgan-lr-high", "dcgan-lr-low", "dcgan-batchnorm", "dcgan-dropout", "dcgan-latent-50",
         "dcgan-latent-150", "dcgan-relu", "dcgan-softmax", "dcgan-epochs-10", "dcgan-epochs-50", "dcgan-batch-100",
         "dcgan-batch-400", "bndrhl", "dcgan-large-batch",
+        "wgan-gp-per-class", "dcgan-per-class",
         "tiny",
     ]  # fmt: skip
     assert all(find_preset(name).name == name for name in PRESETS)

@@ -160,7 +160,7 @@ class Evaluator:
         }
 
     def _knows_classes(self, config: TrainConfig) -> bool:
-        return config.conditional and self.extractor.classes == self.dataset.classes
+        return (config.conditional or config.per_class) and self.extractor.classes == self.dataset.classes
 
 
 def make_evaluator(

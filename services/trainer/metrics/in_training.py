@@ -9,7 +9,7 @@ from services.trainer.data import ImageDataset
 from services.trainer.metrics.evaluation import Evaluator, open_evaluator
 from services.trainer.metrics.extractor import Hear, find_extractor
 from services.trainer.sampling import NORM_IMAGES, reestimate_batch_norm
-from services.trainer.training_state import TrainState
+from services.trainer.training_state import Resumable
 from shared.errors import KilnError
 from shared.registry import ModelMetrics
 from shared.settings import Settings
@@ -20,7 +20,7 @@ Tell = Callable[[str, str], None]  # (kind of event, message)
 
 
 def open_evaluation(
-    state: TrainState, settings: Settings, dataset_name: str, dataset: ImageDataset, tell: Tell
+    state: Resumable, settings: Settings, dataset_name: str, dataset: ImageDataset, tell: Tell
 ) -> Evaluator | None:
     """What the config's evaluations are made with. None if it wants none, or if it cannot be had, which is told.
 
@@ -50,14 +50,14 @@ def now_and_then(tell: Tell) -> Hear:
     return hear
 
 
-def is_due(state: TrainState) -> bool:
+def is_due(state: Resumable) -> bool:
     """Whether a multiple of `eval_every_nimg` lies between the last two rows of the metrics series."""
     every = state.config.eval_every_nimg
     before = state.metrics[-2]["nimg"] if len(state.metrics) > 1 else 0
     return every is not None and before // every != state.metrics[-1]["nimg"] // every
 
 
-def extend_last_row(state: TrainState, evaluator: Evaluator | None) -> None:
+def extend_last_row(state: Resumable, evaluator: Evaluator | None) -> None:
     """Adds `fid`, `inception_score` and `class_accuracy` to the newest row of the series, if they are due.
 
     The row is part of the state, so that they are in its checkpoints. The training itself is not touched.
@@ -68,7 +68,7 @@ def extend_last_row(state: TrainState, evaluator: Evaluator | None) -> None:
     state.metrics[-1] |= evaluator.quick(state.ema, state.config, state.config.eval_images)
 
 
-def final_metrics(state: TrainState, evaluator: Evaluator | None) -> ModelMetrics:
+def final_metrics(state: Resumable, evaluator: Evaluator | None) -> ModelMetrics:
     """All figures of the averaged generator as it is; null where there is no evaluator."""
     if evaluator is None:
         return ModelMetrics()

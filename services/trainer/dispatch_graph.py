@@ -1,0 +1,74 @@
+"""Several generators in one ONNX graph with the signature of one; what networks.dispatch is in torch.
+
+For each class there is an If: its branch takes the latents of that class out of the batch, runs that class's generator
+on them and puts the images where they belong. A class that nobody asked for costs nothing, and no weight is copied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+from onnx import GraphProto, NodeProto, TensorProto, compose, helper, numpy_helper
+
+IMAGE = (3, 32, 32)
+
+
+def dispatching(graphs: Sequence[bytes]) -> bytes:
+    """One graph, z [N, latent], labels [N] -> images [N, 3, 32, 32], out of one graph of that signature per class."""
+    models = [onnx.load_from_string(graph) for graph in graphs]
+    if any(model.functions for model in models):
+        raise ValueError("the exporter is expected to inline its functions")
+    nodes = [
+        helper.make_node("Shape", ["labels"], ["count"]),
+        helper.make_node("Concat", ["count", "image"], ["shape"], axis=0),
+        helper.make_node("ConstantOfShape", ["shape"], ["images_0"]),
+    ]
+    constants = [numpy_helper.from_array(np.array(IMAGE, dtype=np.int64), "image")]
+    for label, model in enumerate(models):
+        nodes += _choice(label, model)
+        constants.append(numpy_helper.from_array(np.array(label, dtype=np.int64), f"label_{label}"))
+    nodes.append(helper.make_node("Identity", [f"images_{len(models)}"], ["images"]))
+    output = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", *IMAGE])
+    whole = helper.make_graph(nodes, "dispatch", list(models[0].graph.input), [output], constants)
+    result = helper.make_model(whole, opset_imports=models[0].opset_import, ir_version=models[0].ir_version)
+    onnx.checker.check_model(result)
+    data: bytes = result.SerializeToString()
+    return data
+
+
+def _choice(label: int, model: onnx.ModelProto) -> list[NodeProto]:
+    """images_<label> -> images_<label + 1>, in which the images of this class are there."""
+    before, after = f"images_{label}", f"images_{label + 1}"
+    idle = helper.make_graph(
+        [helper.make_node("Identity", [before], [f"same_{label}"])], f"without_{label}", [], [_any(f"same_{label}")]
+    )
+    return [
+        helper.make_node("Equal", ["labels", f"label_{label}"], [f"is_{label}"]),
+        helper.make_node("Cast", [f"is_{label}"], [f"counts_{label}"], to=TensorProto.INT32),
+        helper.make_node("ReduceMax", [f"counts_{label}"], [f"count_{label}"], keepdims=0),
+        helper.make_node("Cast", [f"count_{label}"], [f"occurs_{label}"], to=TensorProto.BOOL),
+        helper.make_node(
+            "If", [f"occurs_{label}"], [after], then_branch=_branch(label, model, before), else_branch=idle
+        ),
+    ]
+
+
+def _branch(label: int, model: onnx.ModelProto, before: str) -> GraphProto:
+    prefix = f"class_{label}/"
+    graph = compose.add_prefix_graph(model.graph, prefix)
+    taken = [
+        helper.make_node("NonZero", [f"is_{label}"], [prefix + "places"]),  # [1, M]
+        helper.make_node("Transpose", [prefix + "places"], [prefix + "rows"], perm=[1, 0]),  # [M, 1]
+        helper.make_node("GatherND", ["z", prefix + "rows"], [prefix + "z"]),
+        helper.make_node("GatherND", ["labels", prefix + "rows"], [prefix + "labels"]),
+    ]
+    put = helper.make_node("ScatterND", [before, prefix + "rows", prefix + "images"], [f"filled_{label}"])
+    return helper.make_graph(
+        [*taken, *graph.node, put], f"with_{label}", [], [_any(f"filled_{label}")], list(graph.initializer)
+    )
+
+
+def _any(name: str) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *IMAGE])

@@ -1,0 +1,206 @@
+"""One GAN for each class: apart while they are trained, one run to everybody else, one model in the end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+from services.trainer import per_class
+from services.trainer import training_loop as loop
+from services.trainer.checkpoint import pack, unpack
+from services.trainer.data import ImageDataset
+from services.trainer.per_class import PerClassState, config_of_part, images_of
+from services.trainer.run import RunSpec, export
+from services.trainer.training_state import TrainState
+from shared.errors import BadConfig, InvalidInput
+from shared.presets import resolve
+from shared.registry import GENERATOR_FILE
+from shared.settings import Settings
+from shared.train_config import TrainConfig
+from tests.trainer.small import CPU, random_images, small_config
+
+COLORS = ("red", "green", "blue")
+CONFIG = small_config(
+    per_class=True, conditional=False, total_nimg=3 * 64, tick_nimg=3 * 32, snapshot_nimg=3 * 32, checkpoint_every_s=0.0
+)
+
+
+def colors(per_class: int = 16) -> ImageDataset:
+    """Noise of three classes, each bright in the channel of its name alone."""
+    rng = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 60, (3 * per_class, 3, 32, 32), generator=rng, dtype=torch.uint8)
+    labels = torch.arange(3 * per_class) % 3
+    images[torch.arange(len(labels)), labels] += 180
+    return ImageDataset(images, labels, COLORS)
+
+
+def fresh(config: TrainConfig, images: ImageDataset) -> TrainState:
+    return TrainState(config, len(images.classes), CPU)
+
+
+def begin(config: TrainConfig = CONFIG) -> PerClassState:
+    return PerClassState(config, colors(), fresh)
+
+
+class Killed(BaseException):
+    """The end of a process, as far as the code in it can tell."""
+
+
+@dataclass
+class Listener:
+    """Keeps what was reported, and the checkpoints by the images seen; dies after `dies_at` images."""
+
+    dies_at: int | None = None
+    reports: list[loop.Report] = field(default_factory=list)
+    checkpoints: dict[int, bytes] = field(default_factory=dict)
+
+    def __call__(self, report: loop.Report) -> None:
+        self.reports.append(report)
+        if isinstance(report, loop.CheckpointReport):
+            if report.state.cur_nimg == self.dies_at:
+                raise Killed
+            self.checkpoints[report.state.cur_nimg] = pack(report.state.state_dict())
+
+    def of(self, kind: type) -> list:  # type: ignore[type-arg]
+        return [report for report in self.reports if isinstance(report, kind)]
+
+
+@pytest.fixture(scope="module")
+def whole() -> tuple[PerClassState, Listener]:
+    """A run that nothing disturbed."""
+    state, heard = begin(), Listener()
+    assert per_class.train(state, colors(), heard, lambda: None) == "done"
+    return state, heard
+
+
+def test_each_class_is_trained_as_if_it_were_alone(whole: tuple[PerClassState, Listener]) -> None:
+    generators = [part.generator for part in whole[0].finished] + [whole[0].part.ema]
+    assert len(generators) == 3
+
+    for number, generator in enumerate(generators):
+        alone = TrainState(config_of_part(CONFIG, number, 3), 1, CPU)
+        loop.train(alone, images_of(colors(), number), Listener(), lambda: None)
+        for one, other in zip(generator.parameters(), alone.ema.parameters(), strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+def test_a_class_has_its_images_and_no_other() -> None:
+    for number, color in enumerate(COLORS):
+        own = images_of(colors(), number)
+        assert (len(own), own.classes, own.labels.unique().tolist()) == (16, (color,), [0])
+        assert own.images.float().mean((0, 2, 3)).argmax() == number
+
+
+def test_to_everybody_else_it_is_one_run(whole: tuple[PerClassState, Listener]) -> None:
+    state, heard = whole
+
+    assert state.cur_nimg == 3 * 64
+    rows = [report.row for report in heard.of(loop.MetricsReport)]
+    assert rows == state.metrics
+    assert [(row["nimg"], row["class"]) for row in rows] == [(32, 0), (64, 0), (96, 1), (128, 1), (160, 2), (192, 2)]
+    progress = heard.of(loop.ProgressReport)
+    assert [(report.nimg, report.fraction) for report in progress][-1] == (192, 1.0)
+    assert progress[0].eta_seconds > 0
+    grids = {report.nimg: report.images for report in heard.of(loop.SamplesReport)}
+    assert list(grids) == [0, 32, 64, 96, 128, 160, 192]
+    # Rows of the grid are classes in turn; those that were not begun are grey, those that are done stay.
+    assert (grids[64][10:30] == 128).all()
+    assert not (grids[96][10:20] == 128).all()
+    assert torch.equal(grids[192][:10], grids[96][:10])
+
+
+def test_killed_in_the_middle_of_the_third_class_it_ends_as_if_it_had_not_been(
+    whole: tuple[PerClassState, Listener],
+) -> None:
+    undisturbed, heard = whole
+    # Given a run that dies a step after a checkpoint, in its third class
+    killed = Listener(dies_at=2 * 64 + 32)
+    with pytest.raises(Killed):
+        per_class.train(begin(), colors(), killed, lambda: None)
+    newest = max(killed.checkpoints)
+    assert newest == 2 * 64 + 24
+
+    # When another process takes it up
+    torch.manual_seed(12345)
+    state, rest = begin(), Listener()
+    state.load_state_dict(unpack(killed.checkpoints[newest]))
+    assert (state.number, state.cur_nimg) == (2, newest)
+    assert per_class.train(state, colors(), rest, lambda: None) == "done"
+
+    # Then nothing differs: networks, series, grids
+    for name, tensor in undisturbed.ema.state_dict().items():
+        torch.testing.assert_close(state.ema.state_dict()[name], tensor, rtol=0, atol=0)
+    assert state.metrics == undisturbed.metrics
+    assert torch.equal(rest.of(loop.SamplesReport)[-1].images, heard.of(loop.SamplesReport)[-1].images)
+
+
+def test_told_to_leave_it_leaves_a_checkpoint_of_all_classes_so_far() -> None:
+    heard = Listener()
+
+    assert per_class.train(begin(), colors(), heard, lambda: "leave" if heard.checkpoints.get(72) else None) == "leave"
+
+    saved = unpack(heard.checkpoints[72])
+    assert (saved["cur_nimg"], len(saved["finished"])) == (72, 1)
+
+
+@pytest.fixture(scope="module")
+def two_of_three(tmp_path_factory: pytest.TempPathFactory) -> tuple[tuple[str, ...], bytes, bytes]:
+    """Classes, graph and preview of a run that learns colours, and is told to finish in the course of its second."""
+    longer = {"total_nimg": 3 * 800, "tick_nimg": 10**6, "snapshot_nimg": 10**6, "checkpoint_every_s": 1e6, "lr": 4e-3}
+    config = CONFIG.model_copy(update=longer)
+    state = begin(config)
+    data = tmp_path_factory.mktemp("two-of-three")
+    per_class.train(state, colors(), Listener(), lambda: "finish" if state.cur_nimg > 1500 else None)
+    result = export(RunSpec("run", "tiny", config, "colors"), state, colors(), Settings(data=data))
+    assert result.manifest.conditional
+    files = result.read_files()
+    return result.manifest.classes, files[GENERATOR_FILE], files["preview.png"]
+
+
+def test_told_to_finish_it_makes_a_model_of_the_classes_that_were_begun(
+    two_of_three: tuple[tuple[str, ...], bytes, bytes],
+) -> None:
+    assert two_of_three[0] == ("red", "green")
+
+
+def test_the_model_has_the_signature_of_any_other_and_dispatches_by_label(
+    two_of_three: tuple[tuple[str, ...], bytes, bytes],
+) -> None:
+    session = onnxruntime.InferenceSession(two_of_three[1], providers=["CPUExecutionProvider"])
+    z = np.random.default_rng(0).standard_normal((12, 8), dtype=np.float32)
+    labels = np.array([0, 1, 1, 0, 1, 0, 0, 0, 1, 1, 0, 1], dtype=np.int64)
+
+    (mixed,) = session.run(["images"], {"z": z, "labels": labels})
+
+    # Each class shows its colour, the more so beside the other; and an image is the same in any company.
+    redness = np.asarray(mixed)[:, 0].mean((1, 2)) - np.asarray(mixed)[:, 1].mean((1, 2))
+    assert redness[labels == 0].min() > 0 > redness[labels == 1].max()
+    for label in (0, 1):
+        (alone,) = session.run(["images"], {"z": z[labels == label], "labels": labels[labels == label]})
+        np.testing.assert_allclose(alone, np.asarray(mixed)[labels == label], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "wrong"),
+    [
+        ({"conditional": True}, "overrides.conditional"),
+        ({"conditional": False, "gpus": 2}, "overrides.gpus"),
+        ({"conditional": False, "eval_every_nimg": 100}, "overrides.eval_every_nimg"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(overrides: dict[str, object], wrong: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        small_config(per_class=True, **overrides)
+
+    assert [problem.field for problem in caught.value.problems] == [wrong]
+
+
+def test_more_generators_than_a_file_can_hold_are_refused_at_the_start() -> None:
+    config = resolve("wgan-gp", {"per_class": True})  # a generator of 14 MB
+
+    with pytest.raises(BadConfig, match="for each of 100 classes is 1,379,430,400 bytes"):
+        PerClassState(config, random_images(100, 100), fresh)
