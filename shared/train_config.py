@@ -54,6 +54,9 @@ class TrainConfig(BaseModel):
         description="Adversarial loss; see services/trainer/losses.py."
     )
     gp_weight: float = Field(0.0, ge=0, le=1e6, description="Weight of the gradient penalty; 0 leaves it out.")
+    class_weight: float = Field(
+        0.0, ge=0, le=1e6, description="Weight of an auxiliary class loss for both networks; 0 leaves it out."
+    )
     n_critic: int = Field(1, ge=1, le=100, description="Discriminator steps per generator step.")
 
     # Optimization
@@ -131,6 +134,8 @@ class TrainConfig(BaseModel):
         _check("gp_weight", self.gp_weight, not both, "a gradient penalty and spectral_norm exclude each other")
         both = self.spectral_norm and self.batch_norm
         _check("batch_norm", self.batch_norm, not both, "batch_norm and spectral_norm exclude each other")
+        knows = self.conditional or self.class_weight == 0
+        _check("class_weight", self.class_weight, knows, "a class loss needs a conditional config")
         is_even = self.batch_size % self.gpus == 0 and self.batch_size >= 2 * self.gpus
         is_same = self.gpus == 1 or self.dropout == 0
         _check("gpus", self.gpus, is_same, "dropout draws anew on each device, so the result would not be the same")

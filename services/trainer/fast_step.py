@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from services.trainer.augment import augment
 from services.trainer.data import ImageDataset
-from services.trainer.losses import LOSSES, gradient_penalty
+from services.trainer.losses import LOSSES, class_loss, gradient_penalty
 from services.trainer.networks import dcgan, fast_dcgan
 from services.trainer.stopwatch import OFF, Stopwatch
 from services.trainer.training_state import TrainState
@@ -24,6 +24,7 @@ from services.trainer.training_state import TrainState
 WARM_UP = 3  # iterations before the recording: libraries choose their algorithms and workspaces meanwhile
 
 Forward = Callable[[Tensor, Tensor], Tensor]
+Judge = Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]  # -> scores, logits if there is a class loss
 
 
 class FastIteration:
@@ -33,15 +34,12 @@ class FastIteration:
         self.state, self.dataset = state, dataset
         config = state.config
         self.loss = LOSSES[config.loss]
-        self.generate, self.discriminate = (
-            _fast_forward(state.generator, state),
-            _fast_forward(state.discriminator, state),
-        )
+        self.generate, self.judge = _fast_forward(state.generator, state), _fast_judge(state.discriminator, state)
+        plain = self.judge
         # What is differentiated twice cannot be compiled.
-        self.score = self.discriminate
+        self.score: Forward = lambda images, labels: plain(images, labels)[0]
         if state.runtime.compile:
-            self.generate = torch.compile(self.generate)
-            self.discriminate = torch.compile(self.discriminate)
+            self.generate, self.judge = torch.compile(self.generate), torch.compile(self.judge)
         self.g_parameters = list(state.generator.parameters())
         self.d_parameters = list(state.discriminator.parameters())
         # Batch norm would mix the statistics of the real and the fake half; spectral norm allows but one call a step.
@@ -90,52 +88,59 @@ class FastIteration:
                 labels = state.ranks.share(self.dataset.labels[indices])
             sums.append(self._discriminator_step(real, labels, watch))
         loss_g = self._generator_step(watch)
-        mean_d = torch.stack(sums).double().mean(0)  # SUMMED but for loss_g
-        state.sums.add_(torch.cat([mean_d[:1], loss_g.double()[None], mean_d[1:]]))
+        mean_d, loss_g = torch.stack(sums).double().mean(0), loss_g.double()
+        state.sums.add_(torch.cat([mean_d[:1], loss_g[:1], mean_d[1:], loss_g[1:]]))  # in the order of SUMMED
 
     def _discriminator_step(self, real: Tensor, labels: Tensor, watch: Stopwatch) -> Tensor:
-        """-> loss_d, gradient_penalty, d_accuracy_real, d_accuracy_fake"""
+        """-> loss_d, gradient_penalty, d_accuracy_real, d_accuracy_fake, class_loss_d"""
         state, config = self.state, self.state.config
         with watch.part("forward"), state.autocast():
             with torch.no_grad():
                 fake = self.generate(state.draw_latents(), labels).float()
-            real_scores, fake_scores = self._score_pair(real, fake, labels)
-            losses = self.loss.discriminator(real_scores, fake_scores)
-            loss = losses.mean()
-            penalty = loss.new_zeros(())
+            real_scores, fake_scores, logits = self._judge_pair(real, fake, labels)
+            loss = self.loss.discriminator(real_scores, fake_scores).mean()
+            guessing = penalty = loss.new_zeros(())
+            if logits is not None:
+                guessing = class_loss(logits, labels).mean()
             if config.gp_weight:
                 penalty = gradient_penalty(self.score, real, fake, labels, state.draw_mix()).mean()
                 # A compiled or captured path that lost the second derivative would train on without a penalty.
                 assert penalty.requires_grad
         with watch.part("backward"):
-            grads = torch.autograd.grad(loss + config.gp_weight * penalty, self.d_parameters, allow_unused=True)
+            total = loss + config.gp_weight * penalty + config.class_weight * guessing
+            grads = torch.autograd.grad(total, self.d_parameters, allow_unused=True)
             _keep(self.d_parameters, grads, state)
         with watch.part("optimizer"):
             state.opt_d.step()
         with torch.no_grad():
             threshold = self.loss.threshold(real_scores, fake_scores)
             accuracies = (real_scores > threshold).float().mean(), (fake_scores <= threshold).float().mean()
-            return torch.stack([loss, penalty, *accuracies]).detach()
+            return torch.stack([loss, penalty, *accuracies, guessing]).detach()
 
-    def _score_pair(self, real: Tensor, fake: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def _judge_pair(self, real: Tensor, fake: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         if self.is_split:
-            return self.discriminate(real, labels).float(), self.discriminate(fake, labels).float()
-        scores = self.discriminate(torch.cat([real, fake]), torch.cat([labels, labels])).float()
-        real_scores, fake_scores = scores.chunk(2)
-        return real_scores, fake_scores
+            real_scores, logits = self.judge(real, labels)
+            return real_scores.float(), self.judge(fake, labels)[0].float(), logits
+        scores, logits = self.judge(torch.cat([real, fake]), torch.cat([labels, labels]))
+        real_scores, fake_scores = scores.float().chunk(2)
+        return real_scores, fake_scores, None if logits is None else logits[: len(real)]
 
     def _generator_step(self, watch: Stopwatch) -> Tensor:
+        """-> loss_g, class_loss_g"""
         state = self.state
         with watch.part("forward"), state.autocast():
             z = state.draw_latents()
             labels = state.draw_labels(len(self.dataset.classes))
-            loss = self.loss.generator(self.discriminate(self.generate(z, labels), labels).float()).mean()
+            scores, logits = self.judge(self.generate(z, labels), labels)
+            loss = self.loss.generator(scores.float()).mean()
+            guessing = loss.new_zeros(()) if logits is None else class_loss(logits, labels).mean()
         with watch.part("backward"):
             # Only towards the generator: the discriminator's gradients would be thrown away.
-            _keep(self.g_parameters, torch.autograd.grad(loss, self.g_parameters, allow_unused=True), state)
+            total = loss + state.config.class_weight * guessing
+            _keep(self.g_parameters, torch.autograd.grad(total, self.g_parameters, allow_unused=True), state)
         with watch.part("optimizer"):
             state.opt_g.step()
-        return loss.detach()
+        return torch.stack([loss, guessing]).detach()
 
 
 def _keep(parameters: list[nn.Parameter], grads: tuple[Tensor | None, ...], state: TrainState) -> None:
@@ -150,12 +155,19 @@ def _keep(parameters: list[nn.Parameter], grads: tuple[Tensor | None, ...], stat
 
 def _fast_forward(network: nn.Module, state: TrainState) -> Forward:
     """The network's fast forward pass where it has one, else its own."""
-    if state.runtime.winograd and state.config.precision == "fp32":
-        if type(network) is dcgan.Generator:
-            return lambda z, labels: fast_dcgan.generate(network, z, labels)
-        if type(network) is dcgan.Discriminator:
-            return lambda images, labels: fast_dcgan.discriminate(network, images, labels)
+    if _goes_by_winograd(state) and type(network) is dcgan.Generator:
+        return lambda z, labels: fast_dcgan.generate(network, z, labels)
     return cast(Forward, network)
+
+
+def _fast_judge(network: nn.Module, state: TrainState) -> Judge:
+    if _goes_by_winograd(state) and type(network) is dcgan.Discriminator:
+        return lambda images, labels: fast_dcgan.judge(network, images, labels)
+    return cast(Judge, network.judge)
+
+
+def _goes_by_winograd(state: TrainState) -> bool:
+    return state.runtime.winograd and state.config.precision == "fp32"
 
 
 def check_compiler(state: TrainState, num_classes: int) -> str | None:

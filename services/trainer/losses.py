@@ -42,6 +42,15 @@ LOSSES: dict[str, Loss] = {
 }
 
 
+def class_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """-log P(class | image) [N] of logits [N, K]: what an auxiliary classifier adds to both networks' losses.
+
+    Odena et al. 2017, arXiv:1610.09585, eq. 3, with the discriminator's half on real images only: it would learn from
+    the generated ones what the generator takes a class for.
+    """
+    return F.cross_entropy(logits.float(), labels, reduction="none")
+
+
 def gradient_penalty(
     discriminator: Callable[[Tensor, Tensor], Tensor], real: Tensor, fake: Tensor, labels: Tensor, mix: Tensor
 ) -> Tensor:

@@ -10,19 +10,19 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from services.trainer.augment import augment
 from services.trainer.data import ImageDataset, Sampler
-from services.trainer.fast_step import FastIteration
-from services.trainer.losses import LOSSES, gradient_penalty
+from services.trainer.fast_step import FastIteration, Judge
+from services.trainer.losses import LOSSES, class_loss, gradient_penalty
 from services.trainer.sampling import sample_grid
 from services.trainer.schedules import training_seconds
 from services.trainer.stopwatch import OFF, Stopwatch
-from services.trainer.training_state import SUMMED, Resumable, TrainState
+from services.trainer.training_state import SUMMED, WEIGHTED, Resumable, TrainState
 from shared.errors import Diverged
 
 PROGRESS_EVERY_S = 1.0
@@ -141,16 +141,18 @@ def discriminator_step(state: TrainState, real: Tensor, labels: Tensor, watch: S
     with watch.part("forward"), state.autocast():
         with torch.no_grad():
             fake = state.generator(state.draw_latents(), labels).float()
-        real_scores, fake_scores = score_pair(state.discriminator, real, fake, labels)
+        real_scores, fake_scores, logits = judge_pair(state.discriminator, real, fake, labels)
         losses = loss.discriminator(real_scores, fake_scores)
-        penalty = torch.zeros((), device=state.device)
+        guessing = penalty = torch.zeros((), device=state.device)
+        if logits is not None:
+            guessing = class_loss(logits, labels).mean()
         if config.gp_weight:
             penalty = gradient_penalty(state.discriminator, real, fake, labels, state.draw_mix()).mean()
             # A compiled or captured path that lost the second derivative would train on without a penalty.
             assert penalty.requires_grad
     with watch.part("backward"):
         state.opt_d.zero_grad(set_to_none=True)
-        _backward(losses.mean() + config.gp_weight * penalty)
+        _backward(losses.mean() + config.gp_weight * penalty + config.class_weight * guessing)
         state.ranks.average_gradients(state.discriminator.parameters())
     with watch.part("optimizer"):
         state.opt_d.step()
@@ -165,17 +167,22 @@ def discriminator_step(state: TrainState, real: Tensor, labels: Tensor, watch: S
             gradient_penalty=penalty,
             d_accuracy_real=accuracies[0],
             d_accuracy_fake=accuracies[1],
+            class_loss_d=guessing,
         )
 
 
-def score_pair(discriminator: nn.Module, real: Tensor, fake: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Scores of real and fake images [N] each, in fp32, in one call where that changes nothing."""
+def judge_pair(
+    discriminator: nn.Module, real: Tensor, fake: Tensor, labels: Tensor
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Scores of real and fake images [N] each, in fp32, and the real ones' logits, in one call if nothing changes."""
+    judge = cast(Judge, discriminator.judge)
     # Batch norm would mix the statistics of the two halves; spectral norm allows but one call per step.
     if any(isinstance(module, nn.BatchNorm2d) for module in discriminator.modules()):
-        return discriminator(real, labels).float(), discriminator(fake, labels).float()
-    scores = discriminator(torch.cat([real, fake]), torch.cat([labels, labels])).float()
-    real_scores, fake_scores = scores.chunk(2)
-    return real_scores, fake_scores
+        real_scores, logits = judge(real, labels)
+        return real_scores.float(), judge(fake, labels)[0].float(), logits
+    scores, logits = judge(torch.cat([real, fake]), torch.cat([labels, labels]))
+    real_scores, fake_scores = scores.float().chunk(2)
+    return real_scores, fake_scores, None if logits is None else logits[: len(real)]
 
 
 def generator_step(state: TrainState, num_classes: int, watch: Stopwatch = OFF) -> None:
@@ -184,16 +191,19 @@ def generator_step(state: TrainState, num_classes: int, watch: Stopwatch = OFF) 
     state.discriminator.requires_grad_(False)  # its gradients would be thrown away
     with watch.part("forward"), state.autocast():
         z, labels = state.draw_latents(), state.draw_labels(num_classes)
-        scores = state.discriminator(state.generator(z, labels), labels).float()
-        losses = LOSSES[config.loss].generator(scores)
+        scores, logits = cast(Judge, state.discriminator.judge)(state.generator(z, labels), labels)
+        losses = LOSSES[config.loss].generator(scores.float())
+        guessing = torch.zeros((), device=state.device)
+        if logits is not None:
+            guessing = class_loss(logits, labels).mean()
     with watch.part("backward"):
         state.opt_g.zero_grad(set_to_none=True)
-        _backward(losses.mean())
+        _backward(losses.mean() + config.class_weight * guessing)
         state.ranks.average_gradients(state.generator.parameters())
     with watch.part("optimizer"):
         state.opt_g.step()
     state.discriminator.requires_grad_(True)
-    _add_to_sums(state, 1.0, loss_g=losses.mean().detach())
+    _add_to_sums(state, 1.0, loss_g=losses.mean().detach(), class_loss_g=guessing.detach())
     state.steps_summed += 1
 
 
@@ -208,8 +218,9 @@ def close_tick(state: TrainState, lr: float) -> dict[str, float]:
     if not torch.isfinite(sums).all():
         wrong = ", ".join(f"{name} is {row[name]}" for name in SUMMED if row[name] - row[name] != 0)
         raise Diverged(f"{wrong} after {state.cur_nimg} images; a lower learning rate usually helps")
-    if not state.config.gp_weight:
-        del row["gradient_penalty"]
+    for name, weight in WEIGHTED.items():
+        if not getattr(state.config, weight):
+            del row[name]
     state.metrics.append(row)
     state.sums.zero_()
     state.steps_summed = 0

@@ -16,7 +16,17 @@ from services.trainer.schedules import ema_decay, learning_rate_factor, schedule
 from shared.presets import TrainConfig
 
 # What is summed over a tick, in this order; `count` is the number of steps that were summed.
-SUMMED = ("loss_d", "loss_g", "gradient_penalty", "d_accuracy_real", "d_accuracy_fake")
+SUMMED = (
+    "loss_d",
+    "loss_g",
+    "gradient_penalty",
+    "d_accuracy_real",
+    "d_accuracy_fake",
+    "class_loss_d",
+    "class_loss_g",
+)
+# Those that a config without their weight does not have.
+WEIGHTED = {"gradient_penalty": "gp_weight", "class_loss_d": "class_weight", "class_loss_g": "class_weight"}
 
 
 class Resumable(Protocol):

@@ -416,7 +416,7 @@ def test_a_discriminator_learns_to_tell_real_from_fake(loss: str) -> None:
         loop.discriminator_step(state, real, labels)
     # Then it scores real images higher
     fake = state.generator(torch.randn(8, 8), labels).detach()
-    real_scores, fake_scores = loop.score_pair(state.discriminator, real, fake, labels)
+    real_scores, fake_scores, _ = loop.judge_pair(state.discriminator, real, fake, labels)
     assert real_scores.min() > fake_scores.max()
 
 
@@ -438,7 +438,7 @@ def test_a_generator_learns_what_its_discriminator_likes(loss: str) -> None:
 def test_without_batch_norm_one_call_scores_as_two_would() -> None:
     state = new_state(small_resnet())
     real, fake, labels = torch.randn(4, 3, 32, 32), torch.randn(4, 3, 32, 32), torch.arange(4)
-    real_scores, fake_scores = loop.score_pair(state.discriminator, real, fake, labels)
+    real_scores, fake_scores, _ = loop.judge_pair(state.discriminator, real, fake, labels)
     torch.testing.assert_close(real_scores, state.discriminator(real, labels))
     torch.testing.assert_close(fake_scores, state.discriminator(fake, labels))
 
@@ -446,7 +446,7 @@ def test_without_batch_norm_one_call_scores_as_two_would() -> None:
 def test_with_batch_norm_real_and_fake_images_are_normalised_apart() -> None:
     state = new_state(small_config())
     real, fake, labels = torch.randn(4, 3, 32, 32), 3 + torch.randn(4, 3, 32, 32), torch.arange(4)
-    pair = torch.cat(loop.score_pair(state.discriminator, real, fake, labels))
+    pair = torch.cat(loop.judge_pair(state.discriminator, real, fake, labels)[:2])
     apart = torch.cat([state.discriminator(real, labels), state.discriminator(fake, labels)])
     together = state.discriminator(torch.cat([real, fake]), torch.cat([labels, labels]))
     torch.testing.assert_close(pair, apart)

@@ -57,18 +57,26 @@ class Discriminator(nn.Module):
         if num_classes is not None:
             self.class_filters = nn.Embedding(num_classes, channels[-1] * 4 * 4)
             nn.init.normal_(self.class_filters.weight, 0.0, WEIGHT_STD)
+        self.classify = None
+        if num_classes is not None and config.class_weight:
+            self.classify = nn.Linear(channels[-1] * 4 * 4, num_classes)
+            nn.init.normal_(self.classify.weight, 0.0, WEIGHT_STD)
         self.activation = nn.LeakyReLU(LEAKY_SLOPE)
         if config.spectral_norm:
             add_spectral_norm(self)
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        return self.judge(images, labels)[0]
+
+    def judge(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Scores [N], and logits [N, classes] where the config has a class loss."""
         x = images
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
             x = self.activation(norm(convolution(x)))
         score = cast(Tensor, self.score(x)).flatten()  # [N, C, 4, 4] -> [N]
         if self.class_filters is not None:
             score = score + (self.class_filters(labels) * x.flatten(1)).sum(1)
-        return score
+        return score, None if self.classify is None else self.classify(x.flatten(1))
 
 
 def initialize(network: nn.Module) -> None:

@@ -31,8 +31,8 @@ def generate(network: dcgan.Generator, z: Tensor, labels: Tensor) -> Tensor:
     return cast(Tensor, last(x)).tanh()
 
 
-def discriminate(network: dcgan.Discriminator, images: Tensor, labels: Tensor) -> Tensor:
-    """What `network(images, labels)` returns."""
+def judge(network: dcgan.Discriminator, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
+    """What `network.judge(images, labels)` returns."""
     x = images
     for convolution, norm in zip(cast(list[nn.Conv2d], list(network.convolutions)), network.norms, strict=True):
         x = conv4x4(x, convolution.weight) if _is_wide(convolution) else convolution(x)
@@ -40,7 +40,7 @@ def discriminate(network: dcgan.Discriminator, images: Tensor, labels: Tensor) -
     score = x.permute(0, 2, 3, 1).flatten(1) @ network.score.weight.permute(0, 2, 3, 1).flatten()  # [N]
     if network.class_filters is not None:
         score = score + (network.class_filters(labels) * x.flatten(1)).sum(1)
-    return score
+    return score, None if network.classify is None else network.classify(x.flatten(1))
 
 
 def lay_out(network: nn.Module) -> None:

@@ -80,11 +80,17 @@ class Discriminator(nn.Module):
         )
         self.score = nn.Linear(channels[-1], 1)
         self.class_embedding = None if num_classes is None else nn.Embedding(num_classes, channels[-1])
+        has_classes = num_classes is not None and config.class_weight > 0
+        self.classify = nn.Linear(channels[-1], cast(int, num_classes)) if has_classes else None
         initialize(self)
         if config.spectral_norm:
             add_spectral_norm(self)
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        return self.judge(images, labels)[0]
+
+    def judge(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Scores [N], and logits [N, classes] where the config has a class loss."""
         x = images
         for block in self.blocks:
             x = block(x)
@@ -92,7 +98,7 @@ class Discriminator(nn.Module):
         score = cast(Tensor, self.score(features)).flatten()
         if self.class_embedding is not None:
             score = score + (self.class_embedding(labels) * features).sum(1)
-        return score
+        return score, None if self.classify is None else self.classify(features)
 
 
 def initialize(network: nn.Module) -> None:
