@@ -283,6 +283,7 @@ KERAS = {"architecture": "keras-dcgan", "g_channels": [8] * 3, "d_channels": [8]
             10.0,
             "a gradient penalty and spectral_norm exclude each other",
         ),
+        ({"conditional": False, "class_weight": 1.0}, "class_weight", 1.0, "a class loss needs a conditional config"),
     ],
 )
 def test_values_that_do_not_go_together(overrides: dict[str, Any], field: str, value: Any, message: str) -> None:

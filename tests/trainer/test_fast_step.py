@@ -33,6 +33,8 @@ CASES: dict[str, TrainConfig] = {
     "dcgan, bce, spectral norm": small_config("tiny", loss="bce", spectral_norm=True, **WIDE),
     "keras-dcgan, batch norm, dropout": small_keras("bndrhl"),
     "resnet, hinge": small_resnet("tiny", spectral_norm=True, total_nimg=10**6),
+    "dcgan, class loss": small_config("tiny", class_weight=2.0, n_critic=2, **WIDE),
+    "resnet, class loss": small_resnet("tiny", spectral_norm=True, class_weight=0.5, total_nimg=10**6),
     "resnet, penalty": small_resnet("wgan-gp", n_critic=2, total_nimg=10**6),
 }
 
@@ -97,7 +99,7 @@ def test_each_path_alone_agrees_with_the_plain_reference(case: str, path: str) -
             assert difference.max() < 2.1 * lr * CASES[case].n_critic, name
 
 
-@pytest.mark.parametrize("case", ["wgan-gp", "wgan-gp-conditional", "tiny"])
+@pytest.mark.parametrize("case", ["wgan-gp", "wgan-gp-conditional", "tiny", "dcgan, class loss"])
 def test_gradients_of_the_fast_networks_are_those_of_the_plain_ones(case: str) -> None:
     """No optimizer between: the sharper comparison."""
     gradients = []

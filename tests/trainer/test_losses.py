@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from services.trainer.losses import LOSSES, gradient_penalty
+from services.trainer.losses import LOSSES, class_loss, gradient_penalty
 from services.trainer.networks import build_networks
 from shared.presets import TrainConfig
 from tests.trainer.small import LinearCritic, small_config, small_resnet
@@ -42,6 +42,12 @@ def test_discriminator_loss_per_image(name: str, real: list[float], fake: list[f
 )
 def test_generator_loss_per_image(name: str, fake: list[float], expected: list[float]) -> None:
     assert LOSSES[name].generator(torch.tensor(fake)).tolist() == pytest.approx(expected)
+
+
+def test_class_loss_per_image() -> None:
+    # Given two classes and a guess of one half, of three quarters for the right one, and of as much for the wrong one
+    logits, labels = torch.tensor([[0.0, 0.0], [0.0, LOG_3], [LOG_3, 0.0]]), torch.tensor([0, 1, 1])
+    assert class_loss(logits, labels).tolist() == pytest.approx([LOG_2, math.log(4 / 3), math.log(4)])
 
 
 def test_a_critic_that_scores_real_images_higher_has_the_lower_wgan_gp_loss() -> None:

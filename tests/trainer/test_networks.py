@@ -91,6 +91,20 @@ def test_generators_make_images_and_discriminators_score_them(kind: str, count: 
     assert scores.std() > 0
 
 
+@pytest.mark.parametrize("kind", CONDITIONAL)
+def test_only_a_discriminator_with_a_class_loss_guesses_classes(kind: str) -> None:
+    images, labels = torch.randn(4, 3, 32, 32), torch.arange(4)
+    without, guessing = (
+        randomized_networks(KINDS[kind].model_copy(update={"class_weight": weight}))[1].eval() for weight in (0.0, 0.1)
+    )
+    assert without.judge(images, labels)[1] is None
+    scores, logits = guessing.judge(images, labels)
+    assert logits.shape == (4, 10)
+    assert torch.equal(scores, guessing(images, labels))
+    # Its guess is of the image, whatever it is told
+    torch.testing.assert_close(guessing.judge(images, labels + 3)[1], logits)
+
+
 @pytest.mark.parametrize("kind", UNCONDITIONAL)
 def test_unconditional_networks_ignore_the_labels(kind: str) -> None:
     generator, discriminator = randomized_networks(KINDS[kind])

@@ -375,6 +375,9 @@ class Witness(nn.Module):
         self.seen.append((images.detach(), labels))
         return self.score + 0 * images.sum((1, 2, 3))
 
+    def judge(self, images: Tensor, labels: Tensor) -> tuple[Tensor, None]:
+        return self(images, labels), None
+
 
 def test_every_discriminator_step_sees_the_next_images_with_their_classes() -> None:
     # Given two discriminator steps per generator step, and images that nothing changes
@@ -404,6 +407,47 @@ def test_the_penalty_counts_with_its_weight() -> None:
     # Then it went along 10 * 2 (|w| - 1) w / |w|
     assert critic.weight.grad is not None
     assert critic.weight.grad[:3].tolist() == pytest.approx([48.0, 64.0, 0.0])
+
+
+def test_the_class_loss_counts_with_its_weight() -> None:
+    # Given the same networks with a weight of nothing to speak of, of 1 and of 3
+    real, labels = torch.randn(8, 3, 32, 32), torch.arange(8)
+    gradients = {}
+    for weight in (1e-9, 1.0, 3.0):
+        state = new_state(small_config(class_weight=weight, lr=1e-9))
+        loop.discriminator_step(state, real, labels)
+        of_d = [parameter.grad for parameter in state.discriminator.parameters()]
+        loop.generator_step(state, 10)
+        gradients[weight] = of_d + [parameter.grad for parameter in state.generator.parameters()]
+    # Then a weight of 3 moves both networks three times as far from where they would go without
+    for without, once, thrice in zip(*gradients.values(), strict=True):
+        torch.testing.assert_close(thrice - without, 3 * (once - without), rtol=1e-3, atol=1e-5)
+    assert sum(bool((once != without).any()) for without, once, _ in zip(*gradients.values(), strict=True)) > 10
+
+
+def test_a_discriminator_learns_the_classes_from_real_images_alone() -> None:
+    # Given real images in two shades, one per class, and a generator that does not change
+    state = new_state(small_config(class_weight=2.0, lr=1e-3))
+    labels = torch.arange(8) % 2
+    real = (labels * 2.0 - 1)[:, None, None, None].expand(8, 3, 32, 32)
+    # When the discriminator alone takes sixty steps
+    for _ in range(60):
+        loop.discriminator_step(state, real, labels)
+    # Then it knows them, whatever it is told they are
+    _, logits = state.discriminator.judge(real, 1 - labels)
+    assert logits.argmax(1).tolist() == labels.tolist()
+
+
+def test_the_row_of_a_tick_has_the_class_losses_that_there_are() -> None:
+    rows = {}
+    for weight in (0.0, 2.0):
+        state = new_state(small_config(class_weight=weight))
+        loop.reference_iteration(state, DATASET, torch.arange(8))
+        rows[weight] = loop.close_tick(state, 0.1)
+    assert rows[2.0].keys() - rows[0.0].keys() == {"class_loss_d", "class_loss_g"}
+    # Nothing is known yet of ten classes
+    assert rows[2.0]["class_loss_d"] == pytest.approx(math.log(10), rel=0.1)
+    assert rows[2.0]["class_loss_g"] == pytest.approx(math.log(10), rel=0.1)
 
 
 @pytest.mark.parametrize("loss", LOSSES)

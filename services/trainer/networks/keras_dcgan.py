@@ -8,6 +8,7 @@ as in Mirza and Osindero 2014 (arXiv:1411.1784) and meets D's features by projec
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -59,11 +60,17 @@ class Discriminator(nn.Module):
         self.activation, self.dropout = nn.LeakyReLU(LEAKY_SLOPE), nn.Dropout(config.dropout)
         self.score = nn.Linear(channels[-1] * LAST_PX**2, 1)
         self.class_filters = None if num_classes is None else nn.Embedding(num_classes, self.score.in_features)
+        has_classes = num_classes is not None and config.class_weight > 0
+        self.classify = nn.Linear(self.score.in_features, cast(int, num_classes)) if has_classes else None
         initialize(self)
         if config.spectral_norm:
             add_spectral_norm(self)
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        return self.judge(images, labels)[0]
+
+    def judge(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Scores [N], and logits [N, classes] where the config has a class loss."""
         x = images
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
             x = convolution(F.pad(x, (0, 1, 0, 1)))  # "same" of stride two: the odd pixel is at the right and below
@@ -72,7 +79,7 @@ class Discriminator(nn.Module):
         score: Tensor = self.score(features).flatten()
         if self.class_filters is not None:
             score = score + (self.class_filters(labels) * features).sum(1)
-        return score
+        return score, None if self.classify is None else self.classify(features)
 
 
 def _norm(channels: int, config: TrainConfig) -> nn.Module:
