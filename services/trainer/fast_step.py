@@ -17,14 +17,13 @@ from torch import Tensor, nn
 from services.trainer.augment import augment
 from services.trainer.data import ImageDataset
 from services.trainer.losses import LOSSES, class_loss, gradient_penalty
-from services.trainer.networks import dcgan, fast_dcgan
+from services.trainer.networks import Judge, dcgan, fast_dcgan, judge_of
 from services.trainer.stopwatch import OFF, Stopwatch
 from services.trainer.training_state import TrainState
 
 WARM_UP = 3  # iterations before the recording: libraries choose their algorithms and workspaces meanwhile
 
 Forward = Callable[[Tensor, Tensor], Tensor]
-Judge = Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]  # -> scores, logits if there is a class loss
 
 
 class FastIteration:
@@ -163,7 +162,7 @@ def _fast_forward(network: nn.Module, state: TrainState) -> Forward:
 def _fast_judge(network: nn.Module, state: TrainState) -> Judge:
     if _goes_by_winograd(state) and type(network) is dcgan.Discriminator:
         return lambda images, labels: fast_dcgan.judge(network, images, labels)
-    return cast(Judge, network.judge)
+    return judge_of(network)
 
 
 def _goes_by_winograd(state: TrainState) -> bool:

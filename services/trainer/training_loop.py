@@ -10,15 +10,16 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from services.trainer.augment import augment
 from services.trainer.data import ImageDataset, Sampler
-from services.trainer.fast_step import FastIteration, Judge
+from services.trainer.fast_step import FastIteration
 from services.trainer.losses import LOSSES, class_loss, gradient_penalty
+from services.trainer.networks import judge_of
 from services.trainer.sampling import sample_grid
 from services.trainer.schedules import training_seconds
 from services.trainer.stopwatch import OFF, Stopwatch
@@ -175,7 +176,7 @@ def judge_pair(
     discriminator: nn.Module, real: Tensor, fake: Tensor, labels: Tensor
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Scores of real and fake images [N] each, in fp32, and the real ones' logits, in one call if nothing changes."""
-    judge = cast(Judge, discriminator.judge)
+    judge = judge_of(discriminator)
     # Batch norm would mix the statistics of the two halves; spectral norm allows but one call per step.
     if any(isinstance(module, nn.BatchNorm2d) for module in discriminator.modules()):
         real_scores, logits = judge(real, labels)
@@ -191,7 +192,7 @@ def generator_step(state: TrainState, num_classes: int, watch: Stopwatch = OFF) 
     state.discriminator.requires_grad_(False)  # its gradients would be thrown away
     with watch.part("forward"), state.autocast():
         z, labels = state.draw_latents(), state.draw_labels(num_classes)
-        scores, logits = cast(Judge, state.discriminator.judge)(state.generator(z, labels), labels)
+        scores, logits = judge_of(state.discriminator)(state.generator(z, labels), labels)
         losses = LOSSES[config.loss].generator(scores.float())
         guessing = torch.zeros((), device=state.device)
         if logits is not None:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from services.trainer.networks import build_networks, count_parameters
+from services.trainer.networks import build_networks, count_parameters, judge_of
 from services.trainer.networks.conditioning import ConditionalBatchNorm2d
 from shared.presets import PRESETS, TrainConfig, resolve
 from tests.trainer.small import small_config, small_keras, small_resnet
@@ -97,12 +97,13 @@ def test_only_a_discriminator_with_a_class_loss_guesses_classes(kind: str) -> No
     without, guessing = (
         randomized_networks(KINDS[kind].model_copy(update={"class_weight": weight}))[1].eval() for weight in (0.0, 0.1)
     )
-    assert without.judge(images, labels)[1] is None
-    scores, logits = guessing.judge(images, labels)
+    assert judge_of(without)(images, labels)[1] is None
+    scores, logits = judge_of(guessing)(images, labels)
+    assert logits is not None
     assert logits.shape == (4, 10)
     assert torch.equal(scores, guessing(images, labels))
     # Its guess is of the image, whatever it is told
-    torch.testing.assert_close(guessing.judge(images, labels + 3)[1], logits)
+    torch.testing.assert_close(judge_of(guessing)(images, labels + 3)[1], logits)
 
 
 @pytest.mark.parametrize("kind", UNCONDITIONAL)

@@ -16,6 +16,7 @@ from services.trainer.augment import to_unit_range
 from services.trainer.checkpoint import pack, unpack
 from services.trainer.data import Sampler
 from services.trainer.losses import LOSSES
+from services.trainer.networks import judge_of
 from services.trainer.training_state import TrainState
 from shared.errors import Diverged
 from shared.presets import TrainConfig
@@ -434,7 +435,8 @@ def test_a_discriminator_learns_the_classes_from_real_images_alone() -> None:
     for _ in range(60):
         loop.discriminator_step(state, real, labels)
     # Then it knows them, whatever it is told they are
-    _, logits = state.discriminator.judge(real, 1 - labels)
+    _, logits = judge_of(state.discriminator)(real, 1 - labels)
+    assert logits is not None
     assert logits.argmax(1).tolist() == labels.tolist()
 
 

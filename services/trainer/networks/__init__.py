@@ -5,7 +5,10 @@ Unconditional networks take the labels too and ignore them, so that nothing else
 
 from __future__ import annotations
 
-from torch import nn
+from collections.abc import Callable
+from typing import cast
+
+from torch import Tensor, nn
 
 from services.trainer.networks import dcgan, keras_dcgan, resnet
 from shared.presets import TrainConfig
@@ -25,6 +28,15 @@ def build_networks(config: TrainConfig, num_classes: int) -> tuple[nn.Module, nn
     generator, discriminator = _FAMILIES[config.architecture]
     classes = num_classes if config.conditional else None
     return generator(config, classes), discriminator(config, classes)
+
+
+# (images [N, 3, 32, 32], labels [N]) -> scores [N], and logits [N, classes] of a network with a class loss
+Judge = Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]
+
+
+def judge_of(discriminator: nn.Module) -> Judge:
+    """What the discriminator says of images beside their scores, which are all that calling it returns."""
+    return cast(Judge, discriminator.judge)
 
 
 def count_parameters(network: nn.Module) -> int:
