@@ -18,7 +18,14 @@ MIN_EVAL_IMAGES = 10  # fewer have no neighbours, and no covariance to speak of
 
 # By architecture: how many values g_channels takes, and d_channels.
 _STAGES = {"dcgan": (3, range(3, 4)), "keras-dcgan": (3, range(2, 3)), "resnet": (4, range(2, 5))}
-_KERAS_ONLY = {"batch_norm": False, "dropout": 0.0, "g_activation": None, "g_output": "tanh"}  # and their absence
+# Options of one architecture: their absence, and whose they are.
+_OPTIONS: dict[str, tuple[Any, str]] = {
+    "batch_norm": (False, "keras-dcgan"),
+    "dropout": (0.0, "keras-dcgan"),
+    "g_activation": (None, "keras-dcgan"),
+    "g_output": ("tanh", "keras-dcgan"),
+    "d_halvings": (None, "resnet"),
+}
 
 
 class TrainConfig(BaseModel):
@@ -37,6 +44,9 @@ class TrainConfig(BaseModel):
     latent_dim: int = Field(ge=1, le=1024, description="Length of the latent vector z.")
     g_channels: Channels = Field(description="Generator channels, from the fewest pixels upward.")
     d_channels: Channels = Field(description="Discriminator channels, from the image downward.")
+    d_halvings: int | None = Field(
+        None, ge=1, le=4, description="resnet: how many of D's blocks, the first ones, halve the image; null: all."
+    )
     spectral_norm: bool = Field(False, description="Divide each discriminator weight by its spectral norm.")
     batch_norm: bool = Field(
         False, description="keras-dcgan: batch norm after each activation of both networks. Others have it by design."
@@ -123,10 +133,12 @@ class TrainConfig(BaseModel):
             len(self.d_channels) in d_stages,
             f"{self.architecture} takes {lengths} values",
         )
-        for name, nothing in _KERAS_ONLY.items():
+        for name, (nothing, owner) in _OPTIONS.items():
             value = getattr(self, name)
-            is_known = self.architecture == "keras-dcgan" or value == nothing
-            _check(name, value, is_known, f"{self.architecture} has no such option; keras-dcgan has")
+            is_known = self.architecture == owner or value == nothing
+            _check(name, value, is_known, f"{self.architecture} has no such option; {owner} has")
+        blocks = len(self.d_channels)
+        _check("d_halvings", self.d_halvings, (self.d_halvings or 0) <= blocks, f"d_channels has {blocks} blocks only")
         enough = self.eval_images == 0 or self.eval_images >= MIN_EVAL_IMAGES
         _check("eval_images", self.eval_images, enough, f"at least {MIN_EVAL_IMAGES}, or 0 for none")
         # torch refuses to call a spectrally normalised network twice in one step, which the penalty would need.

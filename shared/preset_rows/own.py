@@ -32,6 +32,93 @@ _TINY_SOURCES = {
     "architecture": "docs/experiments.md, 2026-11-21: more than twice the images per second of small residual networks",
 }
 
+_CPU_HOURS = TrainConfig(
+    architecture="resnet",
+    conditional=True,
+    latent_dim=64,
+    g_channels=(128, 64, 32, 32),
+    d_channels=(32, 64, 128),
+    spectral_norm=True,
+    loss="hinge",
+    class_weight=2.0,
+    batch_size=32,
+    total_nimg=2_000_000,
+    max_minutes=120.0,
+    lr=3e-4,
+    lr_d=6e-4,
+    adam_beta1=0.5,
+    adam_beta2=0.999,
+    lr_tail=0.4,
+    ema_halflife_nimg=20_000,
+    precision="bf16",
+    flip=True,
+    tick_nimg=10_000,
+    snapshot_nimg=100_000,
+    eval_images=50_000,
+)
+
+SEARCH = "docs/experiments.md, 2026-11-24"
+_CPU_HOURS_SOURCES = {
+    "architecture": f"{SEARCH}: the residual networks overtake DCGAN's per second within two minutes",
+    "g_channels": f"{SEARCH}: 0.035 GFLOP (multiply-adds) per image",
+    "d_channels": f"{SEARCH}: half as wide again is slower and no better per second",
+    "class_weight": f"{SEARCH}: 2 against 0.5 after 27 thousand images: class accuracy 0.36 against 0.30; "
+    "the loss is of Odena et al. 2017, arXiv:1610.09585, beside the projection",
+    "batch_size": f"{SEARCH}: ahead of 64 by the images that it saw",
+    "lr": f"{SEARCH}: twice the rates are faster early; these leave room for 1.2 million images",
+    "lr_d": f"{SEARCH}, and two time scales as in Heusel et al. 2017, arXiv:1706.08500",
+}
+
+BIGGAN = "BigGAN, Brock et al. 2019, arXiv:1809.11096"
+BIGGAN_CODE = "BigGAN's authors' settings for CIFAR-10 (github.com/ajbrock/BigGAN-PyTorch)"
+SNGAN = "SNGAN, Miyato et al. 2018, arXiv:1802.05957"
+
+_BEST = TrainConfig(
+    architecture="resnet",
+    conditional=True,
+    latent_dim=128,
+    g_channels=(256, 256, 256, 256),
+    d_channels=(256, 256, 256, 256),
+    d_halvings=2,
+    spectral_norm=True,
+    loss="hinge",
+    n_critic=4,
+    batch_size=64,
+    total_nimg=25_000_000,
+    lr=2e-4,
+    adam_beta1=0.5,
+    adam_beta2=0.999,
+    lr_tail=0.4,
+    ema_halflife_nimg=1_000_000,
+    precision="bf16",
+    flip=True,
+    tick_nimg=50_000,
+    snapshot_nimg=1_000_000,
+    eval_images=50_000,
+    eval_every_nimg=2_500_000,
+)
+
+_BEST_SOURCES = {
+    "architecture": f"{BIGGAN}: residual, conditional batch norm, orthogonal initial weights",
+    "latent_dim": f"{SNGAN}, table 4",
+    "g_channels": f"{SNGAN}, table 4: 256 at each resolution; {BIGGAN_CODE} have as many",
+    "d_channels": f"{BIGGAN_CODE}: as wide as the generator; {SNGAN}, table 4, has 128",
+    "d_halvings": f"{SNGAN}, table 4: two blocks halve the image, two keep 8x8 pixels",
+    "spectral_norm": f"{SNGAN}, eq. 8; in D alone, as there",
+    "loss": f"{SNGAN}, eq. 16-17, and the class by projection (Miyato and Koyama 2018, arXiv:1802.05637, eq. 3)",
+    "class_weight": "0: the projection alone, as in both papers; what cpu-hours has is not yet tried at this budget",
+    "n_critic": f"{BIGGAN_CODE}: four; {SNGAN} takes five",
+    "batch_size": f"{SNGAN}: 64; {BIGGAN_CODE}: 50",
+    "total_nimg": f"{BIGGAN_CODE}: 500 epochs of 50,000 images",
+    "lr": f"{SNGAN}, table 1, setting C; {BIGGAN_CODE} too",
+    "adam_beta1": f"{SNGAN}, table 1, setting C",
+    "adam_beta2": f"{SNGAN}, table 1, setting C",
+    "lr_tail": "to zero at the end, as SNGAN; over the last 40 %, as the other presets here",
+    "ema_halflife_nimg": f"{BIGGAN_CODE}: 0.9999 per step of G, 1.8 million images at these sizes; "
+    "shorter here, for a tail at a falling rate averages too",
+    "flip": "and no more: DiffAugment (Zhao et al. 2020, arXiv:2006.10738) pays off in longer runs, or with less data",
+}
+
 ROWS = (
     Preset(
         name="tiny",
@@ -39,5 +126,19 @@ ROWS = (
         config=_TINY,
         parameters={"generator": 434_816, "discriminator": 405_312},
         sources=_TINY_SOURCES,
+    ),
+    Preset(
+        name="cpu-hours",
+        summary="Residual, class-conditional, for two CPU cores and two hours; models/starter is one of these.",
+        config=_CPU_HOURS,
+        parameters={"generator": 309_411, "discriminator": 300_267},
+        sources=_CPU_HOURS_SOURCES,
+    ),
+    Preset(
+        name="best",
+        summary="BigGAN-like, class-conditional: what the literature found best at 32 pixels, for one GPU.",
+        config=_BEST,
+        parameters={"generator": 4_304_387, "discriminator": 4_207_361},
+        sources=_BEST_SOURCES,
     ),
 )

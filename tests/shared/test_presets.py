@@ -34,7 +34,7 @@ def test_the_presets_and_their_names() -> None:
         "dcgan-latent-150", "dcgan-relu", "dcgan-softmax", "dcgan-epochs-10", "dcgan-epochs-50", "dcgan-batch-100",
         "dcgan-batch-400", "bndrhl", "dcgan-large-batch",
         "wgan-gp-per-class", "dcgan-per-class",
-        "tiny",
+        "tiny", "cpu-hours", "best",
     ]  # fmt: skip
     assert all(find_preset(name).name == name for name in PRESETS)
 
@@ -49,7 +49,7 @@ def test_an_unknown_preset_is_told_the_names_there_are() -> None:
 
 
 def test_a_name_like_no_preset_gets_no_suggestion() -> None:
-    with pytest.raises(InvalidInput, match=r"there are wgan-gp, .*, tiny \(got 'x'\)"):
+    with pytest.raises(InvalidInput, match=r"there are wgan-gp, .*, tiny, cpu-hours, best \(got 'x'\)"):
         resolve("x", {})
 
 
@@ -262,6 +262,8 @@ KERAS = {"architecture": "keras-dcgan", "g_channels": [8] * 3, "d_channels": [8]
         ({"d_channels": [8, 8]}, "d_channels", (8, 8), "dcgan takes 3 values"),
         ({"dropout": 0.4}, "dropout", 0.4, "dcgan has no such option; keras-dcgan has"),
         ({"g_activation": "relu"}, "g_activation", "relu", "dcgan has no such option; keras-dcgan has"),
+        ({"d_halvings": 2}, "d_halvings", 2, "dcgan has no such option; resnet has"),
+        (RESNET | {"d_channels": [8, 8], "d_halvings": 3}, "d_halvings", 3, "d_channels has 2 blocks only"),
         (KERAS | {"d_channels": [8] * 3}, "d_channels", (8,) * 3, "keras-dcgan takes 2 values"),
         (
             KERAS | {"batch_norm": True, "spectral_norm": True},

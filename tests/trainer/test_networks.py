@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from services.trainer.networks import build_networks, count_parameters, judge_of
 from services.trainer.networks.conditioning import ConditionalBatchNorm2d
+from services.trainer.networks.resnet import DiscriminatorBlock
 from shared.presets import PRESETS, TrainConfig, resolve
 from tests.trainer.small import small_config, small_keras, small_resnet
 
@@ -23,6 +24,7 @@ KINDS = {
     "resnet": small_resnet(conditional=False),
     "resnet, conditional": small_resnet(),
     "resnet, two stages, spectral norm": small_resnet(d_channels=[8, 8], spectral_norm=True),
+    "resnet, two blocks that keep the size": small_resnet(d_channels=[8, 8, 8, 6], d_halvings=2),
 }
 CONDITIONAL = [name for name, config in KINDS.items() if config.conditional]
 UNCONDITIONAL = [name for name, config in KINDS.items() if not config.conditional]
@@ -73,6 +75,13 @@ def test_an_override_of_channels_changes_the_networks_accordingly() -> None:
     # Then they have the size one can work out: 4x4 kernels, and two numbers per normalised channel
     assert count_parameters(generator) == 16 * (5 * 4 + 4 * 3 + 3 * 2 + 2 * 3) + 2 * (4 + 3 + 2)
     assert count_parameters(discriminator) == 16 * (3 * 2 + 2 * 3 + 3 * 4 + 4 * 1) + 2 * (3 + 4)
+
+
+def test_only_the_first_blocks_of_a_residual_discriminator_halve_as_in_sngan() -> None:
+    # Given the preset of SNGAN's table 4, and how many pixels a side and how many channels leave each block
+    _, discriminator = build_networks(PRESETS["best"].config, num_classes=10)
+    seen = feature_maps(discriminator, DiscriminatorBlock, torch.randn(1, 3, 32, 32), torch.tensor([0]))
+    assert seen == [(256, 16, 16), (256, 8, 8), (256, 8, 8), (256, 8, 8)]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -54,29 +54,32 @@ class Generator(nn.Module):
 
 
 class DiscriminatorBlock(nn.Module):
-    """(ReLU) convolve, ReLU, convolve, halve; plus a halved shortcut. [N, C, H, W] -> [N, C', H/2, W/2]."""
+    """(ReLU) convolve, ReLU, convolve, halve; plus a halved shortcut. [N, C, H, W] -> [N, C', H/2, W/2].
 
-    def __init__(self, c_in: int, c_out: int, *, is_first: bool) -> None:
+    Without `halves` the size stays, and so does the shortcut, where the channels do too (SNGAN, table 4).
+    """
+
+    def __init__(self, c_in: int, c_out: int, *, is_first: bool, halves: bool) -> None:
         super().__init__()
         self.is_first = is_first  # the first block sees pixels, which a ReLU would cut
         self.conv1, self.conv2 = nn.Conv2d(c_in, c_out, 3, padding=1), nn.Conv2d(c_out, c_out, 3, padding=1)
-        self.shortcut = nn.Conv2d(c_in, c_out, 1)
+        self.shrink = nn.AvgPool2d(2) if halves else nn.Identity()
+        self.shortcut = nn.Conv2d(c_in, c_out, 1) if halves or c_in != c_out else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv1(x if self.is_first else x.relu())
-        h = F.avg_pool2d(self.conv2(h.relu()), 2)
-        return cast(Tensor, h + self.shortcut(F.avg_pool2d(x, 2)))
+        return cast(Tensor, self.shrink(self.conv2(h.relu())) + self.shortcut(self.shrink(x)))
 
 
 class Discriminator(nn.Module):
-    """A block per halving, ReLU, sum over pixels, then score + class projection. [N, 3, 32, 32] -> [N]."""
+    """Blocks, the first `d_halvings` of which halve, ReLU, sum over pixels, score + projection. [N, 3, 32, 32] -> [N]."""
 
     def __init__(self, config: TrainConfig, num_classes: int | None) -> None:
         super().__init__()
-        channels = config.d_channels
+        channels, halvings = config.d_channels, config.d_halvings or len(config.d_channels)
         self.blocks = nn.ModuleList(
-            DiscriminatorBlock(c_in, c_out, is_first=c_in == 3)
-            for c_in, c_out in zip((3, *channels), channels, strict=False)
+            DiscriminatorBlock(c_in, c_out, is_first=block == 0, halves=block < halvings)
+            for block, (c_in, c_out) in enumerate(pairwise((3, *channels)))
         )
         self.score = nn.Linear(channels[-1], 1)
         self.class_embedding = None if num_classes is None else nn.Embedding(num_classes, channels[-1])
