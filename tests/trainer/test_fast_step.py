@@ -34,7 +34,8 @@ CASES: dict[str, TrainConfig] = {
     "keras-dcgan, batch norm, dropout": small_keras("bndrhl"),
     "resnet, hinge": small_resnet("tiny", spectral_norm=True, total_nimg=10**6),
     "dcgan, class loss": small_config("tiny", class_weight=2.0, n_critic=2, **WIDE),
-    "resnet, class loss": small_resnet("tiny", spectral_norm=True, class_weight=0.5, total_nimg=10**6),
+    "best": small_resnet("best", d_channels=[8, 8, 8, 8], n_critic=2, total_nimg=10**6),
+    "cpu-hours": small_resnet("cpu-hours", d_channels=[8, 8, 8], total_nimg=10**6),
     "resnet, penalty": small_resnet("wgan-gp", n_critic=2, total_nimg=10**6),
 }
 

@@ -72,7 +72,7 @@ class DiscriminatorBlock(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Blocks, the first `d_halvings` of which halve, ReLU, sum over pixels, score + projection. [N, 3, 32, 32] -> [N]."""
+    """Blocks, the first `d_halvings` of which halve, ReLU, sum over pixels, score + class. [N, 3, 32, 32] -> [N]."""
 
     def __init__(self, config: TrainConfig, num_classes: int | None) -> None:
         super().__init__()
