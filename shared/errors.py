@@ -9,9 +9,11 @@ KilnError
 │   ├── UnknownSample
 │   ├── UnknownPreset
 │   ├── UnknownAlias
+│   ├── UnknownSweep
 │   └── UnknownClassifier
 ├── Conflict                 the request is fine, the state it meets is not
-│   └── IllegalTransition
+│   ├── IllegalTransition
+│   └── NothingToPromote
 ├── IdempotencyMismatch      one Idempotency-Key, two different bodies
 ├── Unauthenticated          no key, or none that Kiln knows
 ├── Forbidden                a known key that may not do this
@@ -126,6 +128,10 @@ class UnknownAlias(NotFound):
     kind = "alias"
 
 
+class UnknownSweep(NotFound):
+    kind = "sweep"
+
+
 class UnknownClassifier(NotFound):
     kind = "classifier in"
 
@@ -136,6 +142,10 @@ class Conflict(KilnError):
 
 class IllegalTransition(Conflict):
     """A job cannot go from the status it has to the one asked for."""
+
+
+class NothingToPromote(Conflict):
+    """No trial of a sweep has a model yet."""
 
 
 class IdempotencyMismatch(KilnError):

@@ -91,6 +91,15 @@ class Event(BaseModel):
     at: datetime | None = None
 
 
+class SweepTrial(BaseModel):
+    """Which trial of which sweep a job is."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str
+    trial: int
+
+
 class Job(BaseModel):
     """One training job, as stored."""
 
@@ -107,6 +116,7 @@ class Job(BaseModel):
     progress: Progress
     metrics: dict[str, float] = Field(default_factory=dict)  # the latest row of the series
     model_id: str | None = None
+    sweep: SweepTrial | None = None
 
     created_at: datetime
     enqueued_at: datetime | None = None

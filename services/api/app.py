@@ -20,8 +20,9 @@ from services.api.judge import Bench
 from services.api.limits import BodyLimit
 from services.api.models import ModelPool
 from services.api.reaper import Reaper
-from services.api.routes import docs, events, generate, health, history, jobs, models, presets
+from services.api.routes import docs, events, generate, health, history, jobs, models, presets, sweeps
 from services.api.store_health import StoreHealth
+from services.api.sweeper import SweeperThread, sweeper_of
 from shared.announcements import Announcements
 from shared.artifacts import ArtifactStore
 from shared.broker import Broker
@@ -29,6 +30,7 @@ from shared.errors import StoreUnavailable
 from shared.job_store import RedisJobStore
 from shared.registry import ModelRegistry
 from shared.settings import Settings, read_settings
+from shared.sweep_store import RedisSweepStore
 
 log = logging.getLogger("kiln.api")
 
@@ -46,8 +48,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         current_default_thread_limiter().total_tokens = JOB_THREADS
         kiln = open_services(settings, app.state.drain)
         app.state.services = kiln
-        reaper = Reaper(kiln)
+        reaper, sweeper = Reaper(kiln), SweeperThread(sweeper_of(kiln))
         reaper.start()
+        sweeper.start()
         announcements = Announcements(settings.redis_url)
         watcher = asyncio.create_task(_watch_models(kiln, announcements))
         yield
@@ -56,6 +59,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             watcher.cancel()
             await asyncio.wait({watcher}, timeout=0.5)
         await announcements.close()
+        await asyncio.to_thread(sweeper.stop)
         await asyncio.to_thread(reaper.stop)
         kiln.close()
 
@@ -65,7 +69,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     errors.install(app)
     _add_middleware(app, settings)
     app.state.routes = []
-    for module in (jobs, events, history, generate, models, presets, health, docs):
+    for module in (jobs, events, history, generate, models, sweeps, presets, health, docs):
         app.include_router(module.router)
         app.state.routes += module.router.routes
     openapi.install(app)
@@ -94,6 +98,7 @@ def open_services(settings: Settings, drain: Drain) -> Services:
     return Services(
         settings=settings,
         store=store,
+        sweeps=RedisSweepStore(settings.redis_url, timeout_s=STORE_TIMEOUT_S),
         broker=Broker(settings),
         artifacts=artifacts,
         registry=registry,

@@ -6,10 +6,13 @@ Matplotlib draws the curves. It is imported with the first of them, for it takes
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from PIL import Image
+
+from shared.sweeps import Sweep, TrialState
 
 Rows = Sequence[Mapping[str, float]]
 
@@ -57,6 +60,47 @@ def curves_png(series: Mapping[str, Rows], grids: Mapping[str, bytes | None]) ->
             axes.text(0.5, 0.5, "no samples", transform=axes.transAxes, ha="center", va="center")
         else:
             axes.imshow(_open(png), interpolation="nearest")
+    return _png(figure)
+
+
+def sweep_png(sweep: Sweep) -> bytes:
+    """The objective of each trial, the best so far as a line; failed and pruned trials on the axis. 800x450 pixels."""
+    figure = _figure(8, 4.5)
+    axes = figure.subplots()
+    objective = sweep.plan.objective
+    if values := sweep.values:
+        best = itertools.accumulate(values.values(), max if objective.direction == "maximize" else min)
+        axes.scatter(list(values), list(values.values()), color="tab:blue", label="complete", zorder=3)
+        axes.step(list(values), list(best), where="post", color="tab:orange", label="best so far")
+    for state, marker in ((TrialState.PRUNED, "|"), (TrialState.FAILED, "x")):
+        numbers = [trial.number for trial in sweep.trials if trial.state is state]
+        if numbers:
+            axes.scatter(numbers, [0.02] * len(numbers), marker=marker, color="tab:red", label=str(state),
+                         transform=axes.get_xaxis_transform())  # fmt: skip
+    axes.set(xlabel="trial", ylabel=f"{objective.metric} ({objective.direction})", title=sweep.name or sweep.id)
+    axes.set_xlim(-0.5, max(1, len(sweep.trials)) - 0.5)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.grid(alpha=0.3)
+    if any(trial.is_over for trial in sweep.trials):
+        axes.legend()
+    else:
+        axes.text(0.5, 0.5, "no trial is over yet", transform=axes.transAxes, ha="center", va="center")
+    return _png(figure)
+
+
+def importances_png(importances: Mapping[str, float], sweep: Sweep) -> bytes:
+    """A bar for each varied field, the most important one above. 800 pixels wide."""
+    figure = _figure(8, 1.5 + 0.4 * max(2, len(importances)))
+    axes = figure.subplots()
+    names = list(importances)[::-1]
+    bars = axes.barh(names, [importances[name] for name in names], color="tab:blue")
+    if importances:
+        axes.bar_label(bars, fmt="%.2f", padding=3)
+    else:
+        axes.text(0.5, 0.5, "no trial is better than another yet", transform=axes.transAxes, ha="center", va="center")
+    axes.set(
+        xlabel=f"importance for {sweep.plan.objective.metric} (PED-ANOVA)", xlim=(0, 1.1), title=sweep.name or sweep.id
+    )
     return _png(figure)
 
 

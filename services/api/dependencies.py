@@ -16,12 +16,14 @@ from shared.broker import Broker
 from shared.job_store import JobStore
 from shared.registry import ModelRegistry
 from shared.settings import Settings
+from shared.sweep_store import SweepStore
 
 
 @dataclass(frozen=True)
 class Services:
     settings: Settings
     store: JobStore
+    sweeps: SweepStore
     broker: Broker
     artifacts: ArtifactStore
     registry: ModelRegistry
@@ -32,6 +34,7 @@ class Services:
 
     def close(self) -> None:
         self.store.close()
+        self.sweeps.close()
         self.broker.close()
 
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from services.api.by_class import MAX_DRAWS
 from services.api.latents import MAX_SEED
-from shared.jobs import Event, Job, JobStatus, Progress, Reason
+from shared.jobs import Event, Job, JobStatus, Progress, Reason, SweepTrial
 from shared.presets import PRESETS, Preset, TrainConfig
 from shared.registry import ModelManifest
 
@@ -134,6 +134,7 @@ class JobView(BaseModel):
     started_at: datetime | None
     finished_at: datetime | None
     model_id: str | None
+    sweep: SweepTrial | None
     links: dict[str, str]
 
     @classmethod
@@ -142,6 +143,8 @@ class JobView(BaseModel):
         links = {"self": f"/jobs/{job.id}"} | {name: f"/jobs/{job.id}/{path}" for name, path in parts.items()}
         if not job.is_over:
             links |= {"cancel": f"/jobs/{job.id}/cancel"}
+        if job.sweep:
+            links |= {"sweep": f"/sweeps/{job.sweep.id}"}
         if job.model_id:
             links |= {"model": f"/models/{job.model_id}", "generate": f"/generate?model={job.model_id}"}
         return cls(**{name: getattr(job, name) for name in cls.model_fields if name != "links"}, links=links)

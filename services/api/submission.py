@@ -8,10 +8,12 @@ from functools import partial
 
 from services.api.dependencies import Services
 from services.api.schemas import JobRequest
+from services.api.sweep_schemas import SweepRequest
 from shared.errors import StoreUnavailable
 from shared.jobs import Job, enqueued, new_job
 from shared.presets import resolve
 from shared.redis_records import Idempotency
+from shared.sweeps import Sweep, new_sweep
 
 log = logging.getLogger("kiln.submission")
 
@@ -23,10 +25,18 @@ def submit(request: JobRequest, idempotency_key: str | None, kiln: Services) -> 
     """
     config = resolve(request.preset, request.overrides)
     make = partial(new_job, preset=request.preset, config=config, dataset=request.dataset, name=request.name)
-    digest = hashlib.sha256(request.model_dump_json().encode()).hexdigest()
-    idempotency = Idempotency(idempotency_key, digest) if idempotency_key else None
-    job, is_new = kiln.store.create(make, idempotency)
+    job, is_new = kiln.store.create(make, _idempotency(request, idempotency_key))
     return send(job, kiln) if is_new else job
+
+
+def submit_sweep(request: SweepRequest, idempotency_key: str | None, kiln: Services) -> Sweep:
+    """Stores a sweep whose plan was checked; the sweeper makes its jobs. Raises IdempotencyMismatch."""
+    make = partial(new_sweep, plan=request.plan, name=request.name)
+    return kiln.sweeps.create(make, _idempotency(request, idempotency_key))[0]
+
+
+def _idempotency(request: JobRequest, key: str | None) -> Idempotency | None:
+    return Idempotency(key, hashlib.sha256(request.model_dump_json().encode()).hexdigest()) if key else None
 
 
 def send(job: Job, kiln: Services) -> Job:

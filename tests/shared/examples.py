@@ -1,4 +1,4 @@
-"""Jobs and models to test with: valid records, of which a test changes what it is about."""
+"""Jobs, models and plans of sweeps to test with: valid records, of which a test changes what it is about."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from shared.jobs import Job, JobStatus, new_job
 from shared.presets import PRESETS
 from shared.registry import ModelManifest, Parity
+from shared.sweeps import Plan
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 LEASE_S = 15.0
@@ -37,3 +38,13 @@ def a_model(model_id: str = "tiny-1", created_at: datetime = NOW) -> ModelManife
         parity=Parity(max_abs_difference=1e-6, batch_sizes=(1, 8)),
         images_seen=config.total_nimg, device="cpu", wall_seconds=1.5,
     )  # fmt: skip
+
+
+def a_plan(**changes: Any) -> Plan:
+    """A search for the learning rate of `tiny`, two trials long."""
+    lr = {"type": "float", "low": 1e-5, "high": 1e-3, "log": True}
+    plan = {
+        "preset": "tiny", "dataset": "cifar10", "overrides": {}, "space": {"lr": lr}, "n_trials": 2, "pruning": False,
+        "objective": {"metric": "loss_g", "direction": "minimize"}, "seed": 0, "parallelism": None,
+    }  # fmt: skip
+    return Plan(**plan | changes)

@@ -54,10 +54,14 @@ def get_preview(model_id: str, kiln: Kiln) -> Response:
 @router.put("/aliases/{alias}", dependencies=[TRAIN])
 async def set_alias(alias: AliasName, body: AliasRequest, kiln: Kiln) -> AliasView:
     """Points an alias at a model. `default` is the one that /generate uses."""
-    await kiln.models.promote(alias, body.model_id)
+    return await promote(alias, body.model_id, kiln)
+
+
+async def promote(alias: str, model_id: str, kiln: Services) -> AliasView:
+    await kiln.models.promote(alias, model_id)
     with suppress(StoreUnavailable):  # other replicas look for themselves before long
         await run_in_threadpool(kiln.store.announce)
-    return AliasView(alias=alias, model_id=body.model_id)
+    return AliasView(alias=alias, model_id=model_id)
 
 
 def _view(manifest: ModelManifest, aliases: Mapping[str, str], kiln: Services) -> ModelView:

@@ -1,0 +1,89 @@
+"""Sweeps: many jobs that look for the best values of some overrides."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Response
+from fastapi.responses import JSONResponse
+
+from services.api import charts, tuning
+from services.api.dependencies import Kiln
+from services.api.routes.jobs import IdempotencyKey
+from services.api.routes.models import promote
+from services.api.schemas import AliasView
+from services.api.security import READ, TRAIN
+from services.api.submission import submit_sweep
+from services.api.sweep_schemas import (
+    PromoteRequest,
+    ResolvedSweep,
+    SweepList,
+    SweepListQuery,
+    SweepRequest,
+    SweepSummary,
+    SweepView,
+)
+from services.api.sweeper import advance_now
+from shared import sweeps
+from shared.errors import NothingToPromote
+from shared.search_space import check_plan
+
+router = APIRouter(prefix="/sweeps", tags=["sweeps"])
+
+PNG: dict[int | str, dict[str, Any]] = {200: {"content": {"image/png": {}}}}
+RESOLVED: dict[int | str, dict[str, Any]] = {200: {"model": ResolvedSweep}}
+
+
+@router.post("", status_code=202, response_model=SweepView, responses=RESOLVED, dependencies=[TRAIN])
+def create_sweep(
+    body: SweepRequest, response: Response, kiln: Kiln, dry_run: bool = False, idempotency_key: IdempotencyKey = None
+) -> Any:
+    """Starts a search: its trials are ordinary jobs. With `dry_run` it only checks the plan."""
+    config = check_plan(body.plan)
+    if dry_run:
+        return JSONResponse(ResolvedSweep(plan=body.plan, config=config).model_dump(mode="json"))
+    sweep = advance_now(submit_sweep(body, idempotency_key, kiln), kiln)
+    response.headers["Location"] = f"/sweeps/{sweep.id}"
+    return SweepView.of(sweep)
+
+
+@router.get("", dependencies=[READ])
+def list_sweeps(query: Annotated[SweepListQuery, Query()], kiln: Kiln) -> SweepList:
+    """Sweeps, newest first, without their trials."""
+    page = kiln.sweeps.list(query.after, query.limit)
+    return SweepList(data=[SweepSummary.of(sweep) for sweep in page.sweeps], has_more=page.has_more)
+
+
+@router.get("/{sweep_id}", dependencies=[READ])
+def get_sweep(sweep_id: str, kiln: Kiln) -> SweepView:
+    """The sweep with all its trials: values, jobs, what came of them."""
+    return SweepView.of(kiln.sweeps.get(sweep_id))
+
+
+@router.get("/{sweep_id}/history.png", response_class=Response, responses=PNG, dependencies=[READ])
+def get_history(sweep_id: str, kiln: Kiln) -> Response:
+    """The objective trial by trial, and the best so far."""
+    return Response(charts.sweep_png(kiln.sweeps.get(sweep_id)), media_type="image/png")
+
+
+@router.get("/{sweep_id}/importances.png", response_class=Response, responses=PNG, dependencies=[READ])
+def get_importances(sweep_id: str, kiln: Kiln) -> Response:
+    """Which of the varied fields made the difference."""
+    sweep = kiln.sweeps.get(sweep_id)
+    return Response(charts.importances_png(tuning.importances(sweep), sweep), media_type="image/png")
+
+
+@router.post("/{sweep_id}/cancel", status_code=202, dependencies=[TRAIN])
+def cancel_sweep(sweep_id: str, kiln: Kiln) -> SweepView:
+    """Ends the sweep and those of its jobs that are not over. Once it is over this changes nothing."""
+    return SweepView.of(advance_now(kiln.sweeps.update(sweep_id, sweeps.cancel), kiln))
+
+
+@router.post("/{sweep_id}/promote", dependencies=[TRAIN])
+async def promote_best(sweep_id: str, kiln: Kiln, body: PromoteRequest | None = None) -> AliasView:
+    """Points an alias, by default `default`, at the model of the best trial so far."""
+    best = (await asyncio.to_thread(kiln.sweeps.get, sweep_id)).best
+    if best is None or best.model_id is None:
+        raise NothingToPromote(f"no trial of sweep {sweep_id} has a model yet")
+    return await promote((body or PromoteRequest()).alias, best.model_id, kiln)

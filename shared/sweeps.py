@@ -1,0 +1,237 @@
+"""What a sweep is and how it may change: many training jobs that look for the best values of some overrides.
+
+A sweep's record holds all that the search knows, so who proposes the next trial needs nothing else: every trial with
+its values, what it reported on the way and what came of it. Functions are pure; `now` is the store's time, as in
+shared.jobs. Each may be called again, by another replica or after a crash: what has happened does not happen twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from shared.jobs import new_job_id
+
+MAX_TRIALS = 1000
+MAX_PARAMETERS = 20
+INTEGERS = 2**53  # what a JSON number holds exactly
+
+Integer = Annotated[int, Field(strict=True, ge=-INTEGERS, le=INTEGERS)]
+Real = Annotated[float, Field(strict=True, ge=-1e12, le=1e12, allow_inf_nan=False)]
+
+
+class SweepStatus(StrEnum):
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"  # all trials are over, and one at least has a value
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class TrialState(StrEnum):
+    RUNNING = "running"  # its job waits, runs or is paused
+    COMPLETE = "complete"
+    PRUNED = "pruned"
+    FAILED = "failed"
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class _Range(_Record):
+    @model_validator(mode="after")
+    def _is_a_range(self) -> Self:
+        low, high, log = getattr(self, "low", 0), getattr(self, "high", 0), getattr(self, "log", False)
+        if low > high:
+            raise ValueError(f"low is {low} and high is {high}")
+        if log and low <= 0:
+            raise ValueError(f"with log, low must be above 0; it is {low}")
+        if log and getattr(self, "step", 1) != 1:
+            raise ValueError("log and step exclude each other")
+        return self
+
+
+class FloatRange(_Range):
+    """Any number from low to high; with `log`, as many of each magnitude."""
+
+    type: Literal["float"]
+    low: Real
+    high: Real
+    log: bool = False
+
+    @property
+    def ends(self) -> Mapping[str, Any]:
+        """What a config has to accept, by where it stands."""
+        return {"low": self.low, "high": self.high}
+
+
+class IntRange(_Range):
+    """low, low + step and so on, up to high."""
+
+    type: Literal["int"]
+    low: Integer
+    high: Integer
+    log: bool = False
+    step: Annotated[int, Field(strict=True, ge=1, le=INTEGERS)] = 1
+
+    @property
+    def ends(self) -> Mapping[str, Any]:
+        return {"low": self.low, "high": self.high - (self.high - self.low) % self.step}
+
+
+class Choice(_Record):
+    """One of the values, which may be anything that the field takes: words, numbers, null, lists of channels."""
+
+    type: Literal["categorical"]
+    choices: Annotated[list[Any], Field(min_length=1, max_length=50)]
+
+    @property
+    def ends(self) -> Mapping[str, Any]:
+        return {f"choices.{number}": value for number, value in enumerate(self.choices)}
+
+
+Parameter = Annotated[FloatRange | IntRange | Choice, Field(discriminator="type")]
+
+
+class Objective(_Record):
+    """A figure of the model that a trial's job published, or else the last value in the job's metrics series."""
+
+    metric: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$", examples=["fid", "loss_g"])]
+    direction: Literal["minimize", "maximize"]
+
+
+class Plan(_Record):
+    """What is searched, and how."""
+
+    preset: str
+    dataset: str
+    overrides: dict[str, Any]  # the same in all trials
+    space: dict[str, Parameter]
+    objective: Objective
+    n_trials: int
+    pruning: bool
+    seed: int
+    parallelism: int | None  # trials at a time; null: as many as there are workers
+
+
+class Trial(_Record):
+    """One point of the search space, and the job that tries it."""
+
+    number: int
+    params: dict[str, Any]
+    job_id: str | None  # null: its values exclude each other, so there is nothing to train
+    state: TrialState = TrialState.RUNNING
+    value: float | None = None
+    model_id: str | None = None
+    reported: dict[int, float] = Field(default_factory=dict)  # share of the budget in percent -> value
+    pruned_at: int | None = None  # the share of the budget at which it was told to stop
+    error: str | None = None
+
+    @property
+    def is_over(self) -> bool:
+        return self.state is not TrialState.RUNNING
+
+
+class Sweep(_Record):
+    """One sweep, as stored."""
+
+    id: str
+    name: str | None
+    plan: Plan
+    status: SweepStatus = SweepStatus.RUNNING
+    error: str | None = None
+    stopping: Literal["cancel", "fail"] | None = None  # it asks for no more trials and ends those that are not over
+    trials: tuple[Trial, ...] = ()
+    created_at: datetime
+    finished_at: datetime | None = None
+
+    @property
+    def is_over(self) -> bool:
+        return self.status is not SweepStatus.RUNNING
+
+    @property
+    def open_trials(self) -> tuple[Trial, ...]:
+        return tuple(trial for trial in self.trials if not trial.is_over)
+
+    @property
+    def is_complete(self) -> bool:
+        """No trial is to come."""
+        return self.stopping is not None or len(self.trials) >= self.plan.n_trials
+
+    @property
+    def best(self) -> Trial | None:
+        """The complete trial with the best value; of equals, the first."""
+        pick = max if self.plan.objective.direction == "maximize" else min
+        values = self.values
+        return self.trials[pick(values, key=values.__getitem__)] if values else None
+
+    @property
+    def values(self) -> dict[int, float]:
+        """What the complete trials came to, by their numbers."""
+        return {trial.number: trial.value for trial in self.trials if trial.value is not None}
+
+
+def new_sweep(now: datetime, *, plan: Plan, name: str | None) -> Sweep:
+    return Sweep(id=new_job_id(now), name=name, plan=plan, created_at=now)
+
+
+def ask(sweep: Sweep, now: datetime, *, number: int, params: dict[str, Any], error: str | None = None) -> Sweep:
+    """Adds the trial, and with it the id of its job, unless there is one of that number by now.
+
+    With an error nothing can be trained with these values, and the trial is over.
+    """
+    if sweep.is_over or sweep.is_complete or number != len(sweep.trials):
+        return sweep
+    if error is None:
+        trial = Trial(number=number, params=params, job_id=new_job_id(now))
+    else:
+        trial = Trial(number=number, params=params, job_id=None, state=TrialState.FAILED, error=error)
+    return _concluded(sweep.model_copy(update={"trials": (*sweep.trials, trial)}), now)
+
+
+def prune(sweep: Sweep, now: datetime, *, number: int, percent: int) -> Sweep:
+    """The trial is not worth the rest of its budget. It is over when its job is."""
+    trial = sweep.trials[number]
+    return sweep if trial.is_over or trial.pruned_at is not None else _with(sweep, trial, {"pruned_at": percent})
+
+
+def tell(sweep: Sweep, now: datetime, *, number: int, state: TrialState, **outcome: Any) -> Sweep:
+    """What came of a trial: `value`, `model_id`, `reported`, `error`. The first word stands."""
+    trial = sweep.trials[number]
+    return sweep if trial.is_over else _concluded(_with(sweep, trial, {"state": state, **outcome}), now)
+
+
+def cancel(sweep: Sweep, now: datetime) -> Sweep:
+    """No more trials, and an end to those that are not over. Idempotent; a sweep that is over stays as it is."""
+    if sweep.is_over or sweep.stopping:
+        return sweep
+    return _concluded(sweep.model_copy(update={"stopping": "cancel"}), now)
+
+
+def give_up(sweep: Sweep, now: datetime, *, error: str) -> Sweep:
+    """The same, for what would befall every further trial as well."""
+    if sweep.is_over or sweep.stopping:
+        return sweep
+    return _concluded(sweep.model_copy(update={"stopping": "fail", "error": error}), now)
+
+
+def _with(sweep: Sweep, trial: Trial, changes: Mapping[str, Any]) -> Sweep:
+    trials = list(sweep.trials)
+    trials[trial.number] = trial.model_copy(update=dict(changes))
+    return sweep.model_copy(update={"trials": tuple(trials)})
+
+
+def _concluded(sweep: Sweep, now: datetime) -> Sweep:
+    """The sweep is over when no trial is to come and none is open."""
+    if sweep.open_trials or not sweep.is_complete:
+        return sweep
+    status, error = SweepStatus.SUCCEEDED, sweep.error
+    if sweep.stopping == "cancel":
+        status = SweepStatus.CANCELLED
+    elif sweep.stopping == "fail" or sweep.best is None:
+        status, error = SweepStatus.FAILED, error or "no trial came to a value; each says why"
+    return sweep.model_copy(update={"status": status, "error": error, "finished_at": now})
