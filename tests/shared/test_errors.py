@@ -84,6 +84,7 @@ def test_what_does_not_exist_is_named() -> None:
         "UnknownSample": "there is no sample grid 'x'",
         "UnknownPreset": "there is no preset 'x'",
         "UnknownAlias": "there is no alias 'x'",
+        "UnknownSweep": "there is no sweep 'x'",
         "UnknownClassifier": "there is no classifier in 'x'",
     }
 
