@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: up test drills lint format evaluate lock secrets clean bench-training bench-side-by-side bench-gpu
+.PHONY: up test drills lint format evaluate lock secrets clean bench-training bench-side-by-side bench-gpu reproduce
 
 up: $(VENV)/.installed
 	$(BIN)/python -m services.dev
@@ -35,6 +35,12 @@ bench-side-by-side: $(VENV)/.installed
 # On a machine with a GPU: the CUDA tests and all benchmarks, in under nine minutes, into one file.
 bench-gpu: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.gpu $(BENCH)
+
+# Both reports, run again through the API: docs/reproduction.md. smoke: a minute; minutes: an hour; hours: a day of two
+# cores; full: for a GPU. What was trained is not trained again; KILN_URL uses a stack that runs already.
+REPRODUCE_BUDGET ?= smoke
+reproduce: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.reproduction --budget $(REPRODUCE_BUDGET) $(REPRODUCE)
 
 format: $(VENV)/.installed
 	$(BIN)/ruff check --fix .

@@ -1,0 +1,171 @@
+"""Both reports, run again through the public API: `make reproduce REPRODUCE_BUDGET=smoke|minutes|hours|full`.
+
+Starts a stack of its own, or uses the one at KILN_URL. Each row of the studies is a job with a key of its own, so a
+second start goes on where the first one was stopped. The result is a page: the reports' values, Kiln's, and pictures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+from benchmarks.reproduction_page import Outcome, write_page
+from services.client import Job, Kiln
+from services.client_wire import ApiError, Call
+
+REPORTS = Path(__file__).with_name("reports.json")
+EPOCH = 50_000  # images of CIFAR-10
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What of a report's training is run. `minutes` bounds each row in time, and everything in it ends with that."""
+
+    about: str
+    share: float = 1.0  # of the report's images; whatever the config counts in images shrinks with it
+    most_epochs: float | None = None
+    minutes: Mapping[str, float] | None = None  # by report
+    eval_images: int = 10_000  # that report 1's model is measured by
+
+    def overrides(self, report: str, config: Mapping[str, Any]) -> dict[str, Any]:
+        """What is changed in a preset's config; nothing in it is about how well a row does."""
+        total = config["total_nimg"] * self.share
+        if self.most_epochs is not None:
+            total = min(total, self.most_epochs * EPOCH)
+        changed: dict[str, Any] = {"eval_images": self.eval_images} if report == "report_1" and self.eval_images else {}
+        if total < config["total_nimg"]:
+            scale = total / config["total_nimg"]
+            counted = ("total_nimg", "tick_nimg", "snapshot_nimg", "lr_step_nimg")
+            changed |= {name: max(1, round(config[name] * scale)) for name in counted if config[name] is not None}
+        if self.minutes:
+            changed |= {"max_minutes": self.minutes[report], "tick_nimg": 2 * config["batch_size"]}
+        return changed
+
+
+BUDGETS = {
+    "smoke": Budget("a few steps of each row: shows that it runs, and nothing else", most_epochs=0.02, eval_images=0),
+    "minutes": Budget(
+        "a minute and a half for each row of report 2, the export included, and five minutes for report 1",
+        minutes={"report_1": 5.0, "report_2": 1.5}, eval_images=2000,
+    ),
+    "hours": Budget("a third of each row's epochs, and at most 20", share=1 / 3, most_epochs=20),
+    "full": Budget("all epochs of both reports", eval_images=50_000),
+}  # fmt: skip
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.reproduction", description=__doc__)
+    parser.add_argument("--budget", choices=BUDGETS, default="smoke")
+    parser.add_argument("--page", type=Path, default=Path("docs/reproduction.md"))
+    parser.add_argument("--data", type=Path, default=Path("data/reproduction"), help="of the stack that is started")
+    parser.add_argument("--dataset", default="cifar10")
+    parser.add_argument("--note", default="", help="anything about the machine that a reader has to know")
+    parser.add_argument("--collect", action="store_true", help="write the page of what is there; wait for nothing")
+    options = parser.parse_args()
+    reports, budget = json.loads(REPORTS.read_text()), BUDGETS[options.budget]
+    with _kiln(options.data) as kiln:
+        jobs = submit(kiln, reports, options.budget, budget, options.dataset)
+        if not options.collect:
+            _wait_for_all(jobs)
+        outcomes = {name: outcome(kiln, job) for name, job in jobs.items()}
+        pictures = options.page.parent / "images" / "reproduction"
+        save_pictures(kiln, reports, outcomes, pictures)
+    write_page(options.page, pictures, reports, outcomes, options.budget, budget.about, options.note)
+    print(f"wrote {options.page}")
+    return 0
+
+
+def submit(kiln: Kiln, reports: Mapping[str, Any], name: str, budget: Budget, dataset: str) -> dict[str, Job]:
+    """A job for each row of both studies, by preset. What was submitted before is found again, not made again."""
+    rows = {reports["report_1"]["preset"]: "report_1"} | dict.fromkeys(reports["report_2"]["rows"], "report_2")
+    jobs = {}
+    for preset, report in rows.items():
+        overrides = budget.overrides(report, kiln.presets.get(preset)["config"])
+        key = idempotency_key(name, preset, overrides, dataset)
+        jobs[preset] = kiln.jobs.create(preset, overrides, dataset=dataset, name=preset, idempotency_key=key)
+    return jobs
+
+
+def idempotency_key(budget: str, preset: str, overrides: Mapping[str, Any], dataset: str) -> str:
+    """The same for the same row of the same budget."""
+    body = json.dumps([overrides, dataset], sort_keys=True)
+    return f"reproduce-{budget}-{preset}-{hashlib.sha256(body.encode()).hexdigest()[:16]}"
+
+
+def outcome(kiln: Kiln, job: Job) -> Outcome:
+    """What came of a job, whatever that is."""
+    job = job.refresh()
+    (row,) = kiln.send(Call("GET", "/compare", lambda answer: answer.json()["data"], params={"jobs": job.id}))
+    metrics = kiln.models.get(job.model_id).manifest["metrics"] if job.model_id else {}
+    worst = max((line["loss_g"] for line in job.series()), default=None)
+    full = kiln.presets.get(job.preset)["config"]["total_nimg"]
+    return Outcome(job.id, job.status, job.error, full, row, metrics, worst)
+
+
+def save_pictures(kiln: Kiln, reports: Mapping[str, Any], outcomes: Mapping[str, Outcome], folder: Path) -> None:
+    """Loss curves and grids of report 1, and each table of report 2 side by side."""
+    folder.mkdir(parents=True, exist_ok=True)
+    first = outcomes[reports["report_1"]["preset"]]
+    wanted: list[tuple[str, str, dict[str, Any]]] = [
+        ("report-1-losses", f"/jobs/{first.job_id}/losses.png", {"images_per_epoch": EPOCH}),
+        ("report-1-grids", f"/jobs/{first.job_id}/samples.png", {"count": 4}),
+    ]
+    for table in reports["report_2"]["tables"]:
+        ids = ",".join(outcomes[row].job_id for row in table["rows"])
+        wanted.append((table["picture"], "/compare", {"jobs": ids}))
+    for name, path, params in wanted:
+        call = Call("GET", path, lambda answer: answer.content, params=params, headers={"Accept": "image/png"})
+        try:
+            (folder / f"{name}.png").write_bytes(kiln.send(call))
+        except ApiError as error:  # a job that never began has no grids
+            print(f"no picture {name}: {error}")
+
+
+def _wait_for_all(jobs: Mapping[str, Job]) -> None:
+    for name, job in jobs.items():
+        print(f"{name}: {job.wait().status}", flush=True)
+
+
+@contextmanager
+def _kiln(data: Path) -> Iterator[Kiln]:
+    """The API at KILN_URL; without one, a stack of its own that is stopped in the end."""
+    if os.environ.get("KILN_URL"):
+        with Kiln() as kiln:
+            yield kiln
+        return
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "services.dev", "--port", str(port), "--data", str(data)]
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # or the stack would be left behind
+    with subprocess.Popen(command) as stack, Kiln(f"http://127.0.0.1:{port}") as kiln:
+        try:
+            _wait_until_it_answers(kiln, stack)
+            yield kiln
+        finally:
+            stack.terminate()
+
+
+def _wait_until_it_answers(kiln: Kiln, stack: subprocess.Popen[bytes]) -> None:
+    while stack.poll() is None:
+        with suppress(httpx2.TransportError):
+            kiln.presets.list()  # again and again, for a minute
+            return
+    raise SystemExit("no stack, no reproduction; it says why above")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

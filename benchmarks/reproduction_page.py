@@ -1,0 +1,136 @@
+"""The page about both reports: their values, Kiln's beside them, and why they differ. Prints what there is."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+LOSSES = {
+    "initial_loss_d": "D first", "final_loss_d": "D last", "initial_loss_g": "G first", "final_loss_g": "G last",
+}  # fmt: skip
+INTRODUCTION = """\
+Each row is a job of the preset of that name, submitted through `POST /jobs`. Nothing was tuned to match: what came
+out is printed. A loss of D is the mean of its real and its fake half, as Keras prints it; *first* and *last* are the
+means over the first and the last tick of a run, which is an epoch in the reports and in the budget `full`, and less
+in smaller ones. Accuracies are of the batches that D was trained with."""
+ACCURACIES = {"d_accuracy_real": "D real", "d_accuracy_fake": "D fake"}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a row: its job, its line of GET /compare, its model's figures."""
+
+    job_id: str
+    status: str
+    error: str | None
+    report_images: int  # that the preset, and so the report, trains with
+    row: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+    worst_loss_g: float | None
+
+    @property
+    def images(self) -> int:
+        return int(self.row["images_seen"])
+
+
+def write_page(
+    page: Path, pictures: Path, reports: Mapping[str, Any], outcomes: Mapping[str, Outcome], budget: str, about: str,
+    note: str,
+) -> None:  # fmt: skip
+    first, second = reports["report_1"], reports["report_2"]
+    where = pictures.relative_to(page.parent).as_posix()
+    parts = [
+        "# Both reports, run again",
+        f"Made by `make reproduce REPRODUCE_BUDGET={budget}`: {about}. {datetime.now(UTC):%Y-%m-%d}, {_machine()}."
+        + (f" {note}" if note else ""),
+        f"{INTRODUCTION} {reports['source']}",
+        _report_1(first, outcomes[first["preset"]], where),
+        f"## {second['title']}",
+        *(_table(table, second["rows"], outcomes, where) for table in second["tables"]),
+    ]
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_text("\n\n".join(parts) + "\n")
+
+
+def _report_1(report: Mapping[str, Any], found: Outcome, where: str) -> str:
+    protocol = found.metrics.get("protocol") or {}
+    extractor = protocol.get("extractor", {}).get("name", "none")
+    rows = [
+        ("FID", f"{report['fid']:g}", _number(found.metrics.get("fid"), 2),
+         f"{_share(found)}; features are those of Kiln's {extractor}, another network than the report's, "
+         f"of {protocol.get('images', 0):,} images"),
+        ("Inception Score", f"{report['inception_score']:g}", _number(found.metrics.get("inception_score"), 2),
+         "1 is the least that a score can be, whatever the images; the report's cannot have been one"),
+        ("images seen", f"{report['epochs'] * 50_000:,}", f"{found.images:,}", _ending(found) or "the budget"),
+        ("seconds of training", "not said", _number(found.row.get("seconds"), 0), "other hardware, other budget"),
+    ]  # fmt: skip
+    epochs = ", ".join(str(epoch) for epoch in report["grids_at_epochs"])
+    return "\n\n".join([
+        f"## {report['title']}",
+        _markdown(("", "report", "Kiln", "why they differ"), rows),
+        f"Loss curves (its Figure 1). The report's D loss is printed with the sign turned; this is the paper's.\n\n"
+        f"![Losses of both networks]({where}/report-1-losses.png)",
+        f"Sample grids of one set of latents, from the start to the end of the run (its Figure 2: epochs {epochs}).\n\n"
+        f"![Grids of a hundred images each, over the training]({where}/report-1-grids.png)",
+    ])  # fmt: skip
+
+
+def _table(table: Mapping[str, Any], values: Mapping[str, Any], outcomes: Mapping[str, Outcome], where: str) -> str:
+    rows = []
+    for name in table["rows"]:
+        report, found = values[name], outcomes[name]
+        pairs = [f"{_number(report.get(key), 4)} / {_number(found.row.get(key), 4)}" for key in LOSSES]
+        pairs += [f"{_percent(report.get(key))} / {_percent(found.row.get(key))}" for key in ACCURACIES]
+        seconds = f"{_number(report.get('seconds'), 0)} / {_number(found.row.get('seconds'), 0)}"
+        rows.append((f"`{name}`", *pairs, seconds, _why(report, found)))
+    header = ("report / Kiln", *LOSSES.values(), *ACCURACIES.values(), "seconds", "why they differ")
+    picture = f"![Losses and the latest grids of these rows, side by side]({where}/{table['picture']}.png)"
+    return "\n\n".join([f"### {table['title']}", _markdown(header, rows), picture])
+
+
+def _why(report: Mapping[str, Any], found: Outcome) -> str:
+    parts = [_ending(found), _share(found)]
+    if said := report.get("said"):
+        parts.append(f"the report says: {said}; the highest G loss of a tick here: {_number(found.worst_loss_g, 2)}")
+    elif report["final_loss_d"] < 0.6:
+        parts.append("D is ahead in the report as well")
+    return "; ".join(part for part in parts if part)
+
+
+def _share(found: Outcome) -> str:
+    return f"{found.images:,} images seen of the report's {found.report_images:,}"
+
+
+def _ending(found: Outcome) -> str:
+    if found.status == "succeeded":
+        return ""
+    return f"**{found.status}**{f': {found.error}' if found.error else ''}"
+
+
+def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _number(value: Any, digits: int) -> str:
+    return "-" if value is None else f"{value:,.{digits}f}"
+
+
+def _percent(value: Any) -> str:
+    return "-" if value is None else f"{value:.0%}"
+
+
+def _machine() -> str:
+    """What the page was made on, as far as this process can tell."""
+    cpu = platform.processor() or platform.machine()
+    try:  # the kernel says more than Python
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), cpu)
+    return f"{os.cpu_count()} cores of {cpu}"

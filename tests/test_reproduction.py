@@ -1,0 +1,72 @@
+"""Both reports, run again: every row is there, a budget changes the amount alone, and the page prints what it got."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.reproduction import BUDGETS, REPORTS, idempotency_key
+from benchmarks.reproduction_page import Outcome, write_page
+from shared.presets import PRESETS, resolve
+
+REPORT_VALUES: dict[str, Any] = json.loads(REPORTS.read_text())
+ROWS = {"wgan-gp": "report_1"} | dict.fromkeys(REPORT_VALUES["report_2"]["rows"], "report_2")
+AMOUNTS = {
+    "total_nimg", "tick_nimg", "snapshot_nimg", "lr_step_nimg", "max_minutes", "eval_images",
+}  # fmt: skip
+
+
+def test_every_row_of_the_reports_is_a_preset_and_stands_in_a_table() -> None:
+    told = {name for name, preset in PRESETS.items() if "report" in " ".join(preset.sources.values())}
+    extended = {"wgan-gp-conditional", "wgan-gp-per-class", "dcgan-per-class"}  # what the reports wish for
+
+    assert set(ROWS) == told - extended
+    assert {row for table in REPORT_VALUES["report_2"]["tables"] for row in table["rows"]} == set(ROWS) - {"wgan-gp"}
+
+
+@pytest.mark.parametrize("budget", BUDGETS)
+@pytest.mark.parametrize("preset", ROWS)
+def test_a_budget_changes_how_much_is_trained_and_nothing_else(budget: str, preset: str) -> None:
+    config = PRESETS[preset].config.model_dump(mode="json")
+
+    overrides = BUDGETS[budget].overrides(ROWS[preset], config)
+
+    assert set(overrides) <= AMOUNTS
+    assert resolve(preset, overrides).total_nimg <= config["total_nimg"]
+    assert set(BUDGETS["full"].overrides(ROWS[preset], config)) <= {"eval_images"}
+
+
+def test_the_same_row_is_the_same_job_and_another_amount_is_another() -> None:
+    key = idempotency_key("hours", "dcgan", {"total_nimg": 5}, "cifar10")
+
+    assert key == idempotency_key("hours", "dcgan", {"total_nimg": 5}, "cifar10")
+    assert key != idempotency_key("hours", "dcgan", {"total_nimg": 6}, "cifar10")
+    assert key != idempotency_key("hours", "dcgan", {"total_nimg": 5}, "other")
+
+
+def test_the_page_prints_the_reports_values_and_what_came_out_failures_too(tmp_path: Path) -> None:
+    # Given rows that went well, and one that did not
+    outcomes = {name: outcome(name) for name in ROWS}
+    outcomes["dcgan-softmax"] = outcome("dcgan-softmax", status="failed", error="loss_g is nan")
+
+    page = tmp_path / "docs" / "page.md"
+    write_page(page, page.parent / "images", REPORT_VALUES, outcomes, "smoke", "a little", "On a busy machine.")
+
+    text = page.read_text()
+    assert "REPRODUCE_BUDGET=smoke" in text
+    assert "On a busy machine." in text
+    assert "| FID | 12.05 | 345.68 |" in text
+    assert "| `dcgan-lr-high` | 0.7149 / 0.5000 | 0.6991 / 0.4000 | 0.8411 / - |" in text
+    assert "93% / 25%" in text
+    assert "**failed**: loss_g is nan" in text
+    assert "1,024 images seen of the report's 1,500,000" in text
+    assert "unstable, mode collapse, G loss up to 6.49; the highest G loss of a tick here: 0.70" in text
+    assert text.count("](images/") == 2 + len(REPORT_VALUES["report_2"]["tables"])
+
+
+def outcome(name: str, status: str = "succeeded", error: str | None = None) -> Outcome:
+    row = {"images_seen": 1024, "initial_loss_d": 0.5, "final_loss_d": 0.4, "d_accuracy_real": 0.25, "seconds": 12.3}
+    return Outcome(name, status, error, PRESETS[name].config.total_nimg, row, {"fid": 345.678}, 0.7)
