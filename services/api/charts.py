@@ -40,16 +40,19 @@ def losses_png(rows: Rows, title: str, images_per_epoch: int | None = None) -> b
     return _png(figure)
 
 
-def curves_png(series: Mapping[str, Rows], grids: Mapping[str, bytes | None]) -> bytes:
+def curves_png(
+    series: Mapping[str, Rows], grids: Mapping[str, bytes | None], images_per_epoch: int | None = None
+) -> bytes:
     """Jobs by name: their losses over one another above, the latest sample grid of each below."""
     figure = _figure(4 * max(2, len(series)), 9)
+    unit = images_per_epoch or 1
     above, below = figure.subfigures(2, 1)
     for axes, (name, (label, _)) in zip(above.subplots(1, len(LOSSES), squeeze=False)[0], LOSSES.items(), strict=True):
         for job, rows in series.items():
-            points = [(row["nimg"], row[name]) for row in rows if name in row]
+            points = [(row["nimg"] / unit, row[name]) for row in rows if name in row]
             if points:
                 axes.plot(*zip(*points, strict=True), label=job)
-        axes.set(xlabel="real images seen", ylabel="loss", title=label)
+        axes.set(xlabel="epoch" if images_per_epoch else "real images seen", ylabel="loss", title=label)
         axes.grid(alpha=0.3)
         if series:
             axes.legend(fontsize="small")

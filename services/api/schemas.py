@@ -66,14 +66,16 @@ class EventsQuery(_Request):
 
 
 class LossesQuery(_Request):
-    images_per_epoch: Annotated[int | None, Field(ge=1, le=10**9, description="To count in epochs, not images.")] = None
+    images_per_epoch: Annotated[
+        int | None, Field(ge=1, le=10**9, description="How long an epoch is; known for CIFAR-10.")
+    ] = None
 
 
 class StripQuery(_Request):
     count: Annotated[int, Field(ge=1, le=20, description="How many grids.")] = 3
 
 
-class CompareQuery(_Request):
+class CompareQuery(LossesQuery):
     jobs: Annotated[str, Field(min_length=1, max_length=2000, description="Ids of up to 20 jobs, with commas.")]
 
     @field_validator("jobs")

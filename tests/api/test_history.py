@@ -17,8 +17,9 @@ from shared import jobs
 from shared.artifacts import ArtifactStore
 from shared.job_store import RedisJobStore
 from shared.jobs import Job, JobStatus
+from shared.registry import ModelMetrics, ModelRegistry
 from shared.settings import Settings
-from tests.shared.examples import a_job
+from tests.shared.examples import a_job, a_model
 
 ROWS = [
     {"nimg": 100.0, "loss_d": 1.4, "loss_g": 0.7, "d_accuracy_real": 0.5, "d_accuracy_fake": 0.5},
@@ -130,6 +131,50 @@ def test_jobs_are_compared_as_json_csv_markdown_and_picture(
     assert "| a\\|b |" in text
     assert len({line.replace("\\|", "").count("|") for line in text.splitlines()}) == 1
     assert count(drawn, (10, 0, 0)) > 1000  # the first job's latest grid
+
+
+def test_losses_are_those_of_the_first_and_the_last_epoch(
+    client: TestClient, store: RedisJobStore, settings: Settings
+) -> None:
+    # Given a run of 250 images, in rows of 50, 150 and 50
+    job = trained(store, settings, "mine")
+    more = [{"nimg": nimg, "loss_d": loss, "loss_g": 0.0} for nimg, loss in ((50.0, 1.0), (200.0, 3.0), (250.0, 5.0))]
+    longer, _ = store.create(a_job)
+    store.update(longer.id, lambda job, _: job, more)
+
+    def ends(job_id: str, **query: int) -> tuple[float, float]:
+        (row,) = client.get("/compare", params={"jobs": job_id, **query}).json()["data"]
+        return row["initial_loss_d"], row["final_loss_d"]
+
+    # When an epoch is a row, less than one, more than one, and more than half of the run
+    assert ends(longer.id, images_per_epoch=50) == (1.0, 5.0)
+    assert ends(longer.id, images_per_epoch=25) == (1.0, 5.0)
+    assert ends(longer.id, images_per_epoch=100) == ((1.0 + 3.0) / 2, (3.0 + 5.0) / 2)
+    assert ends(longer.id, images_per_epoch=126) == (1.0, 5.0)
+    assert ends(job.id) == (1.4, 0.6)  # CIFAR-10's epoch is longer than that
+
+
+def test_a_comparison_says_how_the_jobs_differ_and_what_their_models_came_to(
+    client: TestClient, store: RedisJobStore, settings: Settings, registry: ModelRegistry
+) -> None:
+    model = a_model("m").model_copy(update={"metrics": ModelMetrics(fid=12.0, recall=0.5)})
+    registry.publish(model, {"generator.onnx": b"graph"})
+    first, second = trained(store, settings, "same"), trained(store, settings, "same")
+    changed = first.config.model_copy(update={"lr": 0.5, "d_channels": (1, 2, 3)})
+    store.update(second.id, lambda job, _: job.model_copy(update={"config": changed, "model_id": "m"}))
+    wanted = {"jobs": f"{first.id},{second.id}"}
+
+    rows = client.get("/compare", params=wanted).json()["data"]
+    text = client.get("/compare", params=wanted, headers={"accept": "text/markdown"}).text
+
+    assert [row["config"] for row in rows] == [
+        {"d_channels": list(first.config.d_channels), "lr": first.config.lr},
+        {"d_channels": [1, 2, 3], "lr": 0.5},
+    ]
+    assert [(row["fid"], row["recall"], row["kid"]) for row in rows] == [(None, None, None), (12.0, 0.5, None)]
+    assert rows[0]["name"] != rows[1]["name"]  # or one would hide the other in the picture
+    assert "| lr |" in text.splitlines()[0]
+    assert "| 0.5 |" in text.splitlines()[-1]
 
 
 @pytest.mark.parametrize("wanted", ["", ",", " , ", ",".join(str(number) for number in range(21))])

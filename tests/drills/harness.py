@@ -24,11 +24,12 @@ import redis
 from safetensors.numpy import load_file
 
 from services.dev import API_COMMAND, WORKER_COMMAND, find_redis_server, free_port, redis_command, wait_for_redis
-from shared import jobs
+from shared import jobs, sweeps
 from shared.broker import TRAINING_QUEUE
 from shared.job_store import RedisJobStore
 from shared.jobs import Event, Job, JobStatus
 from shared.settings import Settings
+from shared.sweep_store import RedisSweepStore
 from tests.processes import ROOT, SMALL_MACHINE, small_overrides, wait_for, write_color_dataset
 
 LEASE_S = 3.0
@@ -167,7 +168,7 @@ class Kiln:
         self.environment = DEFAULTS | {
             "KILN_DATA": str(self.data), "KILN_DATASETS": str(self.datasets), "KILN_REDIS_URL": self.redis.url,
         }  # fmt: skip
-        self.store = RedisJobStore(self.redis.url)
+        self.store, self.sweeps = RedisJobStore(self.redis.url), RedisSweepStore(self.redis.url)
         self.workers: list[Worker] = []
         self.apis: list[Api] = []
         self._outcomes: dict[str, Outcome] = {}
@@ -231,6 +232,8 @@ class Kiln:
 
     def end_all_jobs(self) -> None:
         """Cancels what is not over, the quick way."""
+        for sweep in self.sweeps.open():
+            self.sweeps.update(sweep.id, sweeps.cancel)
         for status in (JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.PAUSED):
             for job in self.store.list(status, limit=200).jobs:
                 self.store.update(job.id, partial(jobs.ask, request="cancel"))
@@ -261,6 +264,7 @@ class Kiln:
             api.kill()
         self.redis.kill()
         self.store.close()
+        self.sweeps.close()
 
     def trainers(self) -> list[int]:
         return [pid for worker in self.workers for pid in worker.trainers()]

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request, Response
 
-from services.api import charts, history
+from services.api import charts, comparison, history
 from services.api.dependencies import Kiln
 from services.api.schemas import CompareQuery, Comparison, LossesQuery, Sample, SampleList, StripQuery
 from services.api.security import READ
@@ -45,25 +45,29 @@ def get_strip(job_id: str, query: Annotated[StripQuery, Query()], kiln: Kiln) ->
 
 @router.get("/jobs/{job_id}/losses.png", response_class=Response, responses=PNG)
 def get_losses(job_id: str, query: Annotated[LossesQuery, Query()], kiln: Kiln) -> Response:
-    """Both losses over the images seen, or over epochs with `images_per_epoch`."""
-    (run,) = history.read_runs([job_id], kiln)
-    return _png(charts.losses_png(run.rows, run.label, query.images_per_epoch))
+    """Both losses over epochs, or over the images seen where an epoch's length is not known."""
+    (run,) = comparison.read_runs([job_id], kiln, query.images_per_epoch)
+    return _png(charts.losses_png(run.rows, run.label, run.images_per_epoch))
 
 
 @router.get("/compare", response_model=Comparison, responses=TABLE)
 def compare(query: Annotated[CompareQuery, Query()], request: Request, kiln: Kiln) -> Any:
-    """First and last losses, accuracies and times of several jobs: JSON, or as `Accept` says CSV, Markdown or a PNG."""
-    runs = history.read_runs(query.job_ids, kiln)
-    rows = [run.summary() for run in runs]
+    """Jobs side by side: losses of the first and the last epoch, D's accuracies, time, figures, and how configs differ.
+
+    JSON, or as `Accept` says CSV, Markdown, or a PNG with curves above and sample grids below.
+    """
+    runs = comparison.read_runs(query.job_ids, kiln, query.images_per_epoch)
+    rows, configs = [run.summary() for run in runs], comparison.differences(runs)
     accept = request.headers.get("accept", "")
     if "image/png" in accept:
         grids = {run.label: history.latest_grid(run.job.id, kiln) for run in runs}
-        return _png(charts.curves_png({run.label: run.rows for run in runs}, grids))
+        return _png(charts.curves_png({run.label: run.rows for run in runs}, grids, comparison.common_epoch(runs)))
+    flat = [row | config for row, config in zip(rows, configs, strict=True)]
     if "text/csv" in accept:
-        return Response(as_csv(rows), media_type="text/csv")
+        return Response(as_csv(flat), media_type="text/csv")
     if "text/markdown" in accept:
-        return Response(as_markdown(rows), media_type="text/markdown")
-    return Comparison(data=rows)
+        return Response(as_markdown(flat), media_type="text/markdown")
+    return Comparison(data=[row | {"config": config} for row, config in zip(rows, configs, strict=True)])
 
 
 def _png(data: bytes) -> Response:
