@@ -15,6 +15,17 @@ from shared.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 
+# Their tests wait for processes. They come first, so that no worker of pytest-xdist waits for another at the end.
+SLOWEST_FIRST = ("tests/e2e/", "tests/drills/", "tests/trainer/test_supervisor", "tests/trainer/test_", "tests/test_")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def rank(item: pytest.Item) -> int:
+        fits = [number for number, prefix in enumerate(SLOWEST_FIRST) if item.nodeid.startswith(prefix)]
+        return fits[0] if fits else len(SLOWEST_FIRST)
+
+    items.sort(key=rank)
+
 
 @pytest.fixture(scope="session")
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
@@ -35,10 +46,23 @@ def redis_url(redis_server: str) -> str:
     return redis_server
 
 
+@pytest.fixture(scope="module")
+def shared_settings(tmp_path_factory: pytest.TempPathFactory, redis_server: str) -> Settings:
+    """Settings of processes that a file's tests share. Redis is emptied where a test asks for `redis_url`."""
+    folder = tmp_path_factory.mktemp("shared")
+    return Settings(data=folder / "data", datasets=folder / "datasets", redis_url=redis_server, lease_s=2.0, threads=1)
+
+
 @pytest.fixture
 def settings(tmp_path: Path, redis_url: str) -> Settings:
     """Settings of a stack of the test's own: Redis, data and data sets in a temporary folder."""
-    return Settings(data=tmp_path / "data", datasets=tmp_path / "datasets", redis_url=redis_url, lease_s=2.0, threads=1)
+    return small_settings(tmp_path, redis_url)
+
+
+def small_settings(folder: Path, redis_url: str) -> Settings:
+    return Settings(
+        data=folder / "data", datasets=folder / "datasets", redis_url=redis_url, lease_s=2.0, threads=1, trainer_nice=0
+    )
 
 
 @pytest.fixture(scope="session")

@@ -140,8 +140,9 @@ def write_color_dataset(root: Path, name: str = "colors", per_class: int = 40) -
             Image.fromarray(pixels).save(folder / f"{number:03d}.png")
 
 
-# Networks of a few channels gain nothing from a second thread, and wait for it when the machine is busy.
-SMALL_MACHINE = {"KILN_THREADS": "1"}
+# Networks of a few channels gain nothing from a second thread, and wait for it when the machine is busy; and where a
+# test waits for a trainer, there is nobody whom the trainer should let go first.
+SMALL_MACHINE = {"KILN_THREADS": "1", "KILN_TRAINER_NICE": "0"}
 
 SMALL = {"g_channels": [16, 8, 8], "d_channels": [8, 8, 16], "latent_dim": 8, "batch_size": 16}
 

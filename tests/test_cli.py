@@ -30,13 +30,19 @@ from tests.processes import ROOT, running_api, wait_for
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
-@pytest.fixture
-def kiln(settings: Settings, tmp_path: Path) -> Iterator[Run]:
-    """`kiln(*arguments)` in an empty folder, on an API that serves the model `first`."""
-    publish(ModelRegistry(ArtifactStore(settings.artifact_url)), "first")
-    with running_api(settings) as http:
+@pytest.fixture(scope="module")
+def api(shared_settings: Settings) -> Iterator[str]:
+    """An API that serves the model `first`."""
+    publish(ModelRegistry(ArtifactStore(shared_settings.artifact_url)), "first")
+    with running_api(shared_settings) as http:
         wait_for(lambda: http.get("/readyz").status_code, lambda status: status == 200)
-        yield partial(run, str(http.base_url), tmp_path)
+        yield str(http.base_url)
+
+
+@pytest.fixture
+def kiln(api: str, redis_url: str, tmp_path: Path) -> Run:
+    """`kiln(*arguments)` in an empty folder, on that API, without any job."""
+    return partial(run, api, tmp_path)
 
 
 def run(url: str, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

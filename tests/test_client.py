@@ -26,12 +26,19 @@ from tests.api.conftest import publish
 from tests.processes import running_api, wait_for
 
 
-@pytest.fixture
-def url(settings: Settings) -> Iterator[str]:
-    publish(ModelRegistry(ArtifactStore(settings.artifact_url)), "first")
-    with running_api(settings) as http:
+@pytest.fixture(scope="module")
+def api(shared_settings: Settings) -> Iterator[str]:
+    """An API that serves the model `first`."""
+    publish(ModelRegistry(ArtifactStore(shared_settings.artifact_url)), "first")
+    with running_api(shared_settings) as http:
         wait_for(lambda: http.get("/readyz").status_code, lambda status: status == 200)
         yield str(http.base_url)
+
+
+@pytest.fixture
+def url(api: str, redis_url: str) -> str:
+    """The same, without any job."""
+    return api
 
 
 @pytest.fixture

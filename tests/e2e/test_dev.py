@@ -7,11 +7,18 @@ import signal
 import socket
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from shared.artifacts import ArtifactStore
+from shared.registry import ModelRegistry
+from tests.api.conftest import publish
 from tests.processes import ROOT, processes_of, running_stack, small_overrides, wait_for, write_color_dataset
+
+ENDLESS = small_overrides(total_nimg=10**9)
 
 
 @pytest.fixture
@@ -20,26 +27,31 @@ def datasets(tmp_path: Path) -> Path:
     return tmp_path / "datasets"
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_told_to_stop_it_leaves_no_process_and_no_work_behind(
-    how: signal.Signals, tmp_path: Path, datasets: Path
-) -> None:
-    data = tmp_path / "data"
-    # Given a stack in the middle of a job
-    with running_stack(data, datasets) as stack:
-        job_id = stack.submit(preset="tiny", dataset="colors", overrides=small_overrides(total_nimg=16_000))
-        stack.wait_for_job(job_id, lambda job: job["progress"]["images_seen"] > 0)
-        assert len(processes_of(data)) >= 4  # redis, worker, trainer, API
+def is_further(attempt: int, nimg: int, job: dict[str, Any]) -> bool:
+    return job["attempt"] == attempt and job["progress"]["images_seen"] > nimg
 
-        # When it is told to stop, it stops cleanly and so does everything it started
-        stack.process.send_signal(how)
-        assert stack.process.wait() == 0
-        assert processes_of(data) == {}
 
-    # Then a second one goes on with the job from its checkpoint, and ends it
+def test_told_to_stop_it_leaves_no_process_and_no_work_behind(tmp_path: Path, datasets: Path) -> None:
+    data, job_id, nimg = tmp_path / "data", "", 0
+    for attempt, how in enumerate((signal.SIGINT, signal.SIGTERM), start=1):
+        # Given a stack in the middle of a job, which the second one goes on with from its checkpoint
+        with running_stack(data, datasets) as stack:
+            job_id = job_id or stack.submit(preset="tiny", dataset="colors", overrides=ENDLESS)
+            job = stack.wait_for_job(job_id, partial(is_further, attempt, nimg))
+            nimg = job["progress"]["images_seen"]
+            assert len(processes_of(data)) >= 4  # redis, worker, trainer, API
+
+            # When it is told to stop, it stops cleanly and so does everything it started
+            stack.process.send_signal(how)
+            assert stack.process.wait() == 0
+            assert processes_of(data) == {}
+
+    # Then a third one ends it
     with running_stack(data, datasets) as stack:
+        assert stack.http.post(f"/jobs/{job_id}/finish").status_code == 202
         job = stack.wait_until_over(job_id)
-        assert (job["status"], job["attempt"]) == ("succeeded", 2)
+        assert (job["status"], job["attempt"]) == ("succeeded", 3)
+        assert job["progress"]["images_seen"] >= nimg
         assert stack.http.get("/models").json()["data"][0]["manifest"]["job_id"] == job_id
 
 
@@ -48,8 +60,8 @@ def test_killed_outright_it_leaves_no_process_behind(victim: str, tmp_path: Path
     data = tmp_path / "data"
     # Given a stack in the middle of a job
     with running_stack(data, datasets, KILN_STOP_GRACE_S="5") as stack:
-        job_id = stack.submit(preset="tiny", dataset="colors", overrides=small_overrides(total_nimg=10**9))
-        stack.wait_for_job(job_id, lambda job: job["progress"]["images_seen"] > 0)
+        stack.submit(preset="tiny", dataset="colors", overrides=ENDLESS)
+        wait_for(lambda: processes_of(data), lambda found: any("services.trainer train" in it for it in found.values()))
 
         # When one of its processes, or it itself, is killed with no chance to say good-bye
         os.kill(stack.process.pid if victim == "itself" else stack.pids()[victim], signal.SIGKILL)
@@ -61,10 +73,12 @@ def test_killed_outright_it_leaves_no_process_behind(victim: str, tmp_path: Path
 
 def test_two_stacks_run_side_by_side(tmp_path: Path, datasets: Path) -> None:
     with running_stack(tmp_path / "one", datasets) as one, running_stack(tmp_path / "two", datasets) as two:
-        job_id = one.submit(preset="tiny", dataset="colors", overrides=small_overrides())
+        publish(ModelRegistry(ArtifactStore(f"file://{one.data}/artifacts")), "first")
+        job_id = one.submit(preset="tiny", dataset="nowhere")
 
+        assert one.wait_until_over(job_id)["reason"] == "bad_config"
         assert two.http.get(f"/jobs/{job_id}").status_code == 404
-        assert one.wait_until_over(job_id)["status"] == "succeeded"
+        one.wait_for_job(job_id, lambda _: one.http.get("/readyz").status_code == 200)
         assert two.http.get("/models").json()["data"] == []
 
 
