@@ -22,7 +22,7 @@ from PIL import Image
 from pydantic import PrivateAttr
 
 from services import client_wire as wire
-from services.client_wire import Call, EventStream, JobData, ModelData, Retry
+from services.client_wire import Call, EventStream, JobData, ModelData, Retry, VerificationData
 from shared.jobs import Event
 from shared.settings import read_client_settings
 
@@ -48,6 +48,26 @@ class Kiln:
     def generate_png(self, label: str | int | None = None, n: int = 16, **options: Any) -> bytes:
         """The same as one PNG sheet, with its provenance; `columns` and `scale` as in GET /generate."""
         return self.send(wire.generate_png(label, n, options))
+
+    def generate_many(
+        self, labels: str | Sequence[str | int] = "all", n: int = 16, **options: Any
+    ) -> dict[str | None, list[Image.Image]]:
+        """n images of each of the classes, by class. Options as in POST /generate: model, seed, first_index, ..."""
+        return self.send(wire.generate_many(labels, n, options))
+
+    def interpolate(
+        self, start: str | int | None = None, end: str | int | None = None, steps: int = 16, **options: Any
+    ) -> list[Image.Image]:
+        """From one class and latent vector to another. Options as in GET /interpolate: model, seed, from_index, ..."""
+        return self.send(wire.interpolate(start, end, steps, options))
+
+    def interpolate_png(self, start: str | int | None = None, end: str | int | None = None, **options: Any) -> bytes:
+        """The same as one PNG: a strip, or with `format="apng"` an animation."""
+        return self.send(wire.interpolate_png(start, end, options))
+
+    def verify(self, png: bytes) -> VerificationData:
+        """Whether the API makes that very PNG, by what the file says about itself; if not, `reason` says why."""
+        return self.send(wire.verify(png))
 
     def is_ready(self) -> bool:
         """Whether a model is warm and Redis answers."""
@@ -189,6 +209,10 @@ class Models:
         """Points the alias at the model, once that is warm."""
         self._kiln.send(wire.promote(model_id, alias))
 
+    def delete(self, model_id: str) -> None:
+        """Takes the model away for good. Raises Conflict while an alias points at it."""
+        self._kiln.send(wire.delete_model(model_id))
+
 
 class Presets:
     """`kiln.presets`"""
@@ -214,6 +238,19 @@ class AsyncKiln:
 
     async def generate(self, label: str | int | None = None, n: int = 16, **options: Any) -> list[Image.Image]:
         return await self.send(wire.generate(label, n, options))
+
+    async def generate_many(
+        self, labels: str | Sequence[str | int] = "all", n: int = 16, **options: Any
+    ) -> dict[str | None, list[Image.Image]]:
+        return await self.send(wire.generate_many(labels, n, options))
+
+    async def interpolate(
+        self, start: str | int | None = None, end: str | int | None = None, steps: int = 16, **options: Any
+    ) -> list[Image.Image]:
+        return await self.send(wire.interpolate(start, end, steps, options))
+
+    async def verify(self, png: bytes) -> VerificationData:
+        return await self.send(wire.verify(png))
 
     async def create_job(
         self, preset: str, overrides: Jsonable | None = None, *,

@@ -10,6 +10,7 @@ ApiError                 any answer that is no success; carries status, title, d
 
 from __future__ import annotations
 
+import base64
 import io
 import random
 import uuid
@@ -109,10 +110,21 @@ class ModelData(_Data):
     manifest: dict[str, Any]
     aliases: list[str]
     refused: str | None
+    provider: str | None = None
+    memory_bytes: int | None = None
 
     @property
     def id(self) -> str:
         return str(self.manifest["id"])
+
+
+class VerificationData(_Data):
+    """Whether the server makes a PNG again, and if not, why."""
+
+    reproduced: bool
+    same_pixels: bool
+    reason: str | None
+    provenance: dict[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -124,12 +136,14 @@ class Call(Generic[T]):
     parse: Callable[[httpx2.Response], T]
     params: Mapping[str, Any] = field(default_factory=dict)
     json: Any = None
+    content: bytes | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def request(self) -> dict[str, Any]:
         params = {name: value for name, value in self.params.items() if value is not None}
-        return {"method": self.method, "url": self.path, "params": params, "json": self.json, "headers": self.headers}
+        body = {"json": self.json} if self.content is None else {"content": self.content}
+        return {"method": self.method, "url": self.path, "params": params, "headers": self.headers, **body}
 
     def take(self, answer: httpx2.Response) -> T:
         """Raises ApiError."""
@@ -188,6 +202,32 @@ def get_preset(name: str) -> Call[dict[str, Any]]:
     return Call("GET", f"/presets/{_part(name)}", _json)
 
 
+def verify(png: bytes) -> Call[VerificationData]:
+    return Call("POST", "/verify", _as(VerificationData), content=png, headers={"Content-Type": "image/png"})
+
+
+def interpolate_png(start: str | int | None, end: str | int | None, options: Mapping[str, Any]) -> Call[bytes]:
+    return Call("GET", "/interpolate", lambda answer: answer.content, params={"from": start, "to": end, **options})
+
+
+def interpolate(
+    start: str | int | None, end: str | int | None, steps: int, options: Mapping[str, Any]
+) -> Call[list[Image.Image]]:
+    params = {"from": start, "to": end, "steps": steps, **options, "columns": steps}
+    return Call("GET", "/interpolate", lambda answer: _tiles(answer.content, steps), params=params)
+
+
+def generate_many(
+    labels: str | Sequence[str | int] | None, n: int, options: Mapping[str, Any]
+) -> Call[dict[str | None, list[Image.Image]]]:
+    body = {"class": list(labels) if not isinstance(labels, str | None) else labels, "n": n, **options}
+    return Call("POST", "/generate", _by_class, json=body | {"format": "json"})
+
+
+def delete_model(model_id: str) -> Call[None]:
+    return Call("DELETE", f"/models/{_part(model_id)}", lambda _: None)
+
+
 def generate_png(label: str | int | None, n: int, options: Mapping[str, Any]) -> Call[bytes]:
     return Call("GET", "/generate", lambda answer: answer.content, params={"class": label, "n": n, **options})
 
@@ -203,6 +243,7 @@ class Retry:
     def __init__(self, call: Call[Any], max_wait_s: float) -> None:
         # Everything that Kiln offers may be said twice, but a POST without a key to know it by.
         self._may_repeat = call.method != "POST" or "Idempotency-Key" in call.headers or call.path.count("/") > 1
+        self._may_repeat = self._may_repeat or call.path in ("/generate", "/verify")  # these change nothing
         self._left_s, self._wait_s = max_wait_s, FIRST_WAIT_S
 
     def wait_s(self, error: Exception) -> float:
@@ -295,6 +336,14 @@ def _tiles(png: bytes, n: int) -> list[Image.Image]:
     with Image.open(io.BytesIO(png)) as sheet:
         size = sheet.width // n
         return [sheet.crop((i * size, 0, (i + 1) * size, sheet.height)) for i in range(n)]
+
+
+def _by_class(answer: httpx2.Response) -> dict[str | None, list[Image.Image]]:
+    found: dict[str | None, list[Image.Image]] = {}
+    for row in answer.json()["images"]:
+        with Image.open(io.BytesIO(base64.b64decode(row["png"]))) as image:
+            found.setdefault(row["class"], []).append(image.convert("RGB"))
+    return found
 
 
 def _part(name: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from shared.artifacts import ArtifactStore
-from shared.errors import CorruptArtifact, InvalidInput, UnknownAlias, UnknownModel
+from shared.errors import Conflict, CorruptArtifact, InvalidInput, UnknownAlias, UnknownModel
 from shared.presets import TrainConfig
 
 DEFAULT_ALIAS = "default"
@@ -96,7 +96,7 @@ class ModelRegistry:
         manifest = draft.model_copy(update={"files": digests})
         for name, data in files.items():
             self._artifacts.write(_file_key(manifest, name), data)
-        record, text = f"models/{manifest.id}/manifest.json", manifest.model_dump_json(indent=2).encode()
+        record, text = _record_key(manifest.id), manifest.model_dump_json(indent=2).encode()
         if not self._artifacts.create(record, text):
             try:
                 manifest = self.get(manifest.id)
@@ -113,12 +113,16 @@ class ModelRegistry:
                 found.append(self.get(name))
         return sorted(found, key=lambda manifest: manifest.created_at, reverse=True)
 
+    def ids(self) -> Sequence[str]:
+        """Of all that has a folder; some may be no model."""
+        return self._artifacts.list("models")
+
     def get(self, model_id: str) -> ModelManifest:
         """Raises UnknownModel, and CorruptArtifact for a manifest that is none."""
         if not _NAME.fullmatch(model_id):
             raise UnknownModel(model_id)
         try:
-            return ModelManifest.model_validate_json(self._artifacts.read(f"models/{model_id}/manifest.json"))
+            return ModelManifest.model_validate_json(self._artifacts.read(_record_key(model_id)))
         except FileNotFoundError:
             raise UnknownModel(model_id) from None
         except ValidationError as error:
@@ -161,6 +165,23 @@ class ModelRegistry:
             raise InvalidInput.of("alias", alias, "an alias is made of a-z, 0-9, '.', '_' and '-', up to 100 of them")
         self.get(model_id)
         self._artifacts.write(f"aliases/{alias}", _alias_record(model_id))
+
+    def delete(self, model_id: str) -> None:
+        """Takes the model away: its manifest first, and with it the model; then its files.
+
+        Raises UnknownModel, and Conflict while an alias points at it: nobody's images may vanish by accident.
+        """
+        manifest = self.get(model_id)
+        pointing = sorted(alias for alias, target in self.aliases().items() if target == model_id)
+        if pointing:
+            raise Conflict(f"model {model_id} is in use as {', '.join(pointing)}; point the alias elsewhere first")
+        self._artifacts.delete(_record_key(model_id))
+        for name in manifest.files:
+            self._artifacts.delete(_file_key(manifest, name))
+
+
+def _record_key(model_id: str) -> str:
+    return f"models/{model_id}/manifest.json"
 
 
 def _file_key(manifest: ModelManifest, name: str) -> str:

@@ -43,6 +43,16 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=1, le=65535, description="Port of the API.")
     max_body_bytes: int = Field(1 << 20, ge=1024, description="Larger request bodies are refused with 413.")
     body_timeout_s: float = Field(30.0, gt=0, le=3600, description="Slower request bodies are refused with 408.")
+    max_png_bytes: int = Field(
+        4 << 20, ge=1024, description="The same for PNGs that are to be verified; 4 MiB is 1024 images, uncompressed."
+    )
+    model_memory_mb: int = Field(
+        1024,
+        ge=1,
+        description="Beyond so many MiB, by estimate, models without an alias leave the API's memory.",
+    )
+    answer_cache_mb: int = Field(64, ge=0, description="MiB of answers that are kept to be given again; 0: none.")
+    access_log: bool = Field(False, description="A line in the API's log for each request.")
     max_waiting_images: int = Field(8192, ge=1024, description="Images that may wait for one model before 503.")
 
     api_keys: str | None = Field(

@@ -133,6 +133,21 @@ def test_images_come_as_images(kiln: Kiln) -> None:
     assert kiln.generate_png("cat", n=1).startswith(b"\x89PNG")
 
 
+def test_several_classes_interpolations_and_verification(kiln: Kiln) -> None:
+    many = kiln.generate_many(["cat", "dog"], n=2, seed=3)
+    path = kiln.interpolate("cat", "dog", steps=3, seed=3)
+    png = kiln.generate_png("cat", n=2, seed=3)
+
+    assert {name: [image.size for image in images] for name, images in many.items()} == {
+        "cat": [(32, 32)] * 2, "dog": [(32, 32)] * 2,
+    }  # fmt: skip
+    assert [image.size for image in path] == [(32, 32)] * 3
+    assert path[0].tobytes() == many["cat"][0].tobytes() == kiln.generate("cat", n=1, seed=3)[0].tobytes()
+    assert kiln.interpolate_png("cat", "dog", steps=3, seed=3, format="apng").startswith(b"\x89PNG")
+    assert kiln.verify(png).reproduced
+    assert not kiln.verify(kiln.generate_png("cat", n=2, seed=4).replace(b'"seed": 4', b'"seed": 5')).reproduced
+
+
 def test_what_is_refused_says_why(kiln: Kiln) -> None:
     with pytest.raises(InvalidInput, match=r"overrides\.lr") as invalid:
         kiln.jobs.create("tiny", {"lr": -1.0})

@@ -26,7 +26,13 @@ def main() -> int:
     app = create_app(settings)
     # `log_config=None`: uvicorn's lines go through the logging set up above, with everybody else's.
     config = uvicorn.Config(
-        app, host=settings.host, port=settings.port, log_config=None, timeout_graceful_shutdown=GRACE_S, http="h11"
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        timeout_graceful_shutdown=GRACE_S,
+        http="h11",
+        access_log=settings.access_log,
     )
     with suppress(KeyboardInterrupt):  # a second Ctrl-C
         DrainingServer(config, app.state.drain).run()

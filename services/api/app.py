@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from services.api import errors, openapi
+from services.api.answers import AnswerCache
 from services.api.by_class import HEADERS as BY_CLASS_HEADERS
 from services.api.dependencies import Services
 from services.api.drain import CloseWhenDraining, Drain
@@ -20,9 +21,23 @@ from services.api.judge import Bench
 from services.api.limits import BodyLimit
 from services.api.models import ModelPool
 from services.api.reaper import Reaper
-from services.api.routes import docs, events, generate, health, history, jobs, models, presets, sweeps
+from services.api.routes import (
+    docs,
+    events,
+    generate,
+    health,
+    history,
+    interpolate,
+    jobs,
+    metrics,
+    models,
+    presets,
+    sweeps,
+    verify,
+)
 from services.api.store_health import StoreHealth
 from services.api.sweeper import SweeperThread, sweeper_of
+from services.api.telemetry import Telemetry
 from shared.announcements import Announcements
 from shared.artifacts import ArtifactStore
 from shared.broker import Broker
@@ -69,7 +84,20 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     errors.install(app)
     _add_middleware(app, settings)
     app.state.routes = []
-    for module in (jobs, events, history, generate, models, sweeps, presets, health, docs):
+    for module in (
+        jobs,
+        events,
+        history,
+        generate,
+        interpolate,
+        verify,
+        models,
+        sweeps,
+        presets,
+        health,
+        metrics,
+        docs,
+    ):
         app.include_router(module.router)
         app.state.routes += module.router.routes
     openapi.install(app)
@@ -78,14 +106,15 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 def _add_middleware(app: FastAPI, settings: Settings) -> None:
     """The last one added is the outermost."""
-    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, timeout_s=settings.body_timeout_s)
+    larger = {"/verify": settings.max_png_bytes}
+    app.add_middleware(BodyLimit, settings.max_body_bytes, settings.body_timeout_s, larger)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origins,
             allow_methods=["GET", "POST", "PUT", "DELETE"],
-            allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID"],
-            expose_headers=["Location", "Retry-After", "X-Kiln-Model", "X-Kiln-Seed", *BY_CLASS_HEADERS],
+            allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "If-None-Match", "Last-Event-ID"],
+            expose_headers=["ETag", "Location", "Retry-After", "X-Kiln-Model", "X-Kiln-Seed", *BY_CLASS_HEADERS],
         )
     app.add_middleware(SecurityHeaders)
     app.add_middleware(CloseWhenDraining, drain=app.state.drain)
@@ -94,6 +123,7 @@ def _add_middleware(app: FastAPI, settings: Settings) -> None:
 def open_services(settings: Settings, drain: Drain) -> Services:
     artifacts = ArtifactStore(settings.artifact_url)
     registry = ModelRegistry(artifacts)
+    telemetry = Telemetry()
     store = RedisJobStore(settings.redis_url, timeout_s=STORE_TIMEOUT_S)
     return Services(
         settings=settings,
@@ -102,8 +132,10 @@ def open_services(settings: Settings, drain: Drain) -> Services:
         broker=Broker(settings),
         artifacts=artifacts,
         registry=registry,
-        models=ModelPool(registry, settings),
+        models=ModelPool(registry, settings, telemetry),
+        answers=AnswerCache(settings.answer_cache_mb << 20, telemetry.count_cache),
         bench=Bench(settings),
+        telemetry=telemetry,
         drain=drain,
         store_health=StoreHealth(store),
     )

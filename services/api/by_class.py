@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from services.api.judge import Bench, Judge
 from services.api.latents import draw_latents
-from services.api.models import MAX_BATCH, LoadedModel
+from services.api.loaded_model import MAX_BATCH, LoadedModel
 from shared.errors import InvalidInput
 
 THRESHOLD = 0.5  # above a half, no image is two classes
@@ -27,11 +27,11 @@ Method = Literal["conditional", "per-class", "classifier"]
 
 @dataclass(frozen=True)
 class Wish:
-    """What is to be drawn: n images of each of `classes`, by name or number; None is for any image of a model that
-    knows no classes. Images are counted per seed and class; the first has the number `first_index`.
+    """What is to be drawn: n images of each of `classes`, by name or number. Images are counted per seed and class; the
+    first has the number `first_index`.
     """
 
-    classes: Sequence[str | None]
+    classes: Sequence[str]
     n: int
     seed: int
     first_index: int = 0
@@ -47,7 +47,7 @@ class Wish:
 
 @dataclass(frozen=True)
 class Drawn:
-    """The images of one class, and how they came to be of it. `method` is None where no class was asked for."""
+    """The images of one class, and how they came to be of it. Without a name: of no class that anybody asked for."""
 
     images: NDArray[np.uint8]  # [N, 32, 32, 3]
     name: str | None
@@ -90,33 +90,20 @@ def headers_of(rows: Sequence[Drawn]) -> dict[str, str]:
     return dict(zip(HEADERS, values, strict=True))
 
 
-async def draw(wish: Wish, model: LoadedModel, bench: Bench) -> list[Drawn]:
-    """The images of each class of the wish. Image i depends on model, class, seed and i alone (and on the classifier).
+def method_of(model: LoadedModel) -> Method | None:
+    """How a model that is told its classes knows them; None of one that knows none."""
+    if not model.manifest.conditional:
+        return None
+    return "per-class" if model.manifest.config.per_class else "conditional"
 
-    Raises InvalidInput for unknown classes, and when the classifier has not accepted enough of the images it was
-    allowed to see; Overloaded; NoModelReady when there is no classifier.
+
+async def sift(wish: Wish, model: LoadedModel, bench: Bench) -> list[Drawn]:
+    """Draws image after image, by counter, and keeps of each class those that the classifier accepts.
+
+    Image i depends on model, class, seed, i and the classifier alone. Raises InvalidInput for unknown classes, and when
+    the classifier has not accepted enough of the images it was allowed to see; Overloaded; NoModelReady when there is
+    no classifier.
     """
-    is_conditional = model.manifest.conditional
-    if not is_conditional and any(wanted is not None for wanted in wish.classes):
-        return await _sift(wish, model, bench)
-    for field in ("threshold", "max_draws"):
-        if getattr(wish, field) is not None:
-            why = "told its class; nothing is drawn in vain" if is_conditional else "asked for no class"
-            raise InvalidInput.of(field, getattr(wish, field), f"model {model.manifest.id} is {why}")
-    labels = [model.class_index(wanted) for wanted in wish.classes]
-    model.check_room(wish.n * len(labels))  # before any work is put into it
-    latents = await _latents(wish, model, range(wish.first_index, wish.first_index + wish.n))
-    images = await model.generate(np.tile(latents, (len(labels), 1)), [label for label in labels for _ in latents])
-    method: Method | None = None
-    if is_conditional:
-        method = "per-class" if model.manifest.config.per_class else "conditional"
-    names = [model.manifest.classes[label] if is_conditional else None for label in labels]
-    parts = np.split(images, len(labels))
-    return [Drawn(part, name, method) for part, name in zip(parts, names, strict=True)]
-
-
-async def _sift(wish: Wish, model: LoadedModel, bench: Bench) -> list[Drawn]:
-    """Draws image after image, by counter, and keeps of each class those that the classifier accepts."""
     judge = await bench.judge()
     threshold = THRESHOLD if wish.threshold is None else wish.threshold
     shelves = [_Shelf(_label_of(wanted, judge), wish.first_index + wish.n) for wanted in wish.classes]
@@ -164,11 +151,11 @@ async def _latents(wish: Wish, model: LoadedModel, indices: range) -> NDArray[np
     return await asyncio.to_thread(draw_latents, wish.seed, indices, model.manifest.latent_dim, wish.truncation)
 
 
-def _label_of(wanted: str | None, judge: Judge) -> int:
+def _label_of(wanted: str, judge: Judge) -> int:
     names = judge.classes
     if wanted in names:
         return names.index(wanted)
-    if wanted is not None and wanted.isascii() and wanted.isdigit() and int(wanted[:9]) < len(names):
+    if wanted.isascii() and wanted.isdigit() and int(wanted[:9]) < len(names):
         return int(wanted[:9])
     raise InvalidInput.of("class", wanted, f"unknown class; the classifier knows {', '.join(names)}")
 

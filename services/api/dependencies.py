@@ -7,10 +7,12 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from services.api.answers import AnswerCache
 from services.api.drain import Drain
 from services.api.judge import Bench
 from services.api.models import ModelPool
 from services.api.store_health import StoreHealth
+from services.api.telemetry import Telemetry
 from shared.artifacts import ArtifactStore
 from shared.broker import Broker
 from shared.job_store import JobStore
@@ -29,6 +31,8 @@ class Services:
     registry: ModelRegistry
     models: ModelPool
     bench: Bench
+    answers: AnswerCache
+    telemetry: Telemetry
     drain: Drain
     store_health: StoreHealth
 

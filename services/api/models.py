@@ -1,92 +1,45 @@
-"""Models in memory: loaded and warmed in the background, swapped in when they are ready, never torn from a request."""
+"""Which models are in memory: loaded and warmed in the background, swapped in when ready, never torn from a request."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from services.api.batcher import DynamicBatcher
-from services.api.engine import OnnxEngine
-from shared.errors import CorruptArtifact, InvalidInput, NoModelReady, UnknownAlias, UnknownModel
-from shared.registry import DEFAULT_ALIAS, GENERATOR_FILE, ModelManifest, ModelRegistry
+from services.api.loaded_model import LoadedModel
+from services.api.telemetry import Telemetry
+from shared.errors import CorruptArtifact, NoModelReady, UnknownAlias, UnknownModel
+from shared.registry import DEFAULT_ALIAS, GENERATOR_FILE, ModelRegistry
 from shared.settings import Settings
 
 log = logging.getLogger("kiln.models")
-
-MAX_BATCH = 64  # images per run; more does not raise the CPU's rate
-MAX_LOADED = 8  # models kept in memory besides those that an alias points at
-
-Draw = tuple[NDArray[np.float32], int]  # one image to make: its latent vector and its class
-
-
-class LoadedModel:
-    """A manifest and the engine that runs it, behind a batcher."""
-
-    def __init__(self, manifest: ModelManifest, graph: bytes, settings: Settings) -> None:
-        self.manifest = manifest
-        self._engine = OnnxEngine(graph, manifest.latent_dim, len(manifest.classes), settings)
-        # One thread owns the session. It ends by itself when the model is garbage.
-        thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
-        self._batcher: DynamicBatcher[Draw, NDArray[np.uint8]] = DynamicBatcher(
-            self._run, thread, MAX_BATCH, settings.max_waiting_images
-        )
-
-    @property
-    def provider(self) -> str:
-        return self._engine.provider
-
-    def check_room(self, count: int) -> None:
-        """Raises Overloaded when so many images find no place now, InvalidInput when they never would."""
-        self._batcher.check_room(count)
-
-    async def generate(self, latents: NDArray[np.float32], labels: Sequence[int]) -> NDArray[np.uint8]:
-        """latents [N, latent], labels [N] -> pixels [N, 32, 32, 3]. Raises Overloaded."""
-        return np.stack(await self._batcher.submit(list(zip(latents, labels, strict=True))))
-
-    def _run(self, draws: list[Draw]) -> list[NDArray[np.uint8]]:
-        z = np.stack([latent for latent, _ in draws])
-        return list(self._engine.run(z, np.array([label for _, label in draws], dtype=np.int64)))
-
-    def class_index(self, wanted: str | None) -> int:
-        """The class by name or by number; 0 for an unconditional model, which ignores it.
-
-        Raises InvalidInput that lists the names.
-        """
-        names = self.manifest.classes
-        if not self.manifest.conditional:
-            if wanted is not None:
-                raise InvalidInput.of(
-                    "class", wanted, f"model {self.manifest.id} is unconditional and knows no classes"
-                )
-            return 0
-        if wanted in names:
-            return names.index(wanted)
-        if wanted is not None and wanted.isascii() and wanted.isdigit() and int(wanted[:9]) < len(names):
-            return int(wanted[:9])
-        raise InvalidInput.of("class", wanted, f"unknown class; model {self.manifest.id} has {', '.join(names)}")
 
 
 class ModelPool:
     """All models that are served, by id and by alias."""
 
-    def __init__(self, registry: ModelRegistry, settings: Settings) -> None:
-        self._registry, self._settings = registry, settings
+    def __init__(self, registry: ModelRegistry, settings: Settings, telemetry: Telemetry) -> None:
+        self._registry, self._settings, self._telemetry = registry, settings, telemetry
         self._aliases: dict[str, LoadedModel] = {}
         self._loaded: OrderedDict[str, LoadedModel] = OrderedDict()  # the least recently used first
         self._loading: dict[str, asyncio.Task[LoadedModel]] = {}
         self._sound: set[str] = set()  # ids of models that could be loaded once
         self.refused: dict[str, str] = {}  # model id -> why it is not served
+        telemetry.watch(self._gauges)
 
     def default(self) -> LoadedModel | None:
         return self._aliases.get(DEFAULT_ALIAS)
+
+    def find(self, model_id: str) -> LoadedModel | None:
+        """The model, if it is in memory."""
+        return next((model for model in self._in_memory() if model.manifest.id == model_id), None)
+
+    def find_digest(self, digest: str) -> LoadedModel | None:
+        """The model of which that is the generator, if it is in memory."""
+        return next((model for model in self._in_memory() if model.manifest.digest == digest), None)
 
     async def get(self, name: str | None) -> LoadedModel:
         """The model of that alias or id, loaded if need be; None is the default one.
@@ -97,6 +50,8 @@ class ModelPool:
             return model
         if name is None:
             raise NoModelReady(self._why_not())
+        if model := self._touch(name):
+            return model
         try:
             model_id = await asyncio.to_thread(self._registry.resolve, name)
         except UnknownAlias:
@@ -121,6 +76,8 @@ class ModelPool:
         for alias in set(self._aliases) - set(wanted):
             if await asyncio.to_thread(self._is_gone, alias):
                 del self._aliases[alias]
+        for model_id in set(self._loaded) - set(await asyncio.to_thread(self._registry.ids)):
+            self.forget(model_id)  # another replica has deleted it
 
     def _is_gone(self, alias: str) -> bool:
         """Whether the alias was taken away. A damaged record takes nothing from anybody: what was served is served."""
@@ -151,9 +108,19 @@ class ModelPool:
         await asyncio.to_thread(self._registry.set_alias, alias, model_id)
         self._aliases[alias] = model
 
-    async def _load(self, model_id: str) -> LoadedModel:
+    def forget(self, model_id: str) -> None:
+        """A model that was deleted is not served any more; whoever has got it already is answered."""
+        self._loaded.pop(model_id, None)
+        self._sound.discard(model_id)
+        self.refused.pop(model_id, None)
+
+    def _touch(self, model_id: str) -> LoadedModel | None:
         if model := self._loaded.get(model_id):
             self._loaded.move_to_end(model_id)
+        return model
+
+    async def _load(self, model_id: str) -> LoadedModel:
+        if model := self._touch(model_id):
             return model
         task = self._loading.get(model_id)
         if task is None:
@@ -166,7 +133,8 @@ class ModelPool:
         manifest = self._registry.get(model_id)
         if manifest.id != model_id:
             raise CorruptArtifact(f"the manifest of model {model_id} is that of {manifest.id}")
-        return LoadedModel(manifest, self._registry.read_file(manifest, GENERATOR_FILE), self._settings)
+        graph = self._registry.read_file(manifest, GENERATOR_FILE)
+        return LoadedModel(manifest, graph, self._settings, self._telemetry)
 
     def _keep(self, model_id: str, task: asyncio.Task[Any]) -> None:
         del self._loading[model_id]
@@ -181,8 +149,24 @@ class ModelPool:
         self.refused.pop(model_id, None)
         self._sound.add(model_id)
         self._loaded[model_id] = task.result()
-        while len(self._loaded) > MAX_LOADED:
-            self._loaded.popitem(last=False)  # whoever still uses it, an alias or a request, holds it
+        self._make_room(keep=model_id)
+
+    def _make_room(self, keep: str) -> None:
+        """Drops the least recently used models that no alias points at; a request that still uses one holds it."""
+        in_use = {model.manifest.id for model in self._aliases.values()} | {keep}
+        total = sum(model.memory_bytes for model in self._loaded.values())
+        for model_id in [name for name in self._loaded if name not in in_use]:
+            if total <= self._settings.model_memory_mb << 20:
+                return
+            total -= self._loaded.pop(model_id).memory_bytes
+            log.info("model %s leaves the memory to others", model_id)
+
+    def _gauges(self) -> Iterator[tuple[str, int, int]]:
+        for model in self._in_memory():
+            yield model.manifest.id, model.waiting, model.memory_bytes
+
+    def _in_memory(self) -> list[LoadedModel]:
+        return list({id(model): model for model in (*self._loaded.values(), *self._aliases.values())}.values())
 
     def _why_not(self) -> str:
         if self.refused:

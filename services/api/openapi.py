@@ -87,7 +87,7 @@ def _problems(path: str, method: str, operation: dict[str, Any]) -> Iterator[HTT
         yield from (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
     if operation.get("security") or path == "/readyz":
         yield HTTPStatus.SERVICE_UNAVAILABLE
-    if "{" in path or path in ("/generate", "/compare"):
+    if "{" in path or path in ("/generate", "/interpolate", "/compare"):
         yield HTTPStatus.NOT_FOUND
     if "requestBody" in operation:
         yield from (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_TIMEOUT)

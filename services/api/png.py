@@ -36,8 +36,12 @@ def tile(images: NDArray[np.uint8], columns: int | None = None, scale: int = 1) 
     sheet = np.zeros((rows * columns, height, width, channels), dtype=np.uint8)
     sheet[:count] = images
     sheet = sheet.reshape(rows, columns, height, width, channels).swapaxes(1, 2)
-    sheet = sheet.reshape(rows * height, columns * width, channels)
-    return sheet.repeat(scale, axis=0).repeat(scale, axis=1) if scale > 1 else sheet
+    return enlarge(sheet.reshape(rows * height, columns * width, channels), scale)
+
+
+def enlarge(images: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
+    """[..., H, W, C] -> [..., scale * H, scale * W, C], by nearest neighbour."""
+    return images.repeat(scale, axis=-3).repeat(scale, axis=-2) if scale > 1 else images
 
 
 def encode_png(pixels: NDArray[np.uint8], provenance: dict[str, Any], compress: str = "none") -> bytes:
@@ -45,11 +49,48 @@ def encode_png(pixels: NDArray[np.uint8], provenance: dict[str, Any], compress: 
     return COMPRESSIONS[compress](pixels, json.dumps(provenance, sort_keys=True))
 
 
+def encode_apng(frames: NDArray[np.uint8], provenance: dict[str, Any], frame_ms: int) -> bytes:
+    """[N, H, W, 3] -> an animated PNG that begins anew at its end."""
+    first, *rest = (Image.fromarray(frame) for frame in frames)
+    buffer = io.BytesIO()
+    # Each frame replaces the one before as a whole; left to itself, Pillow would drop those that are equal.
+    first.save(
+        buffer, "PNG", save_all=True, append_images=rest, duration=frame_ms, loop=0, blend=0,
+        pnginfo=_text(json.dumps(provenance, sort_keys=True)),
+    )  # fmt: skip
+    return buffer.getvalue()
+
+
 def read_provenance(png: bytes) -> dict[str, Any] | None:
-    """What `encode_png` wrote into the file, or None when it is not one of ours."""
-    with Image.open(io.BytesIO(png)) as image:
-        text = getattr(image, "text", {}).get(PROVENANCE_KEYWORD)
-    return json.loads(text) if text else None
+    """What was written into the file, or None when it is not one of ours. Raises ValueError for what is no PNG."""
+    try:
+        with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
+            text = getattr(image, "text", {}).get(PROVENANCE_KEYWORD)
+        provenance = json.loads(text) if text else None
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"not a PNG: {error}") from error
+    return provenance if isinstance(provenance, dict) else None
+
+
+def read_frames(png: bytes, shape: tuple[int, ...] | None = None) -> NDArray[np.uint8]:
+    """The pixels of a PNG, animated or not: [frames, H, W, 3].
+
+    Raises ValueError for a damaged file, and for one of another shape than is told, before it is unpacked: a small file
+    may claim a large part of the memory.
+    """
+    try:
+        with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
+            count = getattr(image, "n_frames", 1)
+            if shape is not None and (count, image.height, image.width) != shape[:3]:
+                wanted = " x ".join(str(size) for size in (shape[0], shape[2], shape[1]))
+                raise ValueError(f"the file is {count} x {image.width} x {image.height}, and this makes {wanted}")
+            pixels = []
+            for number in range(count):
+                image.seek(number)
+                pixels.append(np.asarray(image.convert("RGB")))
+    except (OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        raise ValueError(f"not a sound PNG: {error}") from error
+    return np.stack(pixels)
 
 
 def _stored(pixels: NDArray[np.uint8], text: str) -> bytes:
@@ -72,11 +113,15 @@ def _quick(pixels: NDArray[np.uint8], text: str) -> bytes:
 
 def _small(pixels: NDArray[np.uint8], text: str) -> bytes:
     """Pillow at its best: a filter for each row, deflated at the highest level."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", pnginfo=_text(text), optimize=True)
+    return buffer.getvalue()
+
+
+def _text(text: str) -> PngInfo:
     info = PngInfo()
     info.add_itxt(PROVENANCE_KEYWORD, text)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG", pnginfo=info, optimize=True)
-    return buffer.getvalue()
+    return info
 
 
 COMPRESSIONS: dict[str, Callable[[NDArray[np.uint8], str], bytes]] = {"none": _stored, "fast": _quick, "small": _small}

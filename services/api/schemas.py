@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, field_validator
 
 from services.api.by_class import MAX_DRAWS
 from services.api.latents import MAX_SEED
@@ -14,6 +14,7 @@ from shared.presets import PRESETS, Preset, TrainConfig
 from shared.registry import ModelManifest
 
 MAX_IMAGES = 1024
+MAX_STEPS = 256
 MAX_COMPARED = 20
 EVENT_ID = r"^[0-9]{1,19}-[0-9]{1,19}$"  # Redis counts in 64 bits, which is twenty digits at most
 
@@ -94,13 +95,13 @@ class CompareQuery(LossesQuery):
         return list(dict.fromkeys(part.strip() for part in jobs.split(",") if part.strip()))
 
 
-class GenerateQuery(_Request):
-    """Query of GET /generate."""
-
-    class_: Annotated[str | None, Field(alias="class", max_length=200, description="Name or number of a class.")] = None
-    n: Annotated[int, Field(ge=1, le=MAX_IMAGES, description="How many images.")] = 16
+class _Generate(_Request):
+    n: Annotated[int, Field(ge=1, le=MAX_IMAGES, description="How many images, of each class.")] = 16
     model: Annotated[str | None, Field(min_length=1, max_length=200, description="Id or alias.")] = None
     seed: Annotated[int | None, Field(ge=0, le=MAX_SEED, description="Drawn and reported if absent.")] = None
+    first_index: Annotated[
+        int, Field(ge=0, le=MAX_SEED, description="Images are counted per seed and class; the number of the first.")
+    ] = 0
     truncation: Annotated[float | None, Field(ge=0.05, le=10, allow_inf_nan=False)] = None
     threshold: Annotated[
         float | None,
@@ -111,9 +112,78 @@ class GenerateQuery(_Request):
         int | None,
         Field(ge=1, le=MAX_DRAWS, description="And how many images it may look at. Default: 100 n, but at least 1000."),
     ] = None
-    format: Literal["png"] = "png"
-    columns: Annotated[int | None, Field(ge=1, le=MAX_IMAGES, description="Default: ceil(sqrt(n)).")] = None
+    format: Annotated[
+        Literal["png", "zip", "json", "npy"],
+        Field(description="One sheet; or a PNG each and a list, zipped; the same as JSON with base64; [N, H, W, 3]."),
+    ] = "png"
+    compress: Annotated[Literal["none", "fast", "small"], Field(description="How PNGs are deflated.")] = "none"
+    columns: Annotated[
+        int | None,
+        Field(ge=1, le=MAX_IMAGES, description="Default: ceil(sqrt(n)); n for several classes."),
+    ] = None
     scale: Annotated[int, Field(ge=1, le=16, description="Repeat each pixel so many times.")] = 1
+
+
+class GenerateQuery(_Generate):
+    """Query of GET /generate."""
+
+    class_: Annotated[
+        str | None,
+        Field(alias="class", max_length=2000, description="Name or number of a class; several, with commas; or `all`."),
+    ] = None
+
+
+class GenerateBody(_Generate):
+    """Body of POST /generate."""
+
+    class_: Annotated[
+        str | tuple[str, ...] | None,
+        Field(alias="class", description="Name or number of a class, or a list of them; or `all`."),
+        WithJsonSchema({
+            "anyOf": [
+                {"type": "string", "maxLength": 200},
+                {"type": "integer", "minimum": 0},
+                {"type": "array", "minItems": 1, "maxItems": MAX_IMAGES,
+                 "items": {"anyOf": [{"type": "string", "maxLength": 200}, {"type": "integer", "minimum": 0}]}},
+                {"type": "null"},
+            ]
+        }),
+    ] = None  # fmt: skip
+
+    @field_validator("class_", mode="before")
+    @classmethod
+    def _names(cls, wanted: Any) -> Any:
+        if isinstance(wanted, list):
+            if not 1 <= len(wanted) <= MAX_IMAGES:
+                raise ValueError(f"1 to {MAX_IMAGES:,} classes can be asked for")
+            return tuple(cls._name(part) for part in wanted)
+        return None if wanted is None else cls._name(wanted)
+
+    @staticmethod
+    def _name(wanted: Any) -> str:
+        if isinstance(wanted, bool) or not isinstance(wanted, str | int) or len(str(wanted)[:201]) > 200:
+            raise ValueError("a class is a name of up to 200 characters, or a number")
+        return str(wanted)
+
+
+class InterpolateQuery(_Request):
+    """Query of GET /interpolate."""
+
+    from_: Annotated[str | None, Field(alias="from", max_length=200, description="The class to begin with.")] = None
+    to: Annotated[str | None, Field(max_length=200, description="The class to end with.")] = None
+    steps: Annotated[int, Field(ge=2, le=MAX_STEPS, description="How many images, both ends included.")] = 16
+    model: Annotated[str | None, Field(min_length=1, max_length=200, description="Id or alias.")] = None
+    seed: Annotated[int | None, Field(ge=0, le=MAX_SEED, description="Drawn and reported if absent.")] = None
+    from_index: Annotated[int, Field(ge=0, le=MAX_SEED, description="Begin with that image of the seed.")] = 0
+    to_index: Annotated[
+        int, Field(ge=0, le=MAX_SEED, description="End with that one; the same one, and the class alone changes.")
+    ] = 1
+    truncation: Annotated[float | None, Field(ge=0.05, le=10, allow_inf_nan=False)] = None
+    format: Annotated[Literal["png", "apng"], Field(description="A strip, or an animated PNG.")] = "png"
+    compress: Annotated[Literal["none", "fast", "small"], Field(description="How a strip is deflated.")] = "none"
+    columns: Annotated[int | None, Field(ge=1, le=MAX_STEPS, description="Of a strip. Default: all in one row.")] = None
+    scale: Annotated[int, Field(ge=1, le=16, description="Repeat each pixel so many times.")] = 1
+    frame_ms: Annotated[int, Field(ge=10, le=10_000, description="How long an animated PNG shows each image.")] = 80
 
 
 class JobView(BaseModel):
@@ -212,6 +282,8 @@ class ModelView(BaseModel):
     manifest: ModelManifest
     aliases: list[str]
     refused: str | None  # why it is not served, if it is not
+    provider: str | None  # what it runs on, while it is in memory
+    memory_bytes: int | None  # what it takes there, by estimate
 
 
 class ModelList(BaseModel):
@@ -223,6 +295,15 @@ class AliasView(BaseModel):
 
     alias: str
     model_id: str
+
+
+class Verification(BaseModel):
+    """Answer of POST /verify."""
+
+    reproduced: bool = Field(description="Whether this server makes the very same file.")
+    same_pixels: bool = Field(description="Whether it makes the same pixels; a file may have been written anew.")
+    reason: str | None = Field(description="Why it is not reproduced, if it is not.")
+    provenance: dict[str, Any] | None = Field(description="What the file says about itself.")
 
 
 class Health(BaseModel):

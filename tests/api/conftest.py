@@ -40,6 +40,17 @@ def serving(settings: Settings, registry: ModelRegistry) -> Iterator[TestClient]
         yield client
 
 
+@pytest.fixture(scope="module")
+def served(redis_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    """The same for all tests of a file, which ask and change nothing."""
+    data = tmp_path_factory.mktemp("served")
+    settings = Settings(data=data, redis_url=redis_server, threads=2)
+    publish(ModelRegistry(ArtifactStore(settings.artifact_url)), "first")
+    with TestClient(create_app(settings), raise_server_exceptions=False) as client:
+        wait_until_ready(client)
+        yield client
+
+
 def publish(
     registry: ModelRegistry, model_id: str, *, graph: bytes | None = None, conditional: bool = True,
     more: dict[str, bytes] | None = None,

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -34,8 +35,8 @@ class Runner:
         return [item * item for item in items]
 
 
-def batcher(runner: Runner, *, max_batch: int = 4, max_waiting: int = 1000) -> DynamicBatcher[int, int]:
-    return DynamicBatcher(runner, ThreadPoolExecutor(1), max_batch, max_waiting)
+def batcher(runner: Runner, *, max_batch: int = 4, max_waiting: int = 1000, **more: Any) -> DynamicBatcher[int, int]:
+    return DynamicBatcher(runner, ThreadPoolExecutor(more.get("lanes", 1)), max_batch, max_waiting, **more)
 
 
 @hypothesis_settings(deadline=None, max_examples=60)
@@ -119,7 +120,9 @@ def test_how_long_to_stay_away_follows_from_the_measured_rate() -> None:
     now_s = iter([0.0, 2.0, 2.0, 5.0, 5.0])  # when a batch begins, when it ends, ...
 
     async def scenario() -> None:
-        subject: DynamicBatcher[int, int] = DynamicBatcher(runner, ThreadPoolExecutor(1), 4, 40, lambda: next(now_s))
+        subject: DynamicBatcher[int, int] = DynamicBatcher(
+            runner, ThreadPoolExecutor(1), 4, 40, clock_s=lambda: next(now_s)
+        )
         rates = [subject.items_per_second]
         # Given four items in two seconds, then four in three: 1.6 a second
         await subject.submit([1, 2, 3, 4])
@@ -150,7 +153,9 @@ def test_nobody_is_sent_away_for_less_than_a_second_or_more_than_a_minute(batch_
     now_s = iter([0.0, batch_s, batch_s])
 
     async def scenario() -> None:
-        subject: DynamicBatcher[int, int] = DynamicBatcher(runner, ThreadPoolExecutor(1), 1, 2, lambda: next(now_s))
+        subject: DynamicBatcher[int, int] = DynamicBatcher(
+            runner, ThreadPoolExecutor(1), 1, 2, clock_s=lambda: next(now_s)
+        )
         await subject.submit([1])
         runner.gate.clear()
         waiting = asyncio.create_task(subject.submit([1, 2]))

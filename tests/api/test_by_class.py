@@ -111,6 +111,21 @@ def test_when_the_limit_is_reached_the_answer_says_how_many_were_found(
         assert f"accepted {found} of class red" in problem["message"]
 
 
+def test_several_classes_are_judged_at_once_and_any_file_can_be_verified(
+    colorful: TestClient, classifier: ClassifierManifest
+) -> None:
+    sheet = colorful.get("/generate", params={"class": "all", "n": 3, "seed": 1})
+    rows = tiles(sheet.content, 9)
+    for row, name in enumerate(("red", "green", "blue")):
+        np.testing.assert_array_equal(
+            rows[3 * row : 3 * row + 3], tiles(get(colorful, **{"class": name, "n": 3, "seed": 1}), 3)
+        )
+
+    single = colorful.get("/generate", params={"class": "red", "n": 1, "first_index": 2, "seed": 1}).content
+    for png in (sheet.content, single):
+        assert colorful.post("/verify", content=png).json()["reason"] is None
+
+
 def test_without_a_class_nothing_is_judged(colorful: TestClient) -> None:
     """And so no classifier is needed."""
     answer = colorful.get("/generate", params={"n": 4, "seed": 1})

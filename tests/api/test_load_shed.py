@@ -15,7 +15,7 @@ import uvicorn
 from numpy.typing import NDArray
 
 from services.api.app import create_app
-from services.api.models import LoadedModel
+from services.api.loaded_model import LoadedModel
 from services.dev import free_port
 from shared.registry import ModelRegistry
 from shared.settings import Settings
@@ -33,11 +33,11 @@ class Gate:
         self._run = model._engine.run
         model._engine.run = self.run  # type: ignore[method-assign]
 
-    def run(self, z: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.uint8]:
-        self.ran.append(len(labels))
+    def run(self, z: NDArray[np.float32], classes: NDArray[Any]) -> NDArray[np.uint8]:
+        self.ran.append(len(classes))
         self.started.set()
         assert self.open.wait(60)
-        return self._run(z, labels)
+        return self._run(z, classes)
 
 
 @pytest.fixture

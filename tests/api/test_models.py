@@ -8,6 +8,7 @@ import shutil
 import pytest
 from fastapi.testclient import TestClient
 
+from services.api.app import create_app
 from services.api.engine import OnnxEngine, has_cuda_device
 from shared.errors import CorruptArtifact, NoModelReady
 from shared.registry import GENERATOR_FILE, ModelRegistry
@@ -126,6 +127,43 @@ def test_a_model_whose_file_changed_since_is_never_served(
 
     assert answer.status_code == 503
     assert "not the file that was published" in answer.json()["detail"]
+
+
+def test_a_model_says_what_it_runs_on_and_what_it_takes(serving: TestClient) -> None:
+    view = serving.get("/models/first").json()
+
+    assert view["provider"] == ("CUDAExecutionProvider" if has_cuda_device() else "CPUExecutionProvider")
+    assert view["memory_bytes"] > len(make_generator(LATENT, len(CLASSES)))
+
+
+def test_a_deleted_model_is_gone_and_one_in_use_is_not_deleted(
+    serving: TestClient, registry: ModelRegistry, settings: Settings
+) -> None:
+    publish(registry, "second")
+    assert serving.get("/generate", params={"class": "cat", "model": "second"}).status_code == 200
+
+    refused = serving.delete("/models/first")
+    assert refused.status_code == 409
+    assert "in use as default" in refused.json()["detail"]
+    assert served(serving) == "first"
+
+    assert serving.delete("/models/second").status_code == 204
+    assert serving.get("/generate", params={"class": "cat", "model": "second"}).status_code == 404
+    assert serving.get("/models/second").status_code == serving.delete("/models/second").status_code == 404
+    assert [path.name for path in (settings.data / "artifacts" / "models" / "second").iterdir()] == []
+
+
+def test_the_least_used_model_leaves_when_memory_is_short(settings: Settings, registry: ModelRegistry) -> None:
+    """The hand-made model takes about 3 MB with its buffers; so one beside that of an alias is too much for 1 MiB."""
+    for model_id in ("first", "second", "third"):
+        publish(registry, model_id)
+    with TestClient(create_app(settings.model_copy(update={"model_memory_mb": 1}))) as client:
+        wait_until_ready(client)
+        for model_id in ("second", "third"):
+            assert client.get("/generate", params={"class": "cat", "model": model_id}).status_code == 200
+        in_memory = {v["manifest"]["id"]: v["provider"] is not None for v in client.get("/models").json()["data"]}
+        assert in_memory == {"first": True, "second": False, "third": True}
+        assert client.get("/generate", params={"class": "cat", "model": "second"}).status_code == 200
 
 
 def test_readiness_names_the_model_and_the_provider(serving: TestClient) -> None:

@@ -182,7 +182,9 @@ def api_process(folder: Path, **settings: str) -> Iterator[tuple[httpx2.Client, 
     """A real `python -m services.api`, an HTTP client for it, and the file with all it says."""
     port, log = free_port(), folder / "api.log"
     environment = (
-        os.environ | {"KILN_DATA": str(folder / "data"), "KILN_PORT": str(port), "KILN_THREADS": "1"} | settings
+        os.environ
+        | {"KILN_DATA": str(folder / "data"), "KILN_PORT": str(port), "KILN_THREADS": "1", "KILN_ACCESS_LOG": "1"}
+        | settings
     )
     with (
         log.open("wb") as out,

@@ -82,6 +82,7 @@ def running(folder: Path, **settings: str) -> Iterator[Server]:
     environment = os.environ | SMALL_MACHINE | {
         "KILN_DATA": str(data), "KILN_PORT": str(port), "KILN_REDIS_URL": f"redis://127.0.0.1:{redis_port}/0",
         "KILN_ARTIFACTS": f"file://{data}/artifacts", "KILN_DRAIN_S": "0",
+        "KILN_ACCESS_LOG": "true",  # drills look there for what has been answered
     } | settings  # fmt: skip
     url = f"http://127.0.0.1:{port}"
     with (data / "api.log").open("wb") as log, httpx2.Client(base_url=url, timeout=120, limits=MANY) as http:

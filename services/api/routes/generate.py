@@ -2,23 +2,55 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Header, Query, Request, Response
 
-from services.api.dependencies import Kiln
+from services.api.dependencies import Kiln, Services
 from services.api.disconnects import unless_gone
-from services.api.generation import generate_sheet
-from services.api.schemas import GenerateQuery
+from services.api.formats import FORMATS
+from services.api.generation import place_order
+from services.api.schemas import GenerateBody, GenerateQuery
 from services.api.security import GENERATE
 
 router = APIRouter(tags=["generate"])
 
+IfNoneMatch = Annotated[str | None, Header(description="ETags of answers to questions with a seed.")]
 
-@router.get(
-    "/generate", response_class=Response, responses={200: {"content": {"image/png": {}}}}, dependencies=[GENERATE]
-)
-async def generate(query: Annotated[GenerateQuery, Query()], request: Request, kiln: Kiln) -> Response:
-    """A PNG of n images of one class. The same model, class and seed give the same images, and n=4 begins n=16."""
-    sheet = await unless_gone(request, generate_sheet(query, await kiln.models.get(query.model), kiln.bench))
-    return Response(sheet.png, media_type="image/png", headers=dict(sheet.headers))
+IMAGES: dict[int | str, dict[str, Any]] = {
+    200: {"content": {media_type: {} for media_type, _ in FORMATS.values()}},
+    304: {"description": "The answer that the client has."},
+}
+
+
+@router.get("/generate", response_class=Response, responses=IMAGES, dependencies=[GENERATE])
+async def generate(
+    query: Annotated[GenerateQuery, Query()], request: Request, kiln: Kiln, if_none_match: IfNoneMatch = None
+) -> Response:
+    """n images of one class, or of each of several. The same model, class, seed and index give the same image."""
+    return await respond(query, request, kiln, if_none_match)
+
+
+@router.head("/generate", include_in_schema=False, dependencies=[GENERATE])
+async def generate_head(
+    query: Annotated[GenerateQuery, Query()], request: Request, kiln: Kiln, if_none_match: IfNoneMatch = None
+) -> Response:
+    """What GET would answer, without its body: the server leaves that away."""
+    return await respond(query, request, kiln, if_none_match)
+
+
+@router.post("/generate", response_class=Response, responses=IMAGES, dependencies=[GENERATE])
+async def generate_from_body(
+    body: GenerateBody, request: Request, kiln: Kiln, if_none_match: IfNoneMatch = None
+) -> Response:
+    """The same as JSON, where `class` may be a list."""
+    return await respond(body, request, kiln, if_none_match)
+
+
+async def respond(
+    query: GenerateQuery | GenerateBody, request: Request, kiln: Services, if_none_match: str | None
+) -> Response:
+    with kiln.telemetry.counting_refusals():
+        order = await place_order(query, await kiln.models.get(query.model), kiln.bench)
+        answer = await unless_gone(request, kiln.answers.answer(order, if_none_match))
+    return Response(answer.body, answer.status, answer.all_headers, answer.media_type or None)

@@ -51,6 +51,15 @@ def get_preview(model_id: str, kiln: Kiln) -> Response:
     return Response(preview, media_type="image/png", headers={"Cache-Control": "private, max-age=86400, immutable"})
 
 
+@router.delete("/models/{model_id}", status_code=204, dependencies=[TRAIN])
+async def delete_model(model_id: str, kiln: Kiln) -> None:
+    """Takes a model and its files away for good. 409 while an alias points at it."""
+    await asyncio.to_thread(kiln.registry.delete, model_id)
+    kiln.models.forget(model_id)
+    with suppress(StoreUnavailable):
+        await run_in_threadpool(kiln.store.announce)
+
+
 @router.put("/aliases/{alias}", dependencies=[TRAIN])
 async def set_alias(alias: AliasName, body: AliasRequest, kiln: Kiln) -> AliasView:
     """Points an alias at a model. `default` is the one that /generate uses."""
@@ -66,4 +75,8 @@ async def promote(alias: str, model_id: str, kiln: Services) -> AliasView:
 
 def _view(manifest: ModelManifest, aliases: Mapping[str, str], kiln: Services) -> ModelView:
     own = [alias for alias, model_id in aliases.items() if model_id == manifest.id]
-    return ModelView(manifest=manifest, aliases=own, refused=kiln.models.refused.get(manifest.id))
+    model = kiln.models.find(manifest.id)
+    return ModelView(
+        manifest=manifest, aliases=own, refused=kiln.models.refused.get(manifest.id),
+        provider=model and model.provider, memory_bytes=model and model.memory_bytes,
+    )  # fmt: skip

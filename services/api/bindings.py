@@ -1,0 +1,75 @@
+"""The inputs and the output of one batch size, bound to a session once: a run allocates and looks up nothing.
+
+CudaBinding has never run: no GPU was at hand when it was written. It follows onnxruntime's documentation of CUDA graphs
+and I/O binding, and `OnnxEngine` does without graphs when the first of them cannot be captured.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+IMAGE_SHAPE = (3, 32, 32)
+
+
+class Binding(Protocol):
+    """`z` [size, latent] and `classes` are to be filled; `run` answers with images, which hold until the next run."""
+
+    z: NDArray[np.float32]
+    classes: NDArray[Any]
+
+    def run(self) -> NDArray[np.float32]: ...
+
+
+class CpuBinding:
+    """All of it is this process's memory."""
+
+    def __init__(self, session: Any, size: int, latent_dim: int, classes: NDArray[Any], name: str) -> None:
+        self._session, self._binding = session, session.io_binding()
+        self.z = np.zeros((size, latent_dim), dtype=np.float32)
+        self.classes = classes
+        self._images = np.zeros((size, *IMAGE_SHAPE), dtype=np.float32)
+        for bind, key, array in (
+            (self._binding.bind_ortvalue_input, "z", self.z),
+            (self._binding.bind_ortvalue_input, name, self.classes),
+            (self._binding.bind_ortvalue_output, "images", self._images),
+        ):
+            bind(key, onnxruntime.OrtValue.ortvalue_from_numpy(array))  # shares the memory, and keeps it
+
+    def run(self) -> NDArray[np.float32]:
+        self._session.run_with_iobinding(self._binding)
+        return self._images
+
+
+class CudaBinding:
+    """Fixed places on the device, and with `graph_id` a CUDA graph of the whole run, replayed in one call.
+
+    The first runs of an id allocate, then capture; capture and replay belong to one thread. Hence: every size has its
+    id, is warmed, and all of it happens in the engine's only lane.
+    """
+
+    def __init__(
+        self, session: Any, size: int, latent_dim: int, classes: NDArray[Any], name: str, *, graph_id: int | None
+    ) -> None:
+        self._session, self._binding = session, session.io_binding()
+        self.z = np.zeros((size, latent_dim), dtype=np.float32)
+        self.classes = classes
+        on_device = onnxruntime.OrtValue.ortvalue_from_numpy
+        self._z, self._classes = on_device(self.z, "cuda", 0), on_device(self.classes, "cuda", 0)
+        self._images = onnxruntime.OrtValue.ortvalue_from_shape_and_type([size, *IMAGE_SHAPE], np.float32, "cuda", 0)
+        self._binding.bind_ortvalue_input("z", self._z)
+        self._binding.bind_ortvalue_input(name, self._classes)
+        self._binding.bind_ortvalue_output("images", self._images)
+        self._options = onnxruntime.RunOptions()
+        if graph_id is not None:
+            self._options.add_run_config_entry("gpu_graph_id", str(graph_id))
+
+    def run(self) -> NDArray[np.float32]:
+        self._z.update_inplace(self.z)
+        self._classes.update_inplace(self.classes)
+        self._session.run_with_iobinding(self._binding, self._options)
+        images: NDArray[np.float32] = self._images.numpy()  # copied from the device, after the run has ended
+        return images

@@ -1,0 +1,32 @@
+"""From one image to another."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request, Response
+
+from services.api.dependencies import Kiln
+from services.api.disconnects import unless_gone
+from services.api.interpolation import Interpolation
+from services.api.routes.generate import IfNoneMatch
+from services.api.schemas import InterpolateQuery
+from services.api.security import GENERATE
+
+router = APIRouter(tags=["generate"])
+
+STRIPS: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"image/png": {}, "image/apng": {}}},
+    304: {"description": "The answer that the client has."},
+}
+
+
+@router.get("/interpolate", response_class=Response, responses=STRIPS, dependencies=[GENERATE])
+async def interpolate(
+    query: Annotated[InterpolateQuery, Query()], request: Request, kiln: Kiln, if_none_match: IfNoneMatch = None
+) -> Response:
+    """In `steps` images from one class and latent vector to another; the first and the last are those of /generate."""
+    with kiln.telemetry.counting_refusals():
+        question = Interpolation(query, await kiln.models.get(query.model))
+        answer = await unless_gone(request, kiln.answers.answer(question, if_none_match))
+    return Response(answer.body, answer.status, answer.all_headers, answer.media_type or None)

@@ -1,0 +1,27 @@
+"""Whether a picture is what it says it is."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+
+from services.api.dependencies import Kiln
+from services.api.disconnects import unless_gone
+from services.api.schemas import Verification
+from services.api.security import GENERATE
+from services.api.verification import verify
+
+router = APIRouter(tags=["generate"])
+
+PNG_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {"image/png": {"schema": {"type": "string", "format": "binary"}}},
+    }
+}
+
+
+@router.post("/verify", openapi_extra=PNG_BODY, dependencies=[GENERATE])
+async def verify_png(request: Request, kiln: Kiln) -> Verification:
+    """Takes a PNG, reads how it was made, makes it again and compares. If it is not reproduced, `reason` says why."""
+    png = await request.body()
+    return await unless_gone(request, verify(png, kiln.models, kiln.bench))

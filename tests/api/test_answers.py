@@ -1,0 +1,190 @@
+"""One question, many ways to be answered: several classes, formats, and answers that the client has already."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import zipfile
+from typing import Any
+
+import httpx2
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+from PIL import Image
+
+from services.api.answers import Answer, AnswerCache, etag_of, is_known
+from services.api.png import COMPRESSIONS, read_provenance
+from tests.api.conftest import CLASSES
+from tests.api.test_bad_input import assert_problem
+
+SEED = {"seed": 5, "n": 3}
+
+
+def ask(client: TestClient, **query: Any) -> httpx2.Response:
+    answer = client.get("/generate", params=query)
+    assert answer.status_code == 200, answer.text
+    return answer
+
+
+def pixels(png: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(png)) as image:
+        found: np.ndarray = np.asarray(image)
+        return found
+
+
+def array(client: TestClient, **query: Any) -> np.ndarray:
+    images: np.ndarray = np.load(io.BytesIO(ask(client, format="npy", **query).content))
+    return images
+
+
+def test_several_classes_have_a_row_each(served: TestClient) -> None:
+    sheet = pixels(ask(served, **{"class": "cat,dog", **SEED}).content)
+
+    assert sheet.shape == (64, 96, 3)
+    for row, name in enumerate(("cat", "dog")):
+        alone = pixels(ask(served, **{"class": name, "columns": 3, **SEED}).content)
+        np.testing.assert_array_equal(sheet[32 * row : 32 * row + 32], alone)
+
+
+def test_all_is_every_class_and_a_body_may_list_them(served: TestClient) -> None:
+    everything = ask(served, **{"class": "all", **SEED})
+    listed = served.post("/generate", json={"class": [*CLASSES[:9], 9], **SEED})
+
+    assert listed.content == everything.content
+    assert pixels(everything.content).shape == (320, 96, 3)
+    provenance = read_provenance(everything.content)
+    assert provenance is not None
+    assert provenance["class"] == list(CLASSES)
+
+
+def test_a_body_says_the_same_as_a_query(served: TestClient) -> None:
+    query = {"class": "cat", "n": 4, "seed": 1, "truncation": 0.5, "columns": 4, "scale": 2, "compress": "fast"}
+
+    assert served.post("/generate", json=query).content == ask(served, **query).content
+
+
+def test_images_are_counted_from_any_index(served: TestClient) -> None:
+    eight = array(served, **{"class": "cat", "n": 8, "seed": 1})
+
+    np.testing.assert_array_equal(array(served, **{"class": "cat", "n": 3, "seed": 1, "first_index": 5}), eight[5:])
+
+
+def test_a_zip_holds_what_each_image_alone_would_be(served: TestClient) -> None:
+    answer = ask(served, **{"class": "cat,dog", "format": "zip", "scale": 2, **SEED})
+
+    assert answer.headers["content-type"] == "application/zip"
+    with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
+        assert archive.testzip() is None
+        listed = json.loads(archive.read("images.json"))
+        assert len(archive.namelist()) == len(listed["images"]) + 1 == 7
+        for row in listed["images"]:
+            alone = {"class": row["class"], "first_index": row["index"], "n": 1, "seed": 5, "scale": 2}
+            assert archive.read(row["file"]) == ask(served, **alone).content
+    assert (listed["seed"], listed["model"]) == (5, "first")
+
+
+def test_json_holds_the_same_in_base64(served: TestClient) -> None:
+    answer = ask(served, **{"class": "cat", "format": "json", **SEED}).json()
+
+    assert answer["seed"] == 5
+    for index, row in enumerate(answer["images"]):
+        assert (row["class"], row["index"]) == ("cat", index)
+        alone = ask(served, **{"class": "cat", "first_index": index, "n": 1, "seed": 5})
+        assert base64.b64decode(row["png"]) == alone.content
+
+
+def test_npy_is_the_bare_numbers(served: TestClient) -> None:
+    images = array(served, **{"class": "cat,dog", "scale": 2, **SEED})
+
+    assert (str(images.dtype), images.shape) == ("uint8", (6, 64, 64, 3))
+    sheet = pixels(ask(served, **{"class": "cat,dog", "scale": 2, **SEED}).content)
+    np.testing.assert_array_equal(images[4], sheet[64:, 64:128])
+
+
+def test_however_deflated_the_pixels_are_the_same(served: TestClient) -> None:
+    files = [ask(served, **{"class": "cat", "compress": compress, **SEED}).content for compress in COMPRESSIONS]
+
+    assert len(set(files)) == len(COMPRESSIONS)
+    for file in files[1:]:
+        np.testing.assert_array_equal(pixels(file), pixels(files[0]))
+
+
+def test_head_tells_what_get_would_say(served: TestClient) -> None:
+    get, head = (served.request(method, "/generate", params={"class": "cat", **SEED}) for method in ("GET", "HEAD"))
+
+    assert head.status_code == 200
+    assert {name: value for name, value in head.headers.items() if name != "date"} == {
+        name: value for name, value in get.headers.items() if name != "date"
+    }
+
+
+def test_a_question_with_a_seed_is_answered_once(served: TestClient) -> None:
+    query: dict[str, Any] = {"class": "cat", "seed": 99, "n": 2}
+    first = ask(served, **query)
+    etag = first.headers["etag"]
+
+    again = served.get("/generate", params=query, headers={"If-None-Match": f'"other", W/{etag}'})
+    assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", etag)
+    assert ask(served, **query).content == first.content
+    for other in ({"seed": 98}, {"n": 3}, {"class": "dog"}, {"scale": 2}, {"format": "zip"}, {"first_index": 1}):
+        assert ask(served, **query | other).headers["etag"] != etag
+    assert "etag" not in ask(served, **{"class": "cat"}).headers
+    counted = served.get("/metrics").text
+    assert 'kiln_answer_cache_total{result="not_modified"} 1.0' in counted
+    assert 'kiln_answer_cache_total{result="hit"}' in counted
+
+
+def test_only_a_model_named_by_itself_makes_an_answer_for_ever(served: TestClient) -> None:
+    by_alias, by_id = ask(served, **{"class": "cat", **SEED}), ask(served, **{"class": "cat", "model": "first", **SEED})
+
+    assert by_alias.headers["etag"] == by_id.headers["etag"]
+    assert by_alias.headers["cache-control"] == "private, no-cache"
+    assert by_id.headers["cache-control"] == "private, max-age=31536000, immutable"
+
+
+def test_the_cache_keeps_the_latest_and_no_more_than_it_may() -> None:
+    seen: list[str] = []
+    cache = AnswerCache(800, seen.append)
+    names = [etag_of(number) for number in range(10)]
+
+    cache._keep(Answer(b"x" * 101, "image/png", etag=etag_of("large")))
+    for name in names:
+        cache._keep(Answer(b"x" * 100, "image/png", etag=name))
+
+    assert cache.bytes == 800
+    assert list(cache._answers) == names[2:]
+
+
+@pytest.mark.parametrize(("header", "is_so"), [
+    (None, False), ("*", True), ('"a"', True), ('W/"a"', True), ('"b", "a"', True), ('"b"', False), ("a", False),
+])  # fmt: skip
+def test_what_the_client_has(header: str | None, is_so: bool) -> None:
+    assert is_known('"a"', header) == is_so
+
+
+@pytest.mark.parametrize(("body", "field"), [
+    ({"class": "cat", "n": 0}, "n"), ({"class": ["cat", "dragon"]}, "class"), ({"class": []}, "class"),
+    ({"class": True}, "class"), ({"class": [["cat"]]}, "class"), ({"class": "x" * 201}, "class"), ({}, "class"),
+    ({"class": 10}, "class"), ({"class": "all", "n": 103}, "n"), ({"class": "cat", "format": "gif"}, "format"),
+    ({"class": "cat", "colour": 1}, "colour"), ({"class": "cat", "first_index": -1}, "first_index"),
+    ({"class": "cat", "n": 1, "columns": 1024, "scale": 16}, "scale"), ({"class": "cat", "seed": 2**63}, "seed"),
+])  # fmt: skip
+def test_a_body_that_makes_no_sense_names_its_field(body: dict[str, Any], field: str, served: TestClient) -> None:
+    problem = assert_problem(served.post("/generate", json=body), 422)
+
+    assert [error["field"] for error in problem["errors"]] == [field]
+
+
+def test_metrics_tell_where_the_time_goes(served: TestClient) -> None:
+    ask(served, **{"class": "cat", "n": 7})
+    assert served.get("/generate", params={"class": "dragon"}).status_code == 422
+    told = served.get("/metrics")
+
+    assert told.headers["content-type"].startswith("text/plain; version=0.0.4")
+    labels = '{model="first",provider='
+    for name in ("queue_seconds_sum", "compute_seconds_sum", "encode_seconds_sum", "batch_images_sum", "images_total"):
+        assert f"kiln_{name}{labels}" in told.text
+    assert 'kiln_rejected_total{reason="invalid_input"}' in told.text
+    assert 'kiln_waiting_images{model="first"} 0.0' in told.text
