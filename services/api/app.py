@@ -84,20 +84,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     errors.install(app)
     _add_middleware(app, settings)
     app.state.routes = []
-    for module in (
-        jobs,
-        events,
-        history,
-        generate,
-        interpolate,
-        verify,
-        models,
-        sweeps,
-        presets,
-        health,
-        metrics,
-        docs,
-    ):
+    modules = (jobs, events, history, generate, interpolate, verify, models, sweeps, presets, health, metrics, docs)
+    for module in modules:
         app.include_router(module.router)
         app.state.routes += module.router.routes
     openapi.install(app)

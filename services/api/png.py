@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 PROVENANCE_KEYWORD = "kiln"
@@ -67,8 +67,10 @@ def read_provenance(png: bytes) -> dict[str, Any] | None:
         with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
             text = getattr(image, "text", {}).get(PROVENANCE_KEYWORD)
         provenance = json.loads(text) if text else None
+    except UnidentifiedImageError:  # whose text names an object in memory
+        raise ValueError("not a PNG") from None
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"not a PNG: {error}") from error
+        raise ValueError(f"not a sound PNG: {error}") from error
     return provenance if isinstance(provenance, dict) else None
 
 

@@ -76,10 +76,8 @@ async def _make_again(provenance: Mapping[str, Any], model: LoadedModel, bench: 
     known["class"] = [wanted] if isinstance(wanted, str) else wanted
     if provenance.get("class_method") == "classifier":
         draws = provenance.get("draws")
-        known |= {
-            "threshold": provenance.get("threshold"),
-            "max_draws": max(draws) if isinstance(draws, list) else draws,
-        }
+        most = max((n for n in draws if isinstance(n, int)), default=None) if isinstance(draws, list) else draws
+        known |= {"threshold": provenance.get("threshold"), "max_draws": most}
     return (await (await place_order(GenerateBody.model_validate(known), model, bench)).answer()).body
 
 
