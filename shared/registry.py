@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -23,6 +24,7 @@ from shared.presets import TrainConfig
 DEFAULT_ALIAS = "default"
 GENERATOR_FILE = "generator.onnx"
 PREVIEW_FILE = "preview.png"
+MANIFEST_FILE = "manifest.json"
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 
@@ -105,6 +107,10 @@ class ModelRegistry:
         self._artifacts.create(f"aliases/{DEFAULT_ALIAS}", _alias_record(manifest.id))
         return manifest
 
+    def has_models(self) -> bool:
+        """Whether any was ever published here, sound or not."""
+        return bool(self._artifacts.list("models"))
+
     def list(self) -> list[ModelManifest]:
         """All models, newest first. A folder without a sound manifest is no model and does not hide the others."""
         found = []
@@ -181,7 +187,25 @@ class ModelRegistry:
 
 
 def _record_key(model_id: str) -> str:
-    return f"models/{model_id}/manifest.json"
+    return f"models/{model_id}/{MANIFEST_FILE}"
+
+
+def read_folder(folder: Path) -> tuple[ModelManifest, dict[str, bytes]]:
+    """A model's manifest and files, from a folder that holds them under their own names or a registry's.
+
+    Raises CorruptArtifact where one is not what the manifest says, FileNotFoundError without a manifest.
+    """
+    try:
+        manifest = ModelManifest.model_validate_json((folder / MANIFEST_FILE).read_bytes())
+    except ValidationError as error:
+        raise CorruptArtifact(f"the manifest in {folder} cannot be read: {error}") from error
+    files = {}
+    for name, digest in manifest.files.items():
+        places = (folder / name, folder / f"{digest[:16]}.{name}")
+        files[name] = next((path.read_bytes() for path in places if path.is_file()), b"")
+        if hashlib.sha256(files[name]).hexdigest() != digest:
+            raise CorruptArtifact(f"{folder} lacks the {name} that its manifest describes")
+    return manifest, files
 
 
 def _file_key(manifest: ModelManifest, name: str) -> str:

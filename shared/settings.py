@@ -38,6 +38,11 @@ class Settings(BaseSettings):
         Path(__file__).parents[1] / "models" / "classifier",
         description="Folder of the classifier that measures models. Default: the one that ships with Kiln.",
     )
+    starter: Path = Field(
+        Path(__file__).parents[1] / "models" / "starter",
+        description="Folder of the model that an installation without any serves. Default: the one that ships with "
+        "Kiln; a folder that is not there: none.",
+    )
 
     host: str = Field("127.0.0.1", description="Address the API listens on.")
     port: int = Field(8000, ge=1, le=65535, description="Port of the API.")
@@ -125,7 +130,7 @@ class Settings(BaseSettings):
                 raise ValueError(f"unknown path {word!r}; there are auto, none, {', '.join(FAST_PATHS)}")
         return words
 
-    @field_validator("data", "datasets", "classifier")
+    @field_validator("data", "datasets", "classifier", "starter")
     @classmethod
     def _absolute(cls, path: Path | None) -> Path | None:
         try:

@@ -35,6 +35,7 @@ from services.api.routes import (
     sweeps,
     verify,
 )
+from services.api.starter import publish_starter
 from services.api.store_health import StoreHealth
 from services.api.sweeper import SweeperThread, sweeper_of
 from services.api.telemetry import Telemetry
@@ -131,6 +132,10 @@ def open_services(settings: Settings, drain: Drain) -> Services:
 
 async def _watch_models(kiln: Services, announcements: Announcements) -> None:
     """Keeps the pool in step with the registry, for as long as the API runs; no failure ends it."""
+    try:
+        await asyncio.to_thread(publish_starter, kiln.registry, kiln.settings.starter)
+    except Exception:
+        log.exception("the starter model could not be published")
     while True:
         try:
             await kiln.models.refresh()

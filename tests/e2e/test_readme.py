@@ -31,7 +31,7 @@ def test_the_commands_do_what_the_readme_says(cifar10_root: Path, tmp_path: Path
         dry = subprocess.run(["make", "-n", target], cwd=ROOT, check=True, capture_output=True, text=True).stdout
         assert command in dry
 
-    with running_stack(tmp_path / "data", cifar10_root) as stack:
+    with running_stack(tmp_path / "data", cifar10_root, KILN_STARTER=str(ROOT / "models" / "starter")) as stack:
         script = "\n".join(rest).replace("localhost:8000", f"localhost:{stack.port}").replace("sleep 5", "sleep 0.5")
         budget = '{"preset":"tiny","overrides":{"total_nimg":640}}'
         assert '{"preset":"tiny"}' in script
@@ -45,6 +45,7 @@ def test_the_commands_do_what_the_readme_says(cifar10_root: Path, tmp_path: Path
     assert done.returncode == 0, done.stdout + done.stderr
     assert '"status":4' not in done.stdout
     assert '"status":5' not in done.stdout
+    assert done.stdout.count('"alias":"default"') == 1
     for name, size in (("cats.png", (128, 128)), ("preview.png", (320, 320)), ("ships.png", (640, 64))):
         with Image.open(tmp_path / name) as image:
             assert (image.format, image.size) == ("PNG", size)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +13,6 @@ import onnxruntime
 import safetensors
 import safetensors.torch
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 
 from services.trainer.metrics.evaluation import Generator
@@ -23,10 +21,8 @@ from services.trainer.sampling import NORM_IMAGES, reestimate_batch_norm
 from shared.artifacts import ArtifactStore
 from shared.errors import CorruptArtifact, InvalidInput
 from shared.presets import TrainConfig
-from shared.registry import GENERATOR_FILE, ModelManifest, ModelRegistry
+from shared.registry import GENERATOR_FILE, MANIFEST_FILE, ModelManifest, ModelRegistry, read_folder
 from shared.settings import Settings
-
-MANIFEST_FILE = "manifest.json"
 
 
 @dataclass(frozen=True)
@@ -73,17 +69,10 @@ def onnx_generator(graph: bytes, device: torch.device) -> Generator:
 
 def _open_folder(folder: Path, device: torch.device) -> Subject:
     try:
-        manifest = ModelManifest.model_validate_json((folder / MANIFEST_FILE).read_bytes())
+        manifest, files = read_folder(folder)
     except FileNotFoundError:
         raise InvalidInput.of("MODEL", str(folder), f"the folder has no {MANIFEST_FILE}") from None
-    except ValidationError as error:
-        raise CorruptArtifact(f"the manifest in {folder} cannot be read: {error}") from error
-    # In a registry's folder, a file's name may begin with its digest.
-    names = (GENERATOR_FILE, f"{manifest.digest[:16]}.{GENERATOR_FILE}")
-    graph = next((path.read_bytes() for name in names if (path := folder / name).is_file()), b"")
-    if hashlib.sha256(graph).hexdigest() != manifest.digest:
-        raise CorruptArtifact(f"{folder} lacks the {GENERATOR_FILE} that its manifest describes")
-    return _of_manifest(manifest, graph, device)
+    return _of_manifest(manifest, files[GENERATOR_FILE], device)
 
 
 def _of_manifest(manifest: ModelManifest, graph: bytes, device: torch.device) -> Subject:

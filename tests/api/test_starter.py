@@ -1,0 +1,97 @@
+"""A fresh installation serves the model that ships with Kiln; one with models of its own is left alone."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+from PIL import Image
+
+from services.api.app import create_app
+from services.api.starter import publish_starter
+from shared.artifacts import ArtifactStore
+from shared.registry import DEFAULT_ALIAS, GENERATOR_FILE, PREVIEW_FILE, ModelRegistry, read_folder
+from shared.settings import Settings
+from tests.api.conftest import publish, wait_until_ready
+from tests.conftest import ROOT
+
+SHIPPED = ROOT / "models" / "starter"
+
+
+@pytest.fixture
+def starter(tmp_path: Path) -> Path:
+    """A model's folder, as another installation published it."""
+    publish(ModelRegistry(ArtifactStore(f"file://{tmp_path}/elsewhere")), "starter")
+    return tmp_path / "elsewhere" / "models" / "starter"
+
+
+def test_a_fresh_installation_serves_the_starter_model(settings: Settings, starter: Path) -> None:
+    # Given an installation that has trained nothing
+    fresh = settings.model_copy(update={"starter": starter})
+    with TestClient(create_app(fresh)) as client:
+        wait_until_ready(client)
+        # When somebody asks for cats, Then they come from it
+        answer = client.get("/generate", params={"class": "cat", "n": 16})
+        assert (answer.status_code, answer.headers["x-kiln-model"]) == (200, "starter")
+        (model,) = client.get("/models").json()["data"]
+        assert (model["manifest"]["id"], model["aliases"]) == ("starter", ["default"])
+
+
+def test_an_installation_with_a_model_of_its_own_is_left_alone(starter: Path, registry: ModelRegistry) -> None:
+    publish(registry, "own")
+    publish_starter(registry, starter)
+    assert [manifest.id for manifest in registry.list()] == ["own"]
+    assert registry.aliases() == {DEFAULT_ALIAS: "own"}
+
+
+def test_what_is_published_twice_is_there_once(starter: Path, registry: ModelRegistry) -> None:
+    """Two APIs of one installation, or one that is started again."""
+    for _ in range(2):
+        publish_starter(registry, starter)
+    assert [manifest.id for manifest in registry.list()] == ["starter"]
+
+
+@pytest.mark.parametrize("damage", ["no folder", "another graph", "no graph", "no manifest"])
+def test_a_starter_that_is_damaged_or_absent_is_no_model(damage: str, starter: Path, registry: ModelRegistry) -> None:
+    (graph,) = starter.glob(f"*.{GENERATOR_FILE}")
+    match damage:
+        case "no folder":
+            shutil.rmtree(starter)
+        case "another graph":
+            graph.write_bytes(graph.read_bytes()[:-1])
+        case "no graph":
+            graph.unlink()
+        case "no manifest":
+            (starter / "manifest.json").write_text("{}")
+    publish_starter(registry, starter)
+    assert (registry.list(), registry.aliases()) == ([], {})
+
+
+def test_the_shipped_model_answers_for_every_class(settings: Settings) -> None:
+    # Given a fresh clone
+    with TestClient(create_app(settings.model_copy(update={"starter": SHIPPED}))) as client:
+        wait_until_ready(client)
+        (model,) = client.get("/models").json()["data"]
+        # When each class is asked for, Then there are sixteen images of it
+        for name in model["manifest"]["classes"]:
+            answer = client.get("/generate", params={"class": name, "n": 16})
+            assert answer.status_code == 200, answer.text
+            with Image.open(io.BytesIO(answer.content)) as sheet:
+                assert sheet.size == (128, 128)
+
+
+def test_the_shipped_model_is_small_and_its_classes_can_be_told_apart() -> None:
+    manifest, files = read_folder(SHIPPED)
+    assert len(files[GENERATOR_FILE]) <= 10 * 2**20
+    assert PREVIEW_FILE in files
+    assert manifest.metrics.protocol is not None
+    assert manifest.metrics.protocol["images"] == 50_000
+    by_class = manifest.metrics.protocol["class_accuracy"]
+    assert set(by_class) == set(manifest.classes)
+    # One in ten is chance
+    assert manifest.metrics.class_accuracy is not None
+    assert manifest.metrics.class_accuracy > 0.5
+    assert min(by_class.values()) > 0.25
