@@ -16,7 +16,7 @@ test: lint
 # Every way it can break, but for the half-hour soak. Prints the table of drills and writes it into docs/reliability.md.
 drills: $(VENV)/.installed
 	@report=$$(mktemp) && trap 'rm -f $$report' EXIT; \
-	KILN_DRILL_REPORT=$$report $(BIN)/python -m pytest tests/drills -m "not soak" -q; status=$$?; \
+	KILN_DRILL_REPORT=$$report $(BIN)/python -m pytest tests/drills -m "not soak" -q -n 3 --dist loadfile; status=$$?; \
 	$(BIN)/python -m tests.drills.table $$report && exit $$status
 
 lint: $(VENV)/.installed

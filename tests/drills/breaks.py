@@ -95,6 +95,8 @@ BREAKS = (
           "elif now_s >= self.stalled_at_s:", "elif False:"),
     Break("test_bad_trainers.py::test_a_trainer_that_hangs_every_time", SUPERVISOR,
           "self._retry(Reason.STALLED,", "self._retry(Reason.WORKER_LOST,"),
+    Break("test_bad_trainers.py::test_a_trainer_that_takes_too_long", SUPERVISOR,
+          "self.is_timed_out = limit_s is not None and self.job.trained_s > limit_s", "self.is_timed_out = False"),
     Break("test_bad_trainers.py::test_a_trainer_that_raises", "services/trainer/__main__.py",
           "    if isinstance(error, TrainingFailed):", "    if False:"),
     Break("test_bad_trainers.py::test_a_trainer_that_runs_out_of_memory", "services/trainer/__main__.py",

@@ -40,9 +40,10 @@ class Row:
 
 
 def rows_of(report: Path) -> dict[str, Row]:
-    """Drill -> what was recorded of it, in the order of the report."""
+    """Drill -> what was recorded of it, file by file, and in each file in the order of the report."""
     rows: dict[str, Row] = {}
-    for record in map(json.loads, report.read_text(encoding="utf-8").splitlines()):
+    records = [json.loads(line) for line in report.read_text(encoding="utf-8").splitlines()]
+    for record in sorted(records, key=lambda record: record["test"].partition("::")[0]):
         row = rows.setdefault(record["drill"], Row(broken_by_hand(record["test"])))
         row.add(record)
     return rows

@@ -121,6 +121,23 @@ def test_a_trainer_that_diverges(kiln: Kiln, drill: Drill) -> None:
     drill.record("trainer that diverges", 1)
 
 
+def test_a_trainer_that_takes_too_long(kiln: Kiln, drill: Drill) -> None:
+    """Invariant: the job fails, reason `timeout`, with its checkpoint kept, and the worker takes the next one.
+
+    Faults injected: a budget that a lifetime is not enough for, and KILN_JOB_TIMEOUT_S = 1.
+    Broken by hand: services/trainer/supervisor.py: `is_timed_out` never true -> waited in vain for its end
+    """
+    kiln.replace_worker(KILN_JOB_TIMEOUT_S="1")
+    job_id, next_id = kiln.submit(ENDLESS), kiln.submit(ENDLESS)
+
+    job = kiln.wait_until_over(job_id)
+
+    assert (job.status, job.reason, job.attempt) == ("failed", "timeout", 1)
+    assert kiln.checkpoints(job_id)
+    assert kiln.wait_for_status(next_id, "running").attempt == 1
+    drill.record("trainer that takes too long", 1)
+
+
 # libfaketime 0.9.10 makes time.sleep fail with EINVAL when it leaves the monotonic clock alone, as it has to. Processes
 # under it sleep by select(2) instead.
 SLEEP_BY_SELECT = "import select, time\ntime.sleep = lambda s: select.select([], [], [], s)\n"
