@@ -17,7 +17,7 @@ from shared.errors import FieldProblem, InvalidInput
 T = TypeVar("T")
 
 # What KILN_FAST_PATHS may name; services/trainer/runtime.py says what each is.
-FAST_PATHS = ("channels_last", "fused", "foreach", "winograd", "lean", "compile", "capture")
+FAST_PATHS = ("channels_last", "fused", "foreach", "winograd", "resample", "lean", "compile", "capture")
 
 
 class Settings(BaseSettings):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import cast
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,13 +17,14 @@ from torch import Tensor, nn
 from services.trainer.augment import augment
 from services.trainer.data import ImageDataset
 from services.trainer.losses import LOSSES, class_loss, gradient_penalty
-from services.trainer.networks import Judge, dcgan, fast_dcgan, judge_of
+from services.trainer.networks import Judge, dcgan, fast_dcgan, fast_resnet, judge_of, resnet
 from services.trainer.stopwatch import OFF, Stopwatch
 from services.trainer.training_state import TrainState
 
 WARM_UP = 3  # iterations before the recording: libraries choose their algorithms and workspaces meanwhile
 
 Forward = Callable[[Tensor, Tensor], Tensor]
+Part = TypeVar("Part", Forward, Judge)
 
 
 class FastIteration:
@@ -35,10 +36,10 @@ class FastIteration:
         self.loss = LOSSES[config.loss]
         self.generate, self.judge = _fast_forward(state.generator, state), _fast_judge(state.discriminator, state)
         plain = self.judge
-        # What is differentiated twice cannot be compiled.
+        # What is differentiated twice cannot be compiled. Shapes are few and fixed: each has its own code.
         self.score: Forward = lambda images, labels: plain(images, labels)[0]
         if state.runtime.compile:
-            self.generate, self.judge = torch.compile(self.generate), torch.compile(self.judge)
+            self.generate, self.judge = _compiled(self.generate), _compiled(self.judge)
         self.g_parameters = list(state.generator.parameters())
         self.d_parameters = list(state.discriminator.parameters())
         # Batch norm would mix the statistics of the real and the fake half; spectral norm allows but one call a step.
@@ -127,6 +128,8 @@ class FastIteration:
     def _generator_step(self, watch: Stopwatch) -> Tensor:
         """-> loss_g, class_loss_g"""
         state = self.state
+        if state.runtime.compile:  # compiled code computes every gradient that it could be asked for
+            _set_requires_grad(self.d_parameters, wanted=False)
         with watch.part("forward"), state.autocast():
             z = state.draw_latents()
             labels = state.draw_labels(len(self.dataset.classes))
@@ -139,7 +142,14 @@ class FastIteration:
             _keep(self.g_parameters, torch.autograd.grad(total, self.g_parameters, allow_unused=True), state)
         with watch.part("optimizer"):
             state.opt_g.step()
+        if state.runtime.compile:
+            _set_requires_grad(self.d_parameters, wanted=True)
         return torch.stack([loss, guessing]).detach()
+
+
+def _set_requires_grad(parameters: list[nn.Parameter], *, wanted: bool) -> None:
+    for parameter in parameters:
+        parameter.requires_grad_(wanted)
 
 
 def _keep(parameters: list[nn.Parameter], grads: tuple[Tensor | None, ...], state: TrainState) -> None:
@@ -156,12 +166,16 @@ def _fast_forward(network: nn.Module, state: TrainState) -> Forward:
     """The network's fast forward pass where it has one, else its own."""
     if _goes_by_winograd(state) and type(network) is dcgan.Generator:
         return lambda z, labels: fast_dcgan.generate(network, z, labels)
+    if state.runtime.resample and type(network) is resnet.Generator:
+        return lambda z, labels: fast_resnet.generate(network, z, labels)
     return cast(Forward, network)
 
 
 def _fast_judge(network: nn.Module, state: TrainState) -> Judge:
     if _goes_by_winograd(state) and type(network) is dcgan.Discriminator:
         return lambda images, labels: fast_dcgan.judge(network, images, labels)
+    if state.runtime.resample and type(network) is resnet.Discriminator:
+        return lambda images, labels: fast_resnet.judge(network, images, labels)
     return judge_of(network)
 
 
@@ -169,16 +183,24 @@ def _goes_by_winograd(state: TrainState) -> bool:
     return state.runtime.winograd and state.config.precision == "fp32"
 
 
+def _compiled(part: Part) -> Part:
+    # Random numbers as eager code draws them.
+    return cast(Part, torch.compile(part, dynamic=False, options={"fallback_random": True}))
+
+
 def check_compiler(state: TrainState, num_classes: int) -> str | None:
     """Why torch.compile does not work on this machine, or None. Leaves the state and the random numbers alone."""
     if not state.runtime.compile:
         return None
     config, device = state.config, state.device
-    z = torch.zeros(2, config.latent_dim, device=device)
-    labels = torch.zeros(2, dtype=torch.int64, device=device) % num_classes
+    # The shapes of training: what is compiled here is found in the compiler's cache there.
+    z = state.ranks.share(torch.zeros(config.batch_size, config.latent_dim, device=device))
+    labels = torch.zeros(len(z), dtype=torch.int64, device=device) % num_classes
+    generate = _compiled(_fast_forward(copy.deepcopy(state.generator), state))
+    judge = _compiled(_fast_judge(copy.deepcopy(state.discriminator), state))
     try:
-        generator = copy.deepcopy(state.generator)
-        torch.compile(_fast_forward(generator, state))(z, labels).sum().backward()  # type: ignore[no-untyped-call]
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), state.autocast():
+            judge(generate(z, labels).float(), labels)[0].sum().backward()  # type: ignore[no-untyped-call]
     except Exception as error:  # a missing C++ compiler or Triton, or what the compiler cannot do: all are reported
         return str(error).strip().partition("\n")[0][:300] or type(error).__name__
     return None

@@ -163,7 +163,7 @@ def make_state(
     device = dataset.images.device
     runtime = choose_runtime(device, settings)
     if ranks.count > 1:
-        runtime = replace(runtime, capture=False)  # recording collectives is not tested
+        runtime = replace(runtime, capture=False, compile=False)  # neither is tested with collectives
     num_classes = len(dataset.classes)
     state = TrainState(config, num_classes, device, runtime, ranks)
     if why_not := check_compiler(state, num_classes):

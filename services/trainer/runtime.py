@@ -20,6 +20,7 @@ class Runtime:
     fused: bool = False  # Adam in one kernel
     foreach: bool = False  # averaging all weights in one call
     winograd: bool = False  # the 4x4 convolutions by nine matrix products; CPU and fp32 only
+    resample: bool = False  # doubling and halving of images folded into the convolution beside them; residual networks
     lean: bool = False  # a step that walks no modules and switches nothing back and forth
     compile: bool = False  # torch.compile where nothing is differentiated twice
     capture: bool = False  # the whole iteration as one CUDA graph; CUDA only
@@ -32,8 +33,9 @@ def fastest(device: torch.device) -> Runtime:
     """What measures fastest on that kind of device: docs/performance.md."""
     is_cuda = device.type == "cuda"
     return Runtime(
-        channels_last=True, fused=True, foreach=True, lean=True, winograd=not is_cuda, compile=False, capture=is_cuda
-    )
+        channels_last=True, fused=True, foreach=True, winograd=not is_cuda, resample=not is_cuda, lean=True,
+        compile=False, capture=is_cuda,
+    )  # fmt: skip
 
 
 def choose_runtime(device: torch.device, settings: Settings) -> Runtime:

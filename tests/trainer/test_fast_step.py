@@ -24,7 +24,7 @@ from tests.trainer.small import CPU, random_images, small_config, small_keras, s
 
 DATASET = random_images(40)
 WIDE: dict[str, Any] = {"g_channels": [32, 16, 16], "d_channels": [16, 16, 32], "total_nimg": 10**6}
-FAST_BUT_PLAIN_PRODUCTS = replace(fastest(CPU), winograd=False)
+FAST_BUT_PLAIN_PRODUCTS = replace(fastest(CPU), winograd=False, resample=False)
 
 CASES: dict[str, TrainConfig] = {
     "wgan-gp": small_config("wgan-gp", n_critic=2, **WIDE),
@@ -81,8 +81,16 @@ def test_the_lean_step_is_the_reference_to_the_bit(case: str) -> None:
     assert [name for name, value in tensors_of(lean).items() if not torch.equal(value, expected[name])] == []
 
 
-@pytest.mark.parametrize("path", [f.name for f in fields(Runtime) if f.name not in ("compile", "capture")])
-@pytest.mark.parametrize("case", ["wgan-gp-conditional", "tiny"])
+EVERYWHERE = [f.name for f in fields(Runtime) if f.name not in ("winograd", "resample", "compile", "capture")]
+
+
+@pytest.mark.parametrize(
+    ("case", "path"),
+    [
+        *((case, path) for case in ("wgan-gp-conditional", "tiny") for path in (*EVERYWHERE, "winograd")),
+        *((case, "resample") for case in ("resnet, hinge", "resnet, penalty", "best")),
+    ],
+)
 def test_each_path_alone_agrees_with_the_plain_reference(case: str, path: str) -> None:
     # Given one iteration of the reference, and one with a single path switched on
     reference = trained(CASES[case], PLAIN, 1)
@@ -124,7 +132,7 @@ def test_gradients_of_the_fast_networks_are_those_of_the_plain_ones(case: str) -
 
 
 @pytest.mark.parametrize("runtime", [PLAIN, fastest(CPU)], ids=["all off", "all on"])
-@pytest.mark.parametrize("case", ["wgan-gp-conditional", "tiny"])
+@pytest.mark.parametrize("case", ["wgan-gp-conditional", "tiny", "cpu-hours"])
 def test_a_run_that_was_taken_up_is_as_exact_with_every_path_as_with_none(case: str, runtime: Runtime) -> None:
     # Given a run of four iterations, and one that was saved after two and loaded elsewhere
     whole = trained(CASES[case], runtime, 4)
@@ -177,6 +185,24 @@ def test_paths_are_chosen_by_name_and_wrong_names_are_told(monkeypatch: pytest.M
     monkeypatch.setenv("KILN_FAST_PATHS", "auto,-winogrand")
     with pytest.raises(InvalidInput, match="winogrand"):
         read_settings()
+
+
+@pytest.mark.parametrize("case", ["wgan-gp", "tiny"])
+def test_a_compiled_run_agrees_with_the_eager_one_and_is_taken_up_exactly(case: str) -> None:
+    """Needs a C++ compiler, as torch.compile does. The penalty is differentiated twice, and is not compiled."""
+    compiled, eager = replace(fastest(CPU), compile=True), fastest(CPU)
+    # Given one iteration of each, Then they drew the same numbers and differ by rounding
+    reference = trained(CASES[case], eager, 1)
+    drawn = torch.get_rng_state()
+    torch.testing.assert_close(trained(CASES[case], compiled, 1).sums, reference.sums, rtol=1e-4, atol=1e-4)
+    assert torch.equal(torch.get_rng_state(), drawn)
+    # And given a run of three iterations, and one that was taken up after one, Then both end with the same bits
+    whole = trained(CASES[case], compiled, 3)
+    resumed = TrainState(CASES[case], 10, CPU, compiled)
+    resumed.load_state_dict(unpack(pack(trained(CASES[case], compiled, 1).state_dict())))
+    trained(CASES[case], compiled, 2, state=resumed)
+    assert [n for n, v in kept(resumed).items() if not torch.equal(v, kept(whole)[n])] == []
+    assert all(parameter.requires_grad for parameter in resumed.discriminator.parameters())
 
 
 def test_without_a_compiler_training_goes_on_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

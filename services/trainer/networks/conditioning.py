@@ -27,7 +27,8 @@ class ConditionalBatchNorm2d(nn.Module):
         x = self.norm(x)
         if self.scale is None or self.shift is None:
             return x
-        scale, shift = self.scale(labels), self.shift(labels)  # [N, C] each
+        # In the precision of the images, which fp32 scales would otherwise raise for all that follows.
+        scale, shift = self.scale(labels).to(x.dtype), self.shift(labels).to(x.dtype)  # [N, C] each
         return torch.addcmul(shift[:, :, None, None], x, scale[:, :, None, None])
 
 

@@ -97,7 +97,10 @@ class Discriminator(nn.Module):
         x = images
         for block in self.blocks:
             x = block(x)
-        features = x.relu().sum((2, 3))  # [N, C, H, W] -> [N, C]
+        return self.judge_features(x.relu().sum((2, 3)), labels)  # [N, C, H, W] -> [N, C]
+
+    def judge_features(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The same, of features [N, C]."""
         score = cast(Tensor, self.score(features)).flatten()
         if self.class_embedding is not None:
             score = score + (self.class_embedding(labels) * features).sum(1)

@@ -1,0 +1,63 @@
+"""Doubling and halving folded into convolutions change nothing but the work."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from services.trainer.networks import fast_resnet, resnet
+from services.trainer.networks.conditioning import ConditionalBatchNorm2d
+from shared.presets import TrainConfig
+from tests.trainer.small import small_resnet
+
+
+def assert_same(got: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_filters_of_ones_count_how_many_taps_see_each_pixel() -> None:
+    # Given a filter of nine ones, by hand: of four neighbouring windows of three, one begins at the border, two follow
+    ones = torch.ones(1, 1, 3, 3)
+    counts = torch.outer(torch.tensor([1.0, 2, 2, 1]), torch.tensor([1.0, 2, 2, 1]))
+    assert torch.equal(fast_resnet.double_filters(ones)[0, 0], counts)
+    assert torch.equal(fast_resnet.halve_filters(ones)[0, 0], counts / 4)
+
+
+def test_a_convolution_with_doubling_or_halving_is_one_convolution_with_other_filters() -> None:
+    rng = torch.Generator().manual_seed(0)
+    x, weight = torch.randn(2, 3, 8, 8, generator=rng).double(), torch.randn(5, 3, 3, 3, generator=rng).double()
+    doubled = F.conv2d(F.interpolate(x, scale_factor=2.0, mode="nearest"), weight, padding=1)
+    halved = F.avg_pool2d(F.conv2d(x, weight, padding=1), 2)
+    by_double = F.conv_transpose2d(x, fast_resnet.double_filters(weight), stride=2, padding=1)
+    by_half = F.conv2d(x, fast_resnet.halve_filters(weight), stride=2, padding=1)
+    assert_same(by_double, doubled)
+    assert_same(by_half, halved)
+
+
+@pytest.mark.parametrize("config", [small_resnet(), small_resnet("best", d_channels=[8] * 4), small_resnet("wgan-gp")])
+def test_the_fast_forward_passes_are_those_of_the_networks(config: TrainConfig) -> None:
+    """In double precision, with the class, without it, with a class loss, and with blocks that keep the size."""
+    torch.manual_seed(0)
+    classes = 10 if config.conditional else None
+    generator, discriminator = (
+        resnet.Generator(config, classes).double(),
+        resnet.Discriminator(config, classes).double(),
+    )
+    z, labels, images = torch.randn(4, 8).double(), torch.arange(4), torch.randn(4, 3, 32, 32).double()
+    discriminator.eval()  # no power iteration between the two calls
+    assert_same(fast_resnet.generate(generator, z, labels), generator(z, labels))
+    torch.testing.assert_close(fast_resnet.judge(discriminator, images, labels), discriminator.judge(images, labels))
+
+
+def test_in_bf16_the_class_leaves_images_in_bf16() -> None:
+    """Else all that follows a conditional batch norm would be computed in fp32, at half the speed."""
+    norm = ConditionalBatchNorm2d(4, 10)
+    torch.nn.init.normal_(norm.scale.weight)  # type: ignore[union-attr]
+    x, labels = torch.randn(8, 4, 2, 2), torch.arange(8)
+    expected = norm(x, labels)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = norm(x.bfloat16(), labels)
+    assert got.dtype == torch.bfloat16
+    torch.testing.assert_close(got.float(), expected, rtol=0.02, atol=0.03)
