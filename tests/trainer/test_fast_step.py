@@ -14,6 +14,7 @@ from services.trainer import training_loop as loop
 from services.trainer.checkpoint import pack, unpack
 from services.trainer.data import Sampler
 from services.trainer.fast_step import WARM_UP, FastIteration, check_compiler
+from services.trainer.networks import fast_dcgan
 from services.trainer.runtime import PLAIN, Runtime, choose_runtime, fastest
 from services.trainer.stopwatch import OFF
 from services.trainer.training_state import TrainState
@@ -38,6 +39,12 @@ CASES: dict[str, TrainConfig] = {
     "cpu-hours": small_resnet("cpu-hours", d_channels=[8, 8, 8], total_nimg=10**6),
     "resnet, penalty": small_resnet("wgan-gp", n_critic=2, total_nimg=10**6),
 }
+
+
+@pytest.fixture(autouse=True)
+def winograd_for_narrow_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The networks here are narrower than pays off on some processors."""
+    monkeypatch.setattr(fast_dcgan, "FEWEST_CHANNELS", 16)
 
 
 def trained(

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from typing import cast
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from services.trainer.networks import dcgan
 from services.trainer.networks.winograd import conv4x4, conv_transpose4x4, lay_out_weight
 
-FEWEST_CHANNELS = 16  # with fewer on one side the transforms cost more than the products save
+# With fewer on one side the transforms cost more than the products save: docs/performance.md. The wider the processor's
+# vectors, the sooner oneDNN's own convolutions are done, but transforms wait for memory.
+FEWEST_CHANNELS = 128 if torch.backends.cpu.get_cpu_capability() == "AVX512" else 16
 
 
 def generate(network: dcgan.Generator, z: Tensor, labels: Tensor) -> Tensor:
