@@ -81,7 +81,7 @@ def test_few_accepted_images_are_the_beginning_of_many_whoever_else_asks(
 def test_the_file_tells_which_draws_were_accepted_and_by_whom(
     colorful: TestClient, classifier: ClassifierManifest
 ) -> None:
-    answer = colorful.get("/generate", params={"class": "green", "n": 4, "seed": 9, "threshold": 0.6})
+    answer = colorful.get("/generate", params={"class": "green", "n": 16, "seed": 9, "threshold": 0.6})
     provenance = read_provenance(answer.content)
 
     assert provenance is not None
@@ -91,7 +91,7 @@ def test_the_file_tells_which_draws_were_accepted_and_by_whom(
     assert provenance["draws"] == int(answer.headers["x-kiln-draws"]) == provenance["indices"][-1] + 1
     # Then: they are those images of the plain sequence of that seed, and of the first draws no other would do.
     everything = tiles(get(colorful, n=provenance["draws"], seed=9), provenance["draws"])
-    np.testing.assert_array_equal(tiles(answer.content, 4), [everything[index] for index in provenance["indices"]])
+    np.testing.assert_array_equal(tiles(answer.content, 16), [everything[index] for index in provenance["indices"]])
     looser = read_provenance(get(colorful, **{"class": "green", "n": 16, "seed": 9, "threshold": 0.3}))
     assert looser is not None
     assert set(provenance["indices"]) <= set(looser["indices"]) | set(range(looser["draws"], provenance["draws"]))

@@ -1,0 +1,96 @@
+"""Whether images by class are of their class, as the shipped classifier sees it, whichever way they were had.
+
+    KILN_URL=http://127.0.0.1:8000 python -m benchmarks.by_class --images 50 MODEL...
+
+For a model that is told its class this is a measure. For one whose images the classifier itself has picked, it is the
+picking that is shown, and what it costs: draws for each image.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from services.api.judge import Judge
+from services.client import Kiln
+from services.client_wire import Call, InvalidInput
+from shared.settings import read_settings
+
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The answer for one class: which way it went, and what the classifier says of the images."""
+
+    method: str
+    right: float  # share that the classifier takes for the class
+    confidence: float  # mean of what it gives to the class
+    draws: float  # for each image
+    problem: str = ""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.by_class", description=__doc__.split("\n")[0])
+    parser.add_argument("models", nargs="+", metavar="MODEL", help="ids or aliases")
+    parser.add_argument("--images", type=int, default=50, help="of each class")
+    parser.add_argument("--threshold", type=float, help="of the classifier, where it picks")
+    parser.add_argument("--max-draws", type=int, help="likewise")
+    options = parser.parse_args()
+    judge = Judge(read_settings())
+    print("| model | way | class | taken for it | mean confidence | draws per image |")
+    print("| --- | --- | --- | ---: | ---: | ---: |")
+    with Kiln(timeout_s=600) as kiln:
+        for model in options.models:
+            is_told = kiln.models.get(model).manifest["conditional"]
+            picking = {} if is_told else {"threshold": options.threshold, "max_draws": options.max_draws}
+            answers = [ask(kiln, judge, model, name, options.images, picking) for name in judge.classes]
+            for name, asked in zip(judge.classes, answers, strict=True):
+                _print(model, name, asked)
+            _print(model, "**all**", _mean([asked for asked in answers if not asked.problem]))
+    return 0
+
+
+def ask(kiln: Kiln, judge: Judge, model: str, name: str, count: int, picking: dict[str, float | None]) -> Asked:
+    params = {"class": name, "n": count, "seed": SEED, "model": model, "columns": count} | picking
+    try:
+        png, headers = kiln.send(
+            Call("GET", "/generate", lambda answer: (answer.content, answer.headers), params=params)
+        )
+    except InvalidInput as error:  # too few were found, or the model has no such class
+        return Asked("-", 0.0, 0.0, 0.0, str(error))
+    probabilities = judge.probabilities(_tiles(png, count))
+    label = judge.classes.index(name)
+    return Asked(
+        headers["x-kiln-class-method"], float((probabilities.argmax(1) == label).mean()),
+        float(probabilities[:, label].mean()), int(headers.get("x-kiln-draws", count)) / count,
+    )  # fmt: skip
+
+
+def _tiles(png: bytes, count: int) -> NDArray[np.uint8]:
+    """A row of tiles -> [N, 32, 32, 3]."""
+    with Image.open(io.BytesIO(png)) as image:
+        row = np.asarray(image.convert("RGB"))
+    return row.reshape(32, count, 32, 3).swapaxes(0, 1)
+
+
+def _mean(answers: Sequence[Asked]) -> Asked:
+    if not answers:
+        return Asked("-", 0.0, 0.0, 0.0, "no class was answered")
+    means = [float(np.mean([getattr(asked, name) for asked in answers])) for name in ("right", "confidence", "draws")]
+    return Asked(answers[0].method, *means)
+
+
+def _print(model: str, name: str, asked: Asked) -> None:
+    figures = f"{asked.right:.0%} | {asked.confidence:.2f} | {asked.draws:.1f}"
+    print(f"| `{model}` | {asked.method} | {name} | {asked.problem or figures} |", flush=True)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
