@@ -54,7 +54,7 @@ def as_zip(picture: Picture) -> bytes:
     for name, index, png in _single(picture):
         files.append((f"{_file_name(name)}-{index:04d}.png", png))
         listed.append({"file": files[-1][0], "class": name, "index": index})
-    text = json.dumps(dict(picture.about) | {"images": listed}, indent=1, ensure_ascii=False)
+    text = json.dumps(_said(picture) | {"images": listed}, indent=1, ensure_ascii=False)
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:  # PNGs are deflated already, or not to be
         for name, data in (*files, ("images.json", text.encode())):
@@ -67,7 +67,7 @@ def as_json(picture: Picture) -> bytes:
     images = [
         {"class": name, "index": index, "png": base64.b64encode(png).decode()} for name, index, png in _single(picture)
     ]
-    return json.dumps(dict(picture.about) | {"images": images}, ensure_ascii=False).encode()
+    return json.dumps(_said(picture) | {"images": images}, ensure_ascii=False).encode()
 
 
 def as_npy(picture: Picture) -> bytes:
@@ -92,6 +92,11 @@ def _single(picture: Picture) -> Iterator[tuple[str | None, int, bytes]]:
             index = picture.first_index + position
             layout = {"first_index": index, "n": 1, "columns": None, **row.only(position).about}
             yield row.name, index, _encode(enlarge(image, picture.scale), picture, row.name, layout)
+
+
+def _said(picture: Picture) -> dict[str, Any]:
+    """What is said of all images, in a list of them."""
+    return {**picture.about, **_together(picture.rows)}
 
 
 def _together(rows: Sequence[Drawn]) -> dict[str, Any]:

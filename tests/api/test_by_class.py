@@ -13,6 +13,7 @@ from fastapi.testclient import TestClient
 from services.api.app import create_app
 from services.api.png import read_provenance
 from shared.classifier import ClassifierManifest
+from shared.presets import PRESETS
 from shared.registry import ModelRegistry
 from shared.settings import Settings
 from tests.api.conftest import CLASSES, LATENT, publish, wait_until_ready
@@ -95,6 +96,19 @@ def test_the_file_tells_which_draws_were_accepted_and_by_whom(
     looser = read_provenance(get(colorful, **{"class": "green", "n": 16, "seed": 9, "threshold": 0.3}))
     assert looser is not None
     assert set(provenance["indices"]) <= set(looser["indices"]) | set(range(looser["draws"], provenance["draws"]))
+
+
+def test_json_tells_it_of_each_class_that_was_asked_for(colorful: TestClient, classifier: ClassifierManifest) -> None:
+    answer = colorful.post("/generate", json={"class": ["red", "blue"], "n": 3, "seed": 5, "format": "json"})
+
+    told = answer.json()
+    assert (told["class_method"], told["classifier"]) == ("classifier", classifier.digest)
+    assert [image["class"] for image in told["images"]] == ["red"] * 3 + ["blue"] * 3
+    for color, indices in zip(("red", "blue"), told["indices"], strict=True):
+        alone = read_provenance(get(colorful, **{"class": color, "n": 3, "seed": 5}))
+        assert alone is not None
+        assert alone["indices"] == indices
+    assert int(answer.headers["x-kiln-draws"]) == max(told["draws"])
 
 
 def test_when_the_limit_is_reached_the_answer_says_how_many_were_found(
@@ -180,7 +194,21 @@ def test_a_conditional_model_is_told_the_class_and_draws_nothing_in_vain(serving
     answer = serving.get("/generate", params={"class": "cat"})
     assert answer.headers["x-kiln-class-method"] == "conditional"
     assert "x-kiln-draws" not in answer.headers
+    told = serving.post("/generate", json={"class": "cat", "n": 1, "format": "json"}).json()
+    assert told["class_method"] == "conditional"
 
     refused = serving.get("/generate", params={"class": "cat", "max_draws": 100})
     assert refused.status_code == 422
     assert refused.json()["errors"][0]["field"] == "max_draws"
+
+
+def test_a_model_of_a_gan_per_class_says_so(serving: TestClient, registry: ModelRegistry) -> None:
+    config = PRESETS["dcgan-per-class"].config
+    publish(registry, "ten-in-one", config=config)
+
+    answer = serving.get("/generate", params={"class": "cat", "model": "ten-in-one"})
+
+    assert answer.headers["x-kiln-class-method"] == "per-class"
+    provenance = read_provenance(answer.content)
+    assert provenance is not None
+    assert (provenance["class"], provenance["class_method"]) == ("cat", "per-class")
