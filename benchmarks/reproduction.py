@@ -142,7 +142,7 @@ def _wait_for_all(jobs: Mapping[str, Job]) -> None:
 @contextmanager
 def _kiln(data: Path) -> Iterator[Kiln]:
     """The API at KILN_URL; without one, a stack of its own that is stopped in the end."""
-    if os.environ.get("KILN_URL"):
+    if "KILN_URL" in os.environ:
         with Kiln() as kiln:
             yield kiln
         return

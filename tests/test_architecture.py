@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.drills.breaks import BREAKS, path_of
+
 ROOT = Path(__file__).parents[1]
 FORBIDDEN_STEMS = {"utils", "util", "helpers", "helper", "common", "manager", "misc"}
 
@@ -94,3 +96,10 @@ def test_the_settings_are_read_in_one_place_only() -> None:
     for path in (p for p in sources() if not p.is_relative_to(ROOT / "tests")):
         for variable in re.findall(r"""environ(?:\.get\(|\[)["'](KILN_\w+)""", path.read_text()):
             raise AssertionError(f"{path} reads {variable} itself; shared/settings.py is the place for that")
+
+
+def test_every_break_of_a_drill_fits_the_sources_once() -> None:
+    for broken in BREAKS:
+        assert (ROOT / broken.file).read_text().count(broken.old) == 1, broken
+        file, _, name = path_of(broken.drill).partition("::")
+        assert f"def {name.partition('[')[0]}(" in (ROOT / file).read_text(), broken
