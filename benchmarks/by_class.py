@@ -83,8 +83,8 @@ def _tiles(png: bytes, count: int) -> NDArray[np.uint8]:
 def _mean(answers: Sequence[Asked]) -> Asked:
     if not answers:
         return Asked("-", 0.0, 0.0, 0.0, "no class was answered")
-    means = [float(np.mean([getattr(asked, name) for asked in answers])) for name in ("right", "confidence", "draws")]
-    return Asked(answers[0].method, *means)
+    right, confidence, draws = np.mean([[asked.right, asked.confidence, asked.draws] for asked in answers], axis=0)
+    return Asked(answers[0].method, float(right), float(confidence), float(draws))
 
 
 def _print(model: str, name: str, asked: Asked) -> None:
