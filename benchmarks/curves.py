@@ -1,0 +1,81 @@
+"""FID against images seen and against seconds, run beside run: `make plots` draws docs/curves.json into docs/images.
+
+    python -m services.trainer evaluate <weights/*.safetensors of a run> --images 10000 --json > figures.json
+    python -m benchmarks.curves --add NAME figures.json --images-per-second 300
+
+adds the figures of a run's snapshots to that file. Seconds are images over the rate of the run's config on a machine with
+nothing beside it, not the wall time of runs that shared a machine with others: those would compare the others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
+
+CURVES, IMAGES = Path("docs/curves.json"), Path("docs/images")
+KEPT = ("fid", "kid", "inception_score", "precision", "recall", "class_accuracy")
+PLOTS = {"fid_by_images": ("real images seen", 1.0), "fid_by_seconds": ("seconds of one core", None)}
+
+
+def add(curves: dict[str, Any], name: str, records: list[dict[str, Any]], images_per_second: float | None) -> None:
+    """Puts `evaluate`'s records into the run of that name, in place of what it had for as many images.
+
+    Raises ValueError for figures of another protocol: they cannot be compared, and share no picture.
+    """
+    run = curves["runs"].setdefault(name, {"images_per_second": None, "points": []})
+    run["images_per_second"] = images_per_second or run["images_per_second"]
+    points = {point["images_seen"]: point for point in run["points"]}
+    for record in records:
+        metrics = record["metrics"]
+        protocol = {key: metrics["protocol"][key] for key in ("extractor", "images", "seed", "reference")}
+        if curves.setdefault("protocol", protocol) != protocol:
+            raise ValueError(f"{record['model']} was measured by another protocol: {protocol}")
+        curves["floor"] = metrics["protocol"]["real"]["fid"]
+        figures = {key: metrics[key] for key in KEPT if metrics[key] is not None}
+        points[record["images_seen"]] = {"images_seen": record["images_seen"]} | figures
+    run["points"] = [points[nimg] for nimg in sorted(points)]
+
+
+def draw(curves: dict[str, Any], plot: str) -> Figure:
+    """One plot: a line for each run, the floor below them; both axes logarithmic."""
+    label, per_second = PLOTS[plot]
+    figure = Figure(figsize=(6.4, 4), dpi=120, layout="constrained")
+    axes: Axes = figure.subplots()
+    for name, run in curves["runs"].items():
+        rate = per_second or run["images_per_second"]
+        points = [(point["images_seen"] / rate, point["fid"]) for point in run["points"]]
+        axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=name)
+    axes.axhline(curves["floor"], color="gray", linestyle="--", linewidth=1, label="real test images")
+    axes.set(xscale="log", yscale="log", xlabel=label, ylabel=f"FID of {curves['protocol']['images']:,} images")
+    axes.yaxis.set_minor_locator(LogLocator(subs="auto"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--add", nargs=2, metavar=("NAME", "FILE"), help="a run, and `evaluate --json` of its snapshots")
+    parser.add_argument("--images-per-second", type=float, help="the rate of its config, alone on the machine")
+    parser.add_argument("--curves", type=Path, default=CURVES)
+    parser.add_argument("--out", type=Path, default=IMAGES, help="folder of the pictures")
+    options = parser.parse_args()
+    curves = json.loads(options.curves.read_text()) if options.curves.exists() else {"runs": {}}
+    if options.add:
+        name, file = options.add
+        add(curves, name, json.loads(Path(file).read_text()), options.images_per_second)
+        options.curves.write_text(json.dumps(curves, indent=1) + "\n")
+        return
+    for plot in PLOTS:
+        draw(curves, plot).savefig(options.out / f"{plot}.png")
+
+
+if __name__ == "__main__":
+    main()
