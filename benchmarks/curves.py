@@ -3,8 +3,8 @@
     python -m services.trainer evaluate <weights/*.safetensors of a run> --images 10000 --json > figures.json
     python -m benchmarks.curves --add NAME figures.json --images-per-second 300
 
-adds the figures of a run's snapshots to that file. Seconds are images over the rate of the run's config on a machine with
-nothing beside it, not the wall time of runs that shared a machine with others: those would compare the others.
+adds the figures of a run's snapshots to that file. Seconds are images over the rate of the run's config on a machine
+with nothing beside it: the wall times of runs that shared a machine would compare what they shared it with.
 """
 
 from __future__ import annotations
@@ -62,7 +62,9 @@ def draw(curves: dict[str, Any], plot: str) -> Figure:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--add", nargs=2, metavar=("NAME", "FILE"), help="a run, and `evaluate --json` of its snapshots")
+    parser.add_argument(
+        "--add", nargs=2, metavar=("NAME", "FILE"), help="a run, and `evaluate --json` of its snapshots"
+    )
     parser.add_argument("--images-per-second", type=float, help="the rate of its config, alone on the machine")
     parser.add_argument("--curves", type=Path, default=CURVES)
     parser.add_argument("--out", type=Path, default=IMAGES, help="folder of the pictures")

@@ -14,7 +14,10 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from shared.errors import CorruptArtifact, FieldProblem, InvalidInput, UnknownClassifier
+from shared.presets import TrainConfig, resolve
 from shared.registry import Parity
+
+CLASSIFIER = "classifier"  # the preset of a job that trains one
 
 MANIFEST_FILE = "manifest.json"
 WEIGHTS_FILE = "classifier.safetensors"
@@ -84,6 +87,16 @@ def resolve_classifier(overrides: Mapping[str, Any]) -> ClassifierConfig:
                 for e in error.errors(include_url=False)
             ]
         ) from None
+
+
+def resolve_job(preset: str, overrides: Mapping[str, Any]) -> TrainConfig | ClassifierConfig:
+    """What a job of that preset trains with: a row of the table, or a classifier. Raises InvalidInput."""
+    return resolve_classifier(overrides) if preset == CLASSIFIER else resolve(preset, overrides)
+
+
+def classifier_key(job_id: str, name: str) -> str:
+    """Where the artifact store keeps a file of the classifier that a job trained."""
+    return f"classifiers/{job_id}/{name}"
 
 
 def read_manifest(folder: Path) -> ClassifierManifest:

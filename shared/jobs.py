@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from shared.classifier import ClassifierConfig
 from shared.errors import IllegalTransition, StaleFence
 from shared.presets import TrainConfig
 
@@ -56,6 +57,7 @@ class Reason(StrEnum):
 
 LOST_REASONS = frozenset({Reason.WORKER_LOST, Reason.STALLED, Reason.DISK_FULL})
 
+Kind = Literal["gan", "classifier"]  # what a job trains
 Request = Literal["cancel", "pause", "finish"]  # what a user asks of a running job
 
 
@@ -75,7 +77,7 @@ class Progress(BaseModel):
         """After so many images. What the trainer knows better is given in `more`."""
         eta = max(0, total - seen) / images_per_second if images_per_second else None
         known = {name: value for name, value in more.items() if value is not None}
-        guessed = {"fraction": min(1.0, seen / total), "eta_seconds": eta}
+        guessed = {"fraction": min(1.0, seen / total) if total else 0.0, "eta_seconds": eta}
         return cls(images_seen=seen, images_total=total, images_per_second=images_per_second, **guessed | known)
 
 
@@ -106,10 +108,11 @@ class Job(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     id: str
+    kind: Kind = "gan"
     preset: str
     name: str | None
     dataset: str
-    config: TrainConfig
+    config: TrainConfig | ClassifierConfig
     status: JobStatus = JobStatus.QUEUED
     reason: Reason | None = None
     error: str | None = None
@@ -133,6 +136,13 @@ class Job(BaseModel):
     request: Request | None = None
 
     @property
+    def gan_config(self) -> TrainConfig:
+        """The config of a job that trains a GAN. Raises TypeError for one that does not."""
+        if not isinstance(self.config, TrainConfig):
+            raise TypeError(f"job {self.id} trains a {self.kind}")
+        return self.config
+
+    @property
     def is_over(self) -> bool:
         return self.status in TERMINAL
 
@@ -147,10 +157,14 @@ def new_job_id(now: datetime) -> str:
     return f"{now:%Y%m%d-%H%M%S}-{now.microsecond:05x}{secrets.token_hex(2)[:3]}"
 
 
-def new_job(now: datetime, *, preset: str, config: TrainConfig, dataset: str, name: str | None) -> Job:
+def new_job(
+    now: datetime, *, preset: str, config: TrainConfig | ClassifierConfig, dataset: str, name: str | None
+) -> Job:
+    # A classifier's budget is in epochs, and how long one is, only its trainer knows.
+    kind, total = ("gan", config.total_nimg) if isinstance(config, TrainConfig) else ("classifier", 0)
     return Job(
-        id=new_job_id(now), preset=preset, name=name, dataset=dataset, config=config,
-        progress=Progress.at(0, config.total_nimg), created_at=now,
+        id=new_job_id(now), kind=kind, preset=preset, name=name, dataset=dataset, config=config,
+        progress=Progress.at(0, total), created_at=now,
     )  # fmt: skip
 
 

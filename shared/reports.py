@@ -7,8 +7,11 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from shared.classifier import ClassifierManifest
 from shared.jobs import Event, Reason
 from shared.registry import ModelManifest
+
+Stop = Literal["leave", "finish"]  # what it is told: checkpoint, somebody goes on later; keep the model so far
 
 
 class _Line(BaseModel):
@@ -19,6 +22,7 @@ class ProgressLine(_Line):
     kind: Literal["progress"] = "progress"
     images_seen: int
     images_per_second: float
+    images_total: int | None = None  # where the job's record does not have it
     fraction: float | None = None  # of the run, where that is not the share of images; see TrainConfig.max_minutes
     eta_seconds: float | None = None
     step_shares: dict[str, float] | None = None  # of a step's time: data, forward, backward, optimizer
@@ -47,13 +51,23 @@ class ResultLine(_Line):
         return {path.name: path.read_bytes() for path in sorted(Path(self.folder).iterdir())}
 
 
+class ClassifierLine(_Line):
+    """A classifier is trained. Its files lie in `folder`, its manifest among them."""
+
+    kind: Literal["classifier"] = "classifier"
+    manifest: ClassifierManifest
+    folder: str
+
+
 class FailureLine(_Line):
     kind: Literal["failure"] = "failure"
     reason: Reason
     error: str
 
 
-TrainerLine = Annotated[ProgressLine | MetricsLine | EventLine | ResultLine | FailureLine, Field(discriminator="kind")]
+TrainerLine = Annotated[
+    ProgressLine | MetricsLine | EventLine | ResultLine | ClassifierLine | FailureLine, Field(discriminator="kind")
+]
 
 _ADAPTER: TypeAdapter[TrainerLine] = TypeAdapter(TrainerLine)
 

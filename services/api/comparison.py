@@ -98,5 +98,6 @@ def _figures(job: Job, kiln: Services) -> ModelMetrics:
 def differences(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """Of each job, what in its config, or its data set, is not the same in all of them."""
     settings = [{"dataset": run.job.dataset, **run.job.config.model_dump(mode="json")} for run in runs]
-    differing = [name for name in settings[0] if any(other[name] != settings[0][name] for other in settings[1:])]
-    return [{name: one[name] for name in differing} for one in settings]
+    names = dict.fromkeys(name for one in settings for name in one)  # a classifier's are others than a GAN's
+    differing = [name for name in names if any(other.get(name) != settings[0].get(name) for other in settings[1:])]
+    return [{name: one.get(name) for name in differing} for one in settings]

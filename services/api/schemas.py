@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, field_validat
 
 from services.api.by_class import MAX_DRAWS
 from services.api.latents import MAX_SEED
-from shared.jobs import Event, Job, JobStatus, Progress, Reason, SweepTrial
+from shared.classifier import CLASSIFIER, ClassifierConfig
+from shared.jobs import Event, Job, JobStatus, Kind, Progress, Reason, SweepTrial
 from shared.presets import PRESETS, Preset, TrainConfig
 from shared.registry import ModelManifest
 
@@ -23,18 +24,19 @@ class _Request(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-def _partial(model: type[BaseModel]) -> dict[str, Any]:
-    """JSON schema of an object with some of the model's fields."""
-    return {"properties": model.model_json_schema()["properties"], "additionalProperties": False}
+def _partial(*models: type[BaseModel]) -> dict[str, Any]:
+    """JSON schema of an object with some of one model's fields."""
+    schemas = [{"properties": m.model_json_schema()["properties"], "additionalProperties": False} for m in models]
+    return schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
 
 
 class JobRequest(_Request):
     """Body of POST /jobs."""
 
-    preset: Annotated[str, Field(min_length=1, max_length=100, json_schema_extra={"enum": list[Any](PRESETS)})]
+    preset: Annotated[str, Field(min_length=1, max_length=100, json_schema_extra={"enum": [*PRESETS, CLASSIFIER]})]
     overrides: dict[str, Any] = Field(
         default_factory=dict, max_length=100, description="Fields of the preset's config to change.",
-        json_schema_extra=lambda schema: schema.update(_partial(TrainConfig)),
+        json_schema_extra=lambda schema: schema.update(_partial(TrainConfig, ClassifierConfig)),
     )  # fmt: skip
     dataset: Annotated[
         str,
@@ -192,6 +194,7 @@ class JobView(BaseModel):
     model_config = ConfigDict(protected_namespaces=())
 
     id: str
+    kind: Kind
     preset: str
     name: str | None
     dataset: str
@@ -201,7 +204,7 @@ class JobView(BaseModel):
     attempt: int
     progress: Progress
     metrics: dict[str, float]
-    config: TrainConfig
+    config: TrainConfig | ClassifierConfig
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
@@ -254,7 +257,7 @@ class ResolvedJob(BaseModel):
 
     preset: str
     dataset: str
-    config: TrainConfig
+    config: TrainConfig | ClassifierConfig
 
 
 class PresetView(BaseModel):

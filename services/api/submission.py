@@ -9,9 +9,9 @@ from functools import partial
 from services.api.dependencies import Services
 from services.api.schemas import JobRequest
 from services.api.sweep_schemas import SweepRequest
+from shared.classifier import resolve_job
 from shared.errors import StoreUnavailable
 from shared.jobs import Job, enqueued, new_job
-from shared.presets import resolve
 from shared.redis_records import Idempotency
 from shared.sweeps import Sweep, new_sweep
 
@@ -23,7 +23,7 @@ def submit(request: JobRequest, idempotency_key: str | None, kiln: Services) -> 
 
     Raises InvalidInput, IdempotencyMismatch or StoreUnavailable, and then nothing is stored.
     """
-    config = resolve(request.preset, request.overrides)
+    config = resolve_job(request.preset, request.overrides)
     make = partial(new_job, preset=request.preset, config=config, dataset=request.dataset, name=request.name)
     job, is_new = kiln.store.create(make, _idempotency(request, idempotency_key))
     return send(job, kiln) if is_new else job

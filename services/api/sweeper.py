@@ -169,7 +169,7 @@ def advance_now(sweep: Sweep, kiln: Services) -> Sweep:
 
 def reports_of(rows: Sequence[Metrics], sweep: Sweep, job: Job) -> dict[int, float]:
     """The objective in a metrics series by the share of the budget in percent, which batch sizes do not shift."""
-    metric, tick, total = sweep.plan.objective.metric, job.config.tick_nimg, job.config.total_nimg
+    metric, tick, total = sweep.plan.objective.metric, job.gan_config.tick_nimg, job.gan_config.total_nimg
     return {min(100, round(100 * (row["nimg"] // tick) * tick / total)): row[metric] for row in rows if metric in row}
 
 

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,9 +20,9 @@ from types import FrameType
 from services.trainer.commands import add_commands, run_name
 from shared.errors import DISK_FULL, InvalidInput, TrainingFailed
 from shared.jobs import Event, Job, Reason, new_job_id
-from shared.presets import PRESETS, parse_overrides, resolve
+from shared.presets import PRESETS, TrainConfig, parse_overrides, resolve
 from shared.processes import die_with_parent, lower_priority
-from shared.reports import EXIT_LEFT, EventLine, FailureLine, ResultLine, TrainerLine
+from shared.reports import EXIT_LEFT, EventLine, FailureLine, ResultLine, Stop, TrainerLine
 from shared.settings import Settings, read_settings
 
 # RuntimeErrors without a class of their own: of CUDA, of torch's CPU allocator, of oneDNN. The last has other causes in
@@ -63,7 +64,7 @@ class StopFlag:
     """SIGTERM: checkpoint and leave. SIGUSR1: stop now, keep the model so far. SIGTERM wins."""
 
     def __init__(self) -> None:
-        self.value: str | None = None
+        self.value: Stop | None = None
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.signal(signal.SIGUSR1, self._on_signal)
         # The supervisor starts this process with both blocked, so that none meets it before it has its handlers.
@@ -98,16 +99,26 @@ def _run_job(settings: Settings, parent_pid: int) -> int:
 
     emit(EventLine(event=Event(kind="starting", message="a training process has started; it loads torch")))
     try:
-        from services.trainer.run import RunSpec, run
-
-        spec = RunSpec(job.id, job.preset, job.config, job.dataset, job.attempt)
-        return 0 if run(spec, settings, emit, lambda: stop.value) else EXIT_LEFT  # type: ignore[arg-type, return-value]
+        return 0 if _train(job, settings, emit, lambda: stop.value) else EXIT_LEFT
     except Exception as error:
         reason = _reason_of(error)
         emit(FailureLine(reason=reason, error=str(error) if isinstance(error, TrainingFailed) else repr(error)))
         with suppress(OSError):  # the log may lie on the disk that is full
             traceback.print_exc()
         return 1
+
+
+def _train(
+    job: Job, settings: Settings, emit: Callable[[TrainerLine], None], should_stop: Callable[[], Stop | None]
+) -> bool:
+    """What the job's kind asks for. False when it was told to leave before the end."""
+    if not isinstance(job.config, TrainConfig):
+        from services.trainer.classifier.run import run_job
+
+        return run_job(job, settings, emit, should_stop)
+    from services.trainer.run import RunSpec, run
+
+    return run(RunSpec(job.id, job.preset, job.config, job.dataset, job.attempt), settings, emit, should_stop)
 
 
 def _reason_of(error: Exception) -> Reason:
@@ -140,7 +151,7 @@ def _run_by_hand(settings: Settings, options: argparse.Namespace) -> int:
 
     spec = RunSpec(run_id, options.preset, config, options.dataset)
     try:
-        if run(spec, settings, emit, lambda: stop.value, options.profile):  # type: ignore[arg-type, return-value]
+        if run(spec, settings, emit, lambda: stop.value, options.profile):
             return 0
         print(f"left with a checkpoint; go on with --run {spec.run_id}", file=sys.stderr)
         return EXIT_LEFT

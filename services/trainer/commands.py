@@ -16,11 +16,12 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from services.trainer.terminal import describe
 from shared.classifier import resolve_classifier
 from shared.errors import InvalidInput, KilnError
 from shared.jobs import new_job_id
 from shared.presets import parse_overrides
-from shared.reports import EXIT_LEFT
+from shared.reports import EXIT_LEFT, ProgressLine, Stop, TrainerLine
 from shared.settings import Settings
 
 if TYPE_CHECKING:
@@ -48,13 +49,13 @@ def _train_classifier(settings: Settings, options: argparse.Namespace) -> int:
     given = {name: getattr(options, name) for name in ("width", "epochs") if getattr(options, name) is not None}
     config = resolve_classifier(parse_overrides(options.override) | given)
     run_id = run_name(options.run) if options.run else f"classifier-{new_job_id(datetime.now(UTC))}"
-    stopped = _on_stop_signals()
+    should_stop = _on_stop_signals()
     from services.trainer.classifier.run import ClassifierSpec, train_classifier
 
     command = ("python", "-m", "services.trainer", *_repeated(options))
     spec = ClassifierSpec(run_id, config, options.dataset, options.out or settings.data / "classifier", command)
     try:
-        manifest = train_classifier(spec, settings, _say, stopped)
+        manifest = train_classifier(spec, settings, _show, should_stop)
     except InvalidInput:
         raise
     except KilnError as error:
@@ -107,8 +108,8 @@ def run_name(name: str) -> str:
     return name
 
 
-def _on_stop_signals() -> Callable[[], bool]:
-    """SIGTERM and SIGINT: checkpoint and leave. Says whether one has come."""
+def _on_stop_signals() -> Callable[[], Stop | None]:
+    """SIGTERM and SIGINT: checkpoint and leave. Says so once one has come."""
     heard: list[int] = []
 
     def hear(number: int, frame: FrameType | None) -> None:
@@ -116,7 +117,12 @@ def _on_stop_signals() -> Callable[[], bool]:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, hear)
-    return lambda: bool(heard)
+    return lambda: "leave" if heard else None
+
+
+def _show(line: TrainerLine) -> None:
+    if not isinstance(line, ProgressLine):  # the rows have it all
+        _say(describe(line, 0))
 
 
 def _say(text: str) -> None:

@@ -23,6 +23,7 @@ from services.trainer.schedules import training_seconds
 from services.trainer.training_state import TrainState
 from shared.errors import BadConfig
 from shared.presets import TrainConfig
+from shared.reports import Stop
 
 SHARED = ("total_nimg", "lr_step_nimg", "ema_halflife_nimg", "tick_nimg", "snapshot_nimg")
 MAX_MODEL_BYTES = 1 << 30  # an ONNX file holds two
@@ -156,7 +157,7 @@ def train(
     state: PerClassState,
     dataset: ImageDataset,
     report: Callable[[loop.Report], None],
-    should_stop: Callable[[], loop.Stop | None],
+    should_stop: Callable[[], Stop | None],
 ) -> Literal["leave", "done"]:
     """Trains class after class, as training_loop.train does one run; told to finish, it leaves the rest untrained."""
     while True:

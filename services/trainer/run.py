@@ -36,7 +36,7 @@ from shared.errors import DISK_FULL, BadConfig
 from shared.jobs import Event
 from shared.presets import TrainConfig
 from shared.registry import GENERATOR_FILE, PREVIEW_FILE, ModelManifest, model_id_of
-from shared.reports import EventLine, MetricsLine, ProgressLine, ResultLine, TrainerLine
+from shared.reports import EventLine, MetricsLine, ProgressLine, ResultLine, Stop, TrainerLine
 from shared.settings import Settings
 
 
@@ -55,7 +55,7 @@ def run(
     spec: RunSpec,
     settings: Settings,
     emit: Callable[[TrainerLine], None],
-    should_stop: Callable[[], loop.Stop | None],
+    should_stop: Callable[[], Stop | None],
     profile: Path | None = None,
 ) -> bool:
     """Trains, going on from the last checkpoint if there is one, and exports. `profile`: where to write a trace.
@@ -73,7 +73,7 @@ def _run(
     spec: RunSpec,
     settings: Settings,
     emit: Callable[[TrainerLine], None],
-    should_stop: Callable[[], loop.Stop | None],
+    should_stop: Callable[[], Stop | None],
     *,
     ranks: Ranks,
 ) -> bool:

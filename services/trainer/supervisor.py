@@ -16,10 +16,13 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
 from services.trainer.trainer_process import TrainerProcess
 from shared import jobs
+from shared.artifacts import ArtifactStore
+from shared.classifier import MANIFEST_FILE, classifier_key
 from shared.errors import (
     DISK_FULL,
     CorruptArtifact,
@@ -32,7 +35,16 @@ from shared.errors import (
 from shared.job_store import Change, JobStore, Metrics
 from shared.jobs import LOST_REASONS, Event, Job, JobStatus, Progress, Reason
 from shared.registry import ModelRegistry, model_id_of
-from shared.reports import EXIT_LEFT, EventLine, FailureLine, MetricsLine, ProgressLine, ResultLine, TrainerLine
+from shared.reports import (
+    EXIT_LEFT,
+    ClassifierLine,
+    EventLine,
+    FailureLine,
+    MetricsLine,
+    ProgressLine,
+    ResultLine,
+    TrainerLine,
+)
 from shared.settings import Settings
 
 log = logging.getLogger("kiln.supervisor")
@@ -101,7 +113,7 @@ class Attempt:
         self.series: dict[float, Metrics] = {}  # every row that was reported, in case the store loses them
         self.pending: list[TrainerLine] = []  # reported and not yet in the store
         self.pending_token = secrets.token_hex(8)
-        self.result: ResultLine | None = None
+        self.result: ResultLine | ClassifierLine | None = None
         self.failure: FailureLine | None = None
         self.kill_at_s = self.stalled_at_s = float("inf")
         self.is_stalled = self.is_timed_out = False
@@ -138,7 +150,7 @@ class Attempt:
     def _take(self, line: TrainerLine | None) -> None:
         match line:
             case ProgressLine():
-                total = self.job.config.total_nimg
+                total = line.images_total or self.job.progress.images_total
                 more = line.model_dump(include={"fraction", "eta_seconds", "step_shares", "device_memory_bytes"})
                 self.progress = Progress.at(line.images_seen, total, line.images_per_second, **more)
             case MetricsLine():
@@ -146,7 +158,7 @@ class Attempt:
                 self.pending.append(line)
             case EventLine():
                 self.pending.append(line)
-            case ResultLine():
+            case ResultLine() | ClassifierLine():
                 self.result = line
             case FailureLine():
                 self.failure = line
@@ -224,7 +236,11 @@ class Attempt:
             reason = Reason.OUT_OF_MEMORY if process.was_killed_for_memory() else Reason.WORKER_LOST
             self._retry(reason, process.describe_end())
 
-    def _publish(self, result: ResultLine) -> None:
+    def _publish(self, result: ResultLine | ClassifierLine) -> None:
+        if isinstance(result, ClassifierLine):
+            self._while_renewing(lambda: keep_classifier(self.job.id, result, self.settings))
+            self.finish(JobStatus.SUCCEEDED)
+            return
         manifest = self._while_renewing(lambda: self.registry.publish(result.manifest, result.read_files()))
         self.finish(JobStatus.SUCCEEDED, model_id=manifest.id)
         patiently(self.store.announce, self.stop)
@@ -278,6 +294,13 @@ class Attempt:
             self.store.restore(self.job, list(self.series.values()), [rebuilt])
             log.warning("job %s: the store had lost it; put back", self.job.id)
             return self.store.update(self.job.id, change, metrics, events, token)
+
+
+def keep_classifier(job_id: str, line: ClassifierLine, settings: Settings) -> None:
+    """Puts a classifier's files into the artifact store, the manifest last: it is there if and only if that is."""
+    artifacts, folder = ArtifactStore(settings.artifact_url), Path(line.folder)
+    for name in (*line.manifest.files, MANIFEST_FILE):
+        artifacts.write(classifier_key(job_id, name), (folder / name).read_bytes())
 
 
 def patiently(call: Callable[[], T], stop: threading.Event) -> T:

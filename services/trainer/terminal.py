@@ -9,7 +9,7 @@ from typing import TextIO
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
-from shared.reports import EventLine, FailureLine, MetricsLine, ProgressLine, ResultLine, TrainerLine
+from shared.reports import ClassifierLine, EventLine, FailureLine, MetricsLine, ProgressLine, ResultLine, TrainerLine
 
 
 def make_display(out: TextIO, total_nimg: int) -> Callable[[TrainerLine], None]:
@@ -58,6 +58,8 @@ def describe(line: TrainerLine, total_nimg: int) -> str:
             return line.event.message
         case ResultLine():
             return f"model {line.manifest.id}: parity {line.manifest.parity.max_abs_difference:.2g}"
+        case ClassifierLine():
+            return f"{line.folder}: {line.manifest.test_accuracy:.2%} of {line.manifest.test_images:,} test images"
         case FailureLine():
             return f"{line.reason}: {line.error}"
 

@@ -168,7 +168,7 @@ def test_a_comparison_says_how_the_jobs_differ_and_what_their_models_came_to(
     text = client.get("/compare", params=wanted, headers={"accept": "text/markdown"}).text
 
     assert [row["config"] for row in rows] == [
-        {"d_channels": list(first.config.d_channels), "lr": first.config.lr},
+        {"d_channels": list(first.gan_config.d_channels), "lr": first.gan_config.lr},
         {"d_channels": [1, 2, 3], "lr": 0.5},
     ]
     assert [(row["fid"], row["recall"], row["kid"]) for row in rows] == [(None, None, None), (12.0, 0.5, None)]

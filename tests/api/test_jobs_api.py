@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from functools import partial
+from typing import Any
 
 import pytest
 import redis
@@ -176,3 +177,29 @@ class TestReaper:
         reap(kiln)
 
         assert kiln.store.get(job.id) == claimed
+
+
+def test_a_classifier_is_submitted_like_any_other_job(client: TestClient) -> None:
+    # When somebody asks for a classifier
+    body = {"preset": "classifier", "overrides": {"width": 16, "epochs": 6}}
+    dry = client.post("/jobs", params={"dry_run": True}, json=body).json()["config"]
+    job = client.post("/jobs", json=body).json()
+    # Then the job is of its kind, with a config of its own; how many images that is, is not known yet
+    assert (job["kind"], job["preset"], job["config"]) == ("classifier", "classifier", dry)
+    assert (dry["width"], dry["epochs"], dry["batch_size"]) == (16, 6, 128)
+    assert (job["progress"]["images_total"], job["progress"]["fraction"]) == (0, 0.0)
+    assert client.get(f"/jobs/{job['id']}").json()["config"] == dry
+    # And any other job says that it trains a GAN
+    assert client.post("/jobs", json={"preset": "tiny"}).json()["kind"] == "gan"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "field", "value"),
+    [({"width": 4}, "overrides.width", 4), ({"g_output": "tanh"}, "overrides.g_output", "tanh")],
+)
+def test_a_wrong_value_of_a_classifier_is_named(
+    overrides: dict[str, Any], field: str, value: Any, client: TestClient
+) -> None:
+    answer = client.post("/jobs", json={"preset": "classifier", "overrides": overrides})
+    (problem,) = answer.json()["errors"]
+    assert (answer.status_code, problem["field"], problem["value"]) == (422, field, value)

@@ -70,11 +70,11 @@ def lab(tmp_path: Path) -> Lab:
 
 def badness(job: Job) -> float:
     """Zero at a learning rate of 1e-4."""
-    return abs(math.log10(job.config.lr) + 4)
+    return abs(math.log10(job.gan_config.lr) + 4)
 
 
 def train_well(lab: Lab, job: Job) -> None:
-    lab.report(job, job.config.total_nimg, loss_g=badness(job))
+    lab.report(job, job.gan_config.total_nimg, loss_g=badness(job))
     lab.end(job)
 
 
@@ -94,7 +94,7 @@ def test_trials_are_ordinary_jobs_that_say_where_they_belong(lab: Lab) -> None:
     (trial,) = sweep.trials
     job = lab.jobs.get(trial.job_id or "")
     assert (job.sweep, job.name) == (jobs.SweepTrial(id=sweep.id, trial=0), "mine #0")
-    assert (job.config.lr, job.config.batch_size) == (trial.params["lr"], 16)
+    assert (job.gan_config.lr, job.config.batch_size) == (trial.params["lr"], 16)
 
 
 def test_there_is_always_one_trial_waiting_and_no_more(lab: Lab) -> None:
@@ -215,7 +215,7 @@ def train_until_told(lab: Lab, job: Job) -> None:
     """Reports each quarter of the budget, and looks after each whether it is to stop."""
     assert job.sweep is not None
     for quarter in range(1, 5):
-        lab.report(job, job.config.total_nimg * quarter / 4, loss_g=badness(job) + 1 / quarter)
+        lab.report(job, job.gan_config.total_nimg * quarter / 4, loss_g=badness(job) + 1 / quarter)
         lab.another_sweeper().advance(lab.sweeps.get(job.sweep.id))
         if lab.jobs.get(job.id).request == "cancel":
             lab.end(job, JobStatus.CANCELLED, reason=Reason.CANCELLED_BY_USER)

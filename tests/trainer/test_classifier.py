@@ -21,6 +21,7 @@ from services.trainer.data import ImageDataset
 from services.trainer.networks import count_parameters
 from shared.classifier import GRAPH_FILE, WEIGHTS_FILE, ClassifierConfig
 from shared.errors import CorruptArtifact, Diverged, UnknownClassifier
+from shared.reports import Stop
 from tests.trainer.small import CPU, random_images
 
 SMALL = {"width": 8, "batch_size": 8, "tick_nimg": 16, "checkpoint_every_s": 0.0}
@@ -35,9 +36,9 @@ def run(state: ClassifierState, dataset: ImageDataset, *, steps: int | None = No
     rows: list[dict[str, float]] = []
     left = [math.inf if steps is None else steps]
 
-    def should_stop() -> bool:
+    def should_stop() -> Stop | None:
         left[0] -= 1
-        return left[0] < 0
+        return "leave" if left[0] < 0 else None
 
     train(state, dataset, rows.append, lambda: None, should_stop)
     return rows

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,14 +14,24 @@ import pytest
 from services.trainer.__main__ import main
 from services.trainer.classifier.files import load_classifier
 from services.trainer.classifier.run import ClassifierSpec, train_classifier
+from services.trainer.terminal import describe
 from shared.classifier import GRAPH_FILE, MANIFEST_FILE, WEIGHTS_FILE, ClassifierConfig, read_manifest
 from shared.errors import BadConfig, BadDataset
-from shared.reports import EXIT_LEFT
+from shared.reports import EXIT_LEFT, ProgressLine, Stop, TrainerLine
 from shared.settings import Settings
 from tests.processes import write_color_dataset
 
 CONFIG = ClassifierConfig(width=8, epochs=4, batch_size=8, lr=0.05, tick_nimg=40)
 FILES = [GRAPH_FILE, WEIGHTS_FILE, MANIFEST_FILE]
+
+
+def told(said: list[str]) -> Callable[[TrainerLine], None]:
+    """Keeps what a run reports, but for its progress, as people read it."""
+    return lambda line: None if isinstance(line, ProgressLine) else said.append(describe(line, 0))
+
+
+def never() -> None:
+    return None
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +48,7 @@ def whole(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> tuple
     said: list[str] = []
     folder = tmp_path_factory.mktemp("whole") / "out"
     spec = ClassifierSpec("whole", CONFIG, "colors", folder, ("python", "-m", "a b"))
-    assert train_classifier(spec, settings, said.append, lambda: False) == read_manifest(folder)
+    assert train_classifier(spec, settings, told(said), never) == read_manifest(folder)
     return folder, said
 
 
@@ -60,14 +71,14 @@ def test_a_run_that_left_goes_on_to_the_same_classifier(
     # Given a run that is told to leave after its second tick
     said: list[str] = []
 
-    def should_leave() -> bool:
-        return sum(line.startswith("nimg") for line in said) == 2
+    def should_leave() -> Stop | None:
+        return "leave" if sum(line.startswith("nimg") for line in said) == 2 else None
 
     spec = ClassifierSpec("left", CONFIG, "colors", tmp_path / "out")
-    assert train_classifier(spec, settings, said.append, should_leave) is None
+    assert train_classifier(spec, settings, told(said), should_leave) is None
     assert not (tmp_path / "out").exists()
     # When it goes on, Then it ends with the weights of the one that did not leave
-    assert train_classifier(spec, settings, said.append, lambda: False) is not None
+    assert train_classifier(spec, settings, told(said), never) is not None
     assert "going on after 80 images" in said
     assert (tmp_path / "out" / WEIGHTS_FILE).read_bytes() == (whole[0] / WEIGHTS_FILE).read_bytes()
 
@@ -75,7 +86,7 @@ def test_a_run_that_left_goes_on_to_the_same_classifier(
 def test_a_run_is_not_taken_up_with_another_config(settings: Settings, tmp_path: Path) -> None:
     def train(config: ClassifierConfig) -> None:
         said: list[str] = []
-        train_classifier(ClassifierSpec("other", config, "colors", tmp_path), settings, said.append, lambda: True)
+        train_classifier(ClassifierSpec("other", config, "colors", tmp_path), settings, told(said), lambda: "leave")
 
     train(CONFIG)
     train(CONFIG)
@@ -87,7 +98,7 @@ def test_without_test_images_it_is_not_trained_for_an_hour_first(settings: Setti
     write_color_dataset(settings.dataset_root, "untested", per_class=2)
     said: list[str] = []
     with pytest.raises(BadDataset, match=r"there is no data set at .*untested/test"):
-        train_classifier(ClassifierSpec("x", CONFIG, "untested", tmp_path), settings, said.append, lambda: False)
+        train_classifier(ClassifierSpec("x", CONFIG, "untested", tmp_path), settings, told(said), never)
     assert said == []
 
 

@@ -14,9 +14,11 @@ from functools import partial
 
 import pytest
 
+from services.trainer.classifier.files import load_classifier
 from services.trainer.supervisor import Supervisor
 from shared import jobs
 from shared.artifacts import ArtifactStore
+from shared.classifier import read_manifest, resolve_job
 from shared.job_store import RedisJobStore
 from shared.jobs import Job, JobStatus
 from shared.presets import resolve
@@ -69,8 +71,54 @@ def worker(settings: Settings) -> Worker:
     return Worker(settings)
 
 
+def queue_classifier(worker: Worker, **overrides: object) -> Job:
+    """Of the two colours, which are their own test images."""
+    folder = worker.settings.dataset_root / "colors"
+    (folder / "test").symlink_to(folder / "train")
+    config = resolve_job("classifier", {"width": 8, "epochs": 2, "batch_size": 16, "tick_nimg": 40} | overrides)
+    make = partial(jobs.new_job, preset="classifier", config=config, dataset="colors", name=None)
+    return worker.store.create(make)[0]
+
+
 def is_training(job: Job) -> bool:
     return job.progress.images_seen > 0
+
+
+def test_a_classifier_is_a_job_too(worker: Worker) -> None:
+    # Given a job of the other kind, when its message comes
+    job = queue_classifier(worker)
+    assert job.kind == "classifier"
+    worker.supervise(job)
+    # Then it is over, it was said how it went, and there is no model to generate with
+    done = worker.store.get(job.id)
+    assert (done.status, done.error, done.model_id) == (JobStatus.SUCCEEDED, None, None)
+    assert (done.progress.images_seen, done.progress.images_total, done.progress.fraction) == (160, 160, 1.0)
+    assert [row["nimg"] for row in worker.store.metrics(job.id)] == [48, 80, 128, 160]  # whole batches
+    assert worker.registry.list() == []
+    # And the classifier lies in the artifact store, whole: as a folder it can be used
+    kept = worker.settings.data / "artifacts" / "classifiers" / job.id
+    _, manifest = load_classifier(kept)
+    assert (manifest.config, manifest.classes, manifest.images_seen) == (job.config, ("blue", "red"), 160)
+
+
+def test_a_classifier_whose_trainer_is_killed_goes_on(worker: Worker) -> None:
+    # Given a classifier in training, with a checkpoint after each step
+    job = queue_classifier(worker, epochs=1000, checkpoint_every_s=0)
+    with worker.supervising(job):
+        worker.wait(job, is_training)
+        # When its process is killed, and later its user has seen enough
+        os.kill(worker.trainer_pid(), signal.SIGKILL)
+        worker.wait(job, lambda job: job.status is JobStatus.QUEUED)
+    seen = worker.store.get(job.id).progress.images_seen
+    with worker.supervising(job):
+        worker.wait(job, lambda job: job.progress.images_seen > seen)
+        worker.store.update(job.id, partial(jobs.ask, request="finish"))
+    # Then it went on from there, and what was learnt so far is kept
+    done = worker.store.get(job.id)
+    assert (done.status, done.attempt) == (JobStatus.SUCCEEDED, 2)
+    assert "resumed" in worker.events(job)
+    kept = read_manifest(worker.settings.data / "artifacts" / "classifiers" / job.id)
+    assert seen < kept.images_seen < 1000 * 80
 
 
 def test_a_job_is_trained_once_and_its_model_published(worker: Worker) -> None:

@@ -20,6 +20,7 @@ from services.trainer.networks import judge_of
 from services.trainer.training_state import TrainState
 from shared.errors import Diverged
 from shared.presets import TrainConfig
+from shared.reports import Stop
 from tests.trainer.small import CPU, LinearCritic, random_images, small_config, small_keras, small_resnet
 
 DATASET = random_images(36)  # not a multiple of the batch: batches reach across epochs
@@ -54,7 +55,7 @@ def ignore(report: loop.Report) -> None:
     pass
 
 
-def after(state: TrainState, iterations: int, stop: loop.Stop = "leave") -> Callable[[], loop.Stop | None]:
+def after(state: TrainState, iterations: int, stop: Stop = "leave") -> Callable[[], Stop | None]:
     """A should_stop() that stops a run once it has come so far."""
     nimg = iterations * state.config.n_critic * state.config.batch_size
     return lambda: stop if state.cur_nimg >= nimg else None

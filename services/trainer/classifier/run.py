@@ -13,10 +13,12 @@ from services.trainer.checkpoint import Checkpoints
 from services.trainer.classifier.files import export_classifier
 from services.trainer.classifier.training import ClassifierState, class_accuracies, train
 from services.trainer.data import load_dataset
-from services.trainer.run import device_name, pick_device
+from services.trainer.run import device_name, pick_device, run_folder
 from shared.artifacts import ArtifactStore
 from shared.classifier import ClassifierConfig, ClassifierManifest, write_classifier
 from shared.errors import BadConfig
+from shared.jobs import Event, Job
+from shared.reports import ClassifierLine, EventLine, MetricsLine, ProgressLine, Stop, TrainerLine
 from shared.settings import Settings
 
 
@@ -29,10 +31,14 @@ class ClassifierSpec:
     dataset: str
     folder: Path
     command: tuple[str, ...] = ()
+    attempt: int = 1
 
 
 def train_classifier(
-    spec: ClassifierSpec, settings: Settings, say: Callable[[str], None], should_stop: Callable[[], bool]
+    spec: ClassifierSpec,
+    settings: Settings,
+    emit: Callable[[TrainerLine], None],
+    should_stop: Callable[[], Stop | None],
 ) -> ClassifierManifest | None:
     """Trains, going on from the last checkpoint if there is one, measures on the test images and writes the files.
 
@@ -42,22 +48,26 @@ def train_classifier(
     images = load_dataset(settings.dataset_root, spec.dataset).to(device)
     test = load_dataset(settings.dataset_root, spec.dataset, "test")
     state = ClassifierState(spec.config, len(images.classes), device)
-    checkpoints = Checkpoints(ArtifactStore(settings.artifact_url), spec.run_id, attempt=1)
-    _restore(state, checkpoints, say)
+    checkpoints = Checkpoints(ArtifactStore(settings.artifact_url), spec.run_id, spec.attempt)
+    _restore(state, checkpoints, emit)
     started_s = time.monotonic() - state.wall_seconds
     total_nimg = spec.config.epochs * len(images)
-    say(f"{len(images):,} images of {len(images.classes)} classes, {total_nimg:,} to see, on {device_name(device)}")
+    what = f"{len(images):,} images of {len(images.classes)} classes, {total_nimg:,} to see, on {device_name(device)}"
+    _tell(emit, "started", what)
 
     def save() -> None:
         state.wall_seconds = time.monotonic() - started_s
         checkpoints.save(state.cur_nimg, state.state_dict())
+        _tell(emit, "checkpoint", f"checkpoint after {state.cur_nimg:,} images", nimg=state.cur_nimg)
 
     def tick(row: dict[str, float]) -> None:
-        say("  ".join(f"{name} {value:.4g}" if name != "nimg" else f"nimg {value:,.0f}" for name, value in row.items()))
+        emit(MetricsLine(row=row))
+        rate = row["images_per_second"]
+        emit(ProgressLine(images_seen=state.cur_nimg, images_per_second=rate, images_total=total_nimg))
 
     if train(state, images, tick, save, should_stop) == "leave":
         return None
-    say(f"training is done; measuring on {len(test):,} test images")
+    _tell(emit, "measuring", f"training is done; measuring on {len(test):,} test images")
     accuracies = class_accuracies(state.result, test)
     files, parity = export_classifier(state.result)
     is_right = accuracies * test.labels.bincount(minlength=len(test.classes))
@@ -80,11 +90,32 @@ def train_classifier(
     return write_classifier(spec.folder, draft, files)
 
 
-def _restore(state: ClassifierState, checkpoints: Checkpoints, say: Callable[[str], None]) -> None:
-    saved = checkpoints.load_newest(lambda name, why: say(f"checkpoint {name} is damaged and was passed over: {why}"))
+def run_job(
+    job: Job, settings: Settings, emit: Callable[[TrainerLine], None], should_stop: Callable[[], Stop | None]
+) -> bool:
+    """A classifier as a job; False when it was told to leave before the end. Raises TrainingFailed."""
+    assert isinstance(job.config, ClassifierConfig)
+    folder = run_folder(settings, job.id) / f"export-{job.attempt}"
+    spec = ClassifierSpec(job.id, job.config, job.dataset, folder, ("POST", "/jobs"), job.attempt)
+    manifest = train_classifier(spec, settings, emit, should_stop)
+    if manifest is None:
+        return False
+    emit(ClassifierLine(manifest=manifest, folder=str(folder)))
+    return True
+
+
+def _restore(state: ClassifierState, checkpoints: Checkpoints, emit: Callable[[TrainerLine], None]) -> None:
+    def on_corrupt(name: str, why: str) -> None:
+        _tell(emit, "warning", f"checkpoint {name} is damaged and was passed over: {why}", checkpoint=name)
+
+    saved = checkpoints.load_newest(on_corrupt)
     if saved is None:
         return
     if ClassifierConfig.model_validate_json(saved["config"]) != state.config:
         raise BadConfig("the run's checkpoint was trained with another config; start a run of another name")
     state.load_state_dict(saved)
-    say(f"going on after {state.cur_nimg:,} images")
+    _tell(emit, "resumed", f"going on after {state.cur_nimg:,} images", nimg=state.cur_nimg)
+
+
+def _tell(emit: Callable[[TrainerLine], None], kind: str, message: str, **data: object) -> None:
+    emit(EventLine(event=Event(kind=kind, message=message, data=data)))

@@ -17,6 +17,7 @@ from services.trainer.classifier.network import Classifier
 from services.trainer.data import ImageDataset, Sampler
 from shared.classifier import ClassifierConfig
 from shared.errors import Diverged
+from shared.reports import Stop
 
 EVAL_BATCH = 500
 
@@ -82,9 +83,9 @@ def train(
     dataset: ImageDataset,
     on_tick: Callable[[dict[str, float]], None],
     on_checkpoint: Callable[[], None],
-    should_stop: Callable[[], bool],
+    should_stop: Callable[[], Stop | None],
 ) -> Literal["leave", "done"]:
-    """Trains in place until all epochs are over, or leaves when told to; ends with a checkpoint in any case.
+    """Trains in place until all epochs are over or it is told to stop; ends with a checkpoint in any case.
 
     `on_tick` gets a row: nimg, loss, accuracy (on the augmented images), lr, images_per_second. Raises Diverged.
     """
@@ -93,7 +94,7 @@ def train(
     sampler = Sampler(len(dataset), config.seed)
     tick_s, tick_nimg = time.monotonic(), state.cur_nimg
     checkpoint_s = tick_s
-    while state.cur_nimg < total_nimg and not should_stop():
+    while (stop := should_stop()) is None and state.cur_nimg < total_nimg:
         count = min(config.batch_size, total_nimg - state.cur_nimg)
         chosen = sampler.batch(state.cur_nimg, count).to(state.device)
         position = state.cur_nimg / total_nimg
@@ -110,7 +111,7 @@ def train(
             on_checkpoint()
             checkpoint_s = time.monotonic()
     on_checkpoint()
-    return "done" if state.cur_nimg >= total_nimg else "leave"
+    return "leave" if stop == "leave" and state.cur_nimg < total_nimg else "done"
 
 
 def step(state: ClassifierState, images: Tensor, labels: Tensor, lr: float) -> None:
