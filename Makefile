@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: up test drills lint format evaluate lock secrets clean bench-training bench-side-by-side bench-gpu reproduce
+.PHONY: up test drills lint format evaluate plots lock secrets clean bench-training bench-side-by-side bench-gpu reproduce
 
 up: $(VENV)/.installed
 	$(BIN)/python -m services.dev
@@ -51,6 +51,10 @@ format: $(VENV)/.installed
 N ?= 50000
 evaluate: $(VENV)/.installed
 	$(BIN)/python -m services.trainer evaluate $(MODEL) --images $(N)
+
+# docs/images/fid_by_*.png, from the figures in docs/curves.json.
+plots: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.curves
 
 # uv installs the same wheels as pip, several at a time.
 $(VENV)/.installed: requirements.lock

@@ -23,6 +23,11 @@ KEPT = ("fid", "kid", "inception_score", "precision", "recall", "class_accuracy"
 PLOTS = {"fid_by_images": ("real images seen", 1.0), "fid_by_seconds": ("seconds of one core", None)}
 
 
+def load(file: Path) -> dict[str, Any]:
+    curves: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {"runs": {}}
+    return curves
+
+
 def add(curves: dict[str, Any], name: str, records: list[dict[str, Any]], images_per_second: float | None) -> None:
     """Puts `evaluate`'s records into the run of that name, in place of what it had for as many images.
 
@@ -69,7 +74,7 @@ def main() -> None:
     parser.add_argument("--curves", type=Path, default=CURVES)
     parser.add_argument("--out", type=Path, default=IMAGES, help="folder of the pictures")
     options = parser.parse_args()
-    curves = json.loads(options.curves.read_text()) if options.curves.exists() else {"runs": {}}
+    curves = load(options.curves)
     if options.add:
         name, file = options.add
         add(curves, name, json.loads(Path(file).read_text()), options.images_per_second)
