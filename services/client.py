@@ -147,6 +147,11 @@ class Job(JobData):
         rows: list[dict[str, float]] = self._kiln.send(wire.metrics(self.id, after_nimg))
         return rows
 
+    def samples(self) -> list[tuple[int, Image.Image]]:
+        """The sample grids, oldest first: images seen, and a picture of the same latents each time."""
+        positions = [row["nimg"] for row in self._kiln.send(wire.list_samples(self.id))]
+        return [(nimg, wire.picture(self._kiln.send(wire.sample_png(self.id, nimg)))) for nimg in positions]
+
     @property
     def _jobs(self) -> Jobs:
         jobs: Jobs = self._kiln.jobs
@@ -183,6 +188,10 @@ class Jobs:
                 return
             after, limit = page.data[-1].id, limit and limit - len(page.data)
 
+    def compare(self, jobs: Sequence[Job | str]) -> Sequence[dict[str, Any]]:
+        """One row for each: first and last losses, accuracies, figures, time."""
+        return self._kiln.send(wire.compare([job if isinstance(job, str) else job.id for job in jobs]))
+
     def act(self, job_id: str, what: str) -> Job:
         """`cancel`, `pause`, `resume` or `finish`."""
         return self.bind(self._kiln.send(wire.act(job_id, what)))
@@ -204,6 +213,10 @@ class Models:
 
     def get(self, model_id: str) -> ModelData:
         return self._kiln.send(wire.get_model(model_id))
+
+    def preview(self, model_id: str) -> Image.Image:
+        """Ten rows of ten images, a class in each row where there are ten."""
+        return wire.picture(self._kiln.send(wire.preview_png(model_id)))
 
     def promote(self, model_id: str, alias: str = "default") -> None:
         """Points the alias at the model, once that is warm."""

@@ -182,6 +182,18 @@ def metrics(job_id: str, after_nimg: int) -> Call[list[dict[str, float]]]:
     return Call("GET", f"/jobs/{_part(job_id)}/metrics", _data, params={"after": after_nimg})
 
 
+def list_samples(job_id: str) -> Call[list[dict[str, Any]]]:
+    return Call("GET", f"/jobs/{_part(job_id)}/samples", _data)
+
+
+def sample_png(job_id: str, nimg: int) -> Call[bytes]:
+    return Call("GET", f"/jobs/{_part(job_id)}/samples/{nimg}.png", _content)
+
+
+def compare(job_ids: Sequence[str]) -> Call[list[dict[str, Any]]]:
+    return Call("GET", "/compare", _data, params={"jobs": ",".join(job_ids)})
+
+
 def list_models() -> Call[list[ModelData]]:
     return Call("GET", "/models", lambda answer: [ModelData.model_validate(row) for row in _data(answer)])
 
@@ -192,6 +204,29 @@ def get_model(model_id: str) -> Call[ModelData]:
 
 def promote(model_id: str, alias: str) -> Call[dict[str, Any]]:
     return Call("PUT", f"/aliases/{_part(alias)}", _json, json={"model_id": model_id})
+
+
+def delete_model(model_id: str) -> Call[int]:
+    return Call("DELETE", f"/models/{_part(model_id)}", lambda answer: answer.status_code)
+
+
+def preview_png(model_id: str) -> Call[bytes]:
+    return Call("GET", f"/models/{_part(model_id)}/preview.png", _content)
+
+
+def readiness() -> Call[dict[str, Any]]:
+    """Raises Unavailable when no model is warm or Redis is away."""
+    return Call("GET", "/readyz", _json)
+
+
+def description() -> Call[dict[str, Any]]:
+    """The API as it describes itself: OpenAPI."""
+    return Call("GET", "/openapi.json", _json)
+
+
+def file(path: str, params: Mapping[str, Any], accept: str) -> Call[httpx2.Response]:
+    """Anything that can be read, as it comes."""
+    return Call("GET", path, lambda answer: answer, params=params, headers={"Accept": accept})
 
 
 def list_presets() -> Call[list[dict[str, Any]]]:
@@ -229,12 +264,17 @@ def delete_model(model_id: str) -> Call[None]:
 
 
 def generate_png(label: str | int | None, n: int, options: Mapping[str, Any]) -> Call[bytes]:
-    return Call("GET", "/generate", lambda answer: answer.content, params={"class": label, "n": n, **options})
+    return Call("GET", "/generate", _content, params={"class": label, "n": n, **options})
 
 
 def generate(label: str | int | None, n: int, options: Mapping[str, Any]) -> Call[list[Image.Image]]:
     params = {"class": label, "n": n, **options, "columns": n}
     return Call("GET", "/generate", lambda answer: _tiles(answer.content, n), params=params)
+
+
+def picture(png: bytes) -> Image.Image:
+    with Image.open(io.BytesIO(png)) as image:
+        return image.convert("RGB")
 
 
 class Retry:
@@ -330,6 +370,10 @@ def _json(answer: httpx2.Response) -> Any:
 
 def _data(answer: httpx2.Response) -> Any:
     return answer.json()["data"]
+
+
+def _content(answer: httpx2.Response) -> bytes:
+    return answer.content
 
 
 def _tiles(png: bytes, n: int) -> list[Image.Image]:

@@ -44,8 +44,9 @@ class Settings(BaseSettings):
         "Kiln; a folder that is not there: none.",
     )
 
-    host: str = Field("127.0.0.1", description="Address the API listens on.")
+    host: str = Field("127.0.0.1", description="Address the API and the dashboard listen on.")
     port: int = Field(8000, ge=1, le=65535, description="Port of the API.")
+    dashboard_port: int = Field(8080, ge=0, le=65535, description="Port of the dashboard; 0: no dashboard.")
     max_body_bytes: int = Field(1 << 20, ge=1024, description="Larger request bodies are refused with 413.")
     body_timeout_s: float = Field(30.0, gt=0, le=3600, description="Slower request bodies are refused with 408.")
     max_png_bytes: int = Field(

@@ -1,0 +1,1 @@
+"""The dashboard: NiceGUI pages, a client of the REST API and of nothing else."""

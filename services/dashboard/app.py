@@ -1,0 +1,134 @@
+"""The pages, the files of the API that they show, and the headers of every answer."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from pathlib import Path
+
+import httpx2
+from fastapi import Request, Response
+from nicegui import app, ui
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from services import client_wire as wire
+from services.dashboard.pages import compare, job, jobs, models, playground, sweeps
+from services.dashboard.site import Site
+from shared.settings import ClientSettings
+
+STATIC = Path(__file__).parent / "static"
+
+# What a browser may read of the API by way of the dashboard, which holds the key.
+FILES = re.compile(
+    r"generate|interpolate|neighbours|compare|models/[\w.-]+/preview\.png|sweeps/[\w.-]+/\w+\.png"
+    r"|jobs/[\w.-]+/(?:samples/\d+\.png|samples\.png|losses\.png|metrics)"
+)
+PROVENANCE = "kiln"  # keyword of the text chunk
+MOST_IN_A_SHEET = 1024
+ACCEPTED = {"png": "image/png", "csv": "text/csv", "markdown": "text/markdown", "zip": "application/zip"}
+PASSED_ON = ("content-type", "cache-control", "etag", "content-disposition")
+
+HEADERS = {
+    # Everything comes from here. NiceGUI brings inline scripts, and compiles its templates in the browser.
+    "Content-Security-Policy": "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
+    "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:; "
+    "connect-src 'self' ws: wss:; object-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+}
+
+HEAD = """
+<link rel="stylesheet" href="/static/style.css">
+<script>document.documentElement.dataset.theme = localStorage.getItem('kiln-theme') || 'auto';</script>
+"""
+
+
+def build(settings: ClientSettings) -> Site:
+    """Tells NiceGUI of all pages. Once in a process, for NiceGUI has one app."""
+    site = Site(settings)
+    ui.add_head_html(HEAD, shared=True)
+    app.add_static_files("/static", STATIC, max_cache_age=0)
+    app.add_middleware(PageHeaders)
+    app.on_shutdown(site.close)
+    app.get("/healthz")(healthz)
+    _serve_files(site)
+    _serve_single_images(site)
+    for module in (playground, jobs, job, compare, models, sweeps):
+        module.register(site)
+    return site
+
+
+def healthz() -> dict[str, str]:
+    """The process answers."""
+    return {"status": "ok"}
+
+
+def _serve_files(site: Site) -> None:
+    @app.get("/files/{path:path}")
+    async def read(path: str, request: Request) -> Response:
+        """A picture or a table of the API, as it comes; `as` says in which format."""
+        if not FILES.fullmatch(path):
+            return Response("there is no such file", 404, media_type="text/plain")
+        params = {name: value for name, value in request.query_params.items() if name != "as"}
+        accept = ACCEPTED.get(request.query_params.get("as", "png"), "*/*")
+        try:
+            answer = await site.read(path, params, accept)
+        except wire.ApiError as error:
+            return Response(str(error), error.status, media_type="text/plain")
+        except httpx2.TransportError as error:
+            return Response(str(error), 502, media_type="text/plain")
+        headers = {name: answer.headers[name] for name in PASSED_ON if name in answer.headers}
+        return Response(answer.content, headers=headers)
+
+
+def _serve_single_images(site: Site) -> None:
+    @app.get("/image")
+    async def image(request: Request) -> Response:
+        """One image of a sheet by itself, with its provenance."""
+        query = dict(request.query_params)
+        index = query.pop("index", "")
+        if not index.isdecimal() or int(index) >= MOST_IN_A_SHEET:
+            return Response(f"index {index!r} is no number below {MOST_IN_A_SHEET}", 422, media_type="text/plain")
+        try:
+            sheet = await site.read("generate", query | {"n": str(int(index) + 1), "columns": "1"})
+        except wire.ApiError as error:
+            return Response(str(error), error.status, media_type="text/plain")
+        except httpx2.TransportError as error:
+            return Response(str(error), 502, media_type="text/plain")
+        return Response(last_tile(sheet.content), media_type="image/png")
+
+
+def last_tile(png: bytes) -> bytes:
+    """The lowest square of a sheet of one column; its provenance then tells of that image alone."""
+    with Image.open(io.BytesIO(png)) as sheet:
+        size, info = sheet.width, PngInfo()
+        told = getattr(sheet, "text", {}).get(PROVENANCE)
+        if told:
+            about = json.loads(told)
+            alone = about | {"first_index": about.get("first_index", 0) + about.get("n", 1) - 1, "n": 1}
+            info.add_itxt(PROVENANCE, json.dumps(alone, sort_keys=True))
+        out = io.BytesIO()
+        sheet.crop((0, sheet.height - size, size, sheet.height)).save(out, "png", pnginfo=info)
+    return out.getvalue()
+
+
+class PageHeaders:
+    """ASGI middleware: HEADERS on every answer."""
+
+    def __init__(self, inner: ASGIApp) -> None:
+        self._inner = inner
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        await self._inner(scope, receive, send_with_headers if scope["type"] == "http" else send)

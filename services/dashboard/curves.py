@@ -1,0 +1,83 @@
+"""Curves over training: what ECharts is told to draw. Colours and text are readable on light and on dark paper."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Row = Mapping[str, float]
+Points = list[tuple[float, float]]
+
+# Distinguishable for people who are colour-blind, and on either paper (after Okabe and Ito, a little calmer).
+COLORS = ("#e0702f", "#3f87d9", "#2fa37c", "#b86fc6", "#c29a1f", "#e0607e", "#5fb3c9", "#8a8f98")
+GREY, GRID = "#8b8378", "rgba(139, 131, 120, 0.22)"
+MOST_POINTS = 400  # more are not to be seen, and would be sent with every tick
+
+SHORT = """(n) => {
+    const a = Math.abs(n);
+    if (a >= 1e6) return +(n / 1e6).toFixed(2) + ' M';
+    return a >= 1e4 ? +(n / 1e3).toFixed(1) + ' k' : String(+n.toPrecision(4));
+}"""
+
+LOSSES = ("loss_g", "loss_d")
+ACCURACIES = ("d_accuracy_real", "d_accuracy_fake")
+FIGURES = ("fid", "kid", "inception_score", "precision", "recall", "class_accuracy")
+NAMES = {
+    "loss_g": "generator", "loss_d": "discriminator", "d_accuracy_real": "real images", "d_accuracy_fake": "generated",
+    "fid": "FID", "kid": "KID", "inception_score": "Inception Score", "precision": "precision", "recall": "recall",
+    "class_accuracy": "class accuracy",
+}  # fmt: skip
+
+
+def points(rows: Sequence[Row], name: str) -> Points:
+    return [(row["nimg"], row[name]) for row in rows if name in row]
+
+
+def smooth(curve: Points, weight: float) -> Points:
+    """An exponential average without the bias of its beginning; `weight` is the share that stays, in [0, 1)."""
+    if not weight:
+        return curve
+    total, norm, smoothed = 0.0, 0.0, []
+    for x, y in curve:
+        total, norm = weight * total + (1 - weight) * y, weight * norm + (1 - weight)
+        smoothed.append((x, total / norm))
+    return smoothed
+
+
+def thin(curve: Points, most: int = MOST_POINTS) -> Points:
+    """Every so manieth point, and always the last."""
+    step = math.ceil(len(curve) / most) if curve else 1
+    return curve if step <= 1 else [*curve[:-1:step], curve[-1]]
+
+
+def chart(series: Mapping[str, Points], title: str, *, smoothing: float = 0.0, is_log: bool = False) -> dict[str, Any]:
+    """Options of a line chart over the images seen: one curve for each name, the unsmoothed ones faint behind."""
+    drawn = []
+    for color, (name, curve) in zip(_colors(len(series)), series.items(), strict=True):
+        shown = [(x, y) for x, y in curve if y > 0] if is_log else curve  # zero has no place on a logarithmic scale
+        line = {"type": "line", "showSymbol": len(shown) < 30, "symbolSize": 5, "color": color, "animation": False}
+        width = {"width": 2, "cap": "round", "join": "round"}
+        drawn.append(line | {"name": name, "data": thin(smooth(shown, smoothing)), "lineStyle": width})
+        faint = {"opacity": 0.28, "width": 1}
+        raw = {"data": thin(shown) if smoothing else [], "lineStyle": faint, "showSymbol": False, "silent": True}
+        drawn.append(line | raw | {"tooltip": {"show": False}})
+    text = {"color": GREY, "fontSize": 11}
+    axis = {"axisLabel": text | {":formatter": SHORT}, "splitLine": {"lineStyle": {"color": GRID}}}
+    return {
+        "aria": {"enabled": True, "label": {"description": f"{title}, over the images seen: {', '.join(series)}"}},
+        "textStyle": {"fontFamily": "system-ui, sans-serif"},
+        "grid": {"left": 52, "right": 18, "top": 34, "bottom": 30},
+        "legend": {"data": list(series), "top": 0, "left": 0, "icon": "roundRect", "itemWidth": 14, "itemHeight": 4,
+                   "itemGap": 16, "type": "scroll", "textStyle": text | {"fontSize": 12}},
+        "tooltip": {"trigger": "axis", "confine": True, "axisPointer": {"lineStyle": {"color": GREY}},
+                    ":valueFormatter": "(v) => v === undefined ? '' : String(+Number(v).toPrecision(5))"},
+        "xAxis": axis | {"type": "value", "min": "dataMin", "max": "dataMax", "splitLine": {"show": False},
+                         "axisLine": {"lineStyle": {"color": GRID}}},
+        "yAxis": axis | {"type": "log" if is_log else "value", "scale": True},
+        "series": drawn,
+    }  # fmt: skip
+
+
+def _colors(count: int) -> list[str]:
+    return [COLORS[i % len(COLORS)] for i in range(count)]

@@ -1,0 +1,7 @@
+"""Stub."""
+
+from services.dashboard.site import Site
+
+
+def register(site: Site) -> None:
+    pass
