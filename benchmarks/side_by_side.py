@@ -93,7 +93,7 @@ def ask(http: httpx2.Client, count: int, every_s: float) -> list[float]:
 @contextmanager
 def stack(data: Path, settings: dict[str, str]) -> Iterator[httpx2.Client]:
     port = free_port()
-    command = [sys.executable, "-m", "services.dev", "--port", str(port), "--data", str(data)]
+    command = [sys.executable, "-m", "services.dev", "--port", str(port), "--dashboard-port", "0", "--data", str(data)]
     command += ["--datasets", str(write_images(data / "datasets"))]
     with (data / "out").open("w") as out:
         process = subprocess.Popen(command, env=os.environ | settings, stdout=out, stderr=out)

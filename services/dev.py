@@ -1,4 +1,4 @@
-"""Everything on this one machine: `python -m services.dev` starts redis-server, a Celery worker and the API.
+"""Everything on this one machine: `python -m services.dev` starts redis, a Celery worker, the API and the dashboard.
 
 They run as child processes. Ctrl-C or SIGTERM stops them all; when one ends, so do the others; and when this process is
 killed outright, the kernel ends its children. A second start takes up jobs and models where the first left them.
@@ -33,6 +33,7 @@ WORKER_COMMAND = (
     "--loglevel", "INFO", "--without-gossip", "--without-mingle", "--without-heartbeat",
 )  # fmt: skip
 API_COMMAND = (sys.executable, "-m", "services.api")
+DASHBOARD_COMMAND = (sys.executable, "-m", "services.dashboard")
 
 
 class CannotStart(Exception):
@@ -48,6 +49,7 @@ class Child:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m services.dev", description=__doc__)
     parser.add_argument("--port", type=int, help="port of the API (KILN_PORT)")
+    parser.add_argument("--dashboard-port", type=int, help="port of the dashboard; 0: none (KILN_DASHBOARD_PORT)")
     parser.add_argument("--data", type=Path, help="folder for everything Kiln writes (KILN_DATA)")
     parser.add_argument("--datasets", type=Path, help="folder of data sets (KILN_DATASETS)")
     options = parser.parse_args(arguments)
@@ -59,7 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings.data.mkdir(parents=True, exist_ok=True)
         with _lock(settings.data):
             redis_server = find_redis_server()
-            _check_port(settings)
+            _check_port(settings.host, settings.port, "--port")
+            if settings.dashboard_port:
+                _check_port(settings.host, settings.dashboard_port, "--dashboard-port")
             return Stack(settings, redis_server).run()
     except (CannotStart, InvalidInput, OSError) as error:
         print(f"kiln: {error}", file=sys.stderr)
@@ -107,6 +111,8 @@ class Stack:
         wait_for_redis(redis_port, self._children[-1].process)
         self._start("worker", WORKER_COMMAND, environment)
         self._start("api", API_COMMAND, environment)
+        if self._settings.dashboard_port:
+            self._start("dashboard", DASHBOARD_COMMAND, environment | {"KILN_URL": self._api_url})
         self._print_table(redis_port)
 
     def _start(self, name: str, command: Sequence[str], environment: dict[str, str]) -> None:
@@ -126,18 +132,25 @@ class Stack:
     def _print_table(self, redis_port: int) -> None:
         s = self._settings
         where = {"api": f"http://{s.host}:{s.port} (documentation at /docs)", "worker": "one job at a time",
+                 "dashboard": f"http://{s.host}:{s.dashboard_port}",
                  "redis": f"127.0.0.1:{redis_port}, append-only file in {s.data / 'redis'}"}  # fmt: skip
         for child in self._children:
-            print(f"{child.name:8} pid {child.process.pid:<8} {where[child.name]}")
-        print(f"{'data':8} {s.data} (logs in {s.data / 'log'})\n{'datasets':8} {s.dataset_root}", flush=True)
+            print(f"{child.name:9} pid {child.process.pid:<8} {where[child.name]}")
+        print(f"{'data':9} {s.data} (logs in {s.data / 'log'})\n{'datasets':9} {s.dataset_root}", flush=True)
+
+    @property
+    def _api_url(self) -> str:
+        """As the dashboard, on this machine, reaches it."""
+        host = "127.0.0.1" if self._settings.host in ("0.0.0.0", "::") else self._settings.host
+        return f"http://{host}:{self._settings.port}"
 
     def _ended(self) -> list[Child]:
         return [child for child in self._children if child.process.poll() is not None]
 
     def _stop_all(self) -> None:
-        """The worker and the API first, for they still have something to tell Redis; who does not leave is killed."""
+        """Redis last, for the others still have something to tell Redis; who does not leave is killed."""
         patience_s = self._settings.stop_grace_s + STOP_MARGIN_S
-        for names in ({"worker", "api"}, {"redis"}):
+        for names in ({"worker", "api", "dashboard"}, {"redis"}):
             leaving = [child for child in self._children if child.name in names]
             for child in leaving:
                 child.process.terminate()
@@ -194,15 +207,13 @@ def free_port() -> int:
         return port
 
 
-def _check_port(settings: Settings) -> None:
+def _check_port(host: str, port: int, option: str) -> None:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as uvicorn does: TIME_WAIT is not "taken"
         try:
-            probe.bind((settings.host, settings.port))
+            probe.bind((host, port))
         except OSError as error:
-            message = (
-                f"port {settings.port} on {settings.host} cannot be used ({error.strerror}); choose another with --port"
-            )
+            message = f"port {port} on {host} cannot be used ({error.strerror}); choose another with {option}"
             raise CannotStart(message) from None
 
 

@@ -30,6 +30,7 @@ class Stack:
 
     def __init__(self, process: subprocess.Popen[str], port: int, data: Path) -> None:
         self.process, self.port, self.data = process, port, data
+        self.dashboard_url = ""  # of those stacks that have one
         self.http = httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=30)
 
     def submit(self, **body: Any) -> str:
@@ -141,8 +142,8 @@ def write_color_dataset(root: Path, name: str = "colors", per_class: int = 40) -
 
 
 # Networks of a few channels gain nothing from a second thread, and wait for it when the machine is busy; and where a
-# test waits for a trainer, there is nobody whom the trainer should let go first.
-SMALL_MACHINE = {"KILN_THREADS": "1", "KILN_TRAINER_NICE": "0"}
+# test waits for a trainer, there is nobody whom the trainer should let go first. Who looks at the dashboard says so.
+SMALL_MACHINE = {"KILN_THREADS": "1", "KILN_TRAINER_NICE": "0", "KILN_DASHBOARD_PORT": "0"}
 
 SMALL = {"g_channels": [16, 8, 8], "d_channels": [8, 8, 16], "latent_dim": 8, "batch_size": 16}
 

@@ -31,12 +31,13 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from services.api.drain import FIRST_WORD_S, GRACE_S
-from services.dev import API_COMMAND, STOP_MARGIN_S, WORKER_COMMAND, find_redis_server, free_port
-from shared.settings import Settings
+from services.dev import API_COMMAND, DASHBOARD_COMMAND, STOP_MARGIN_S, WORKER_COMMAND, find_redis_server, free_port
+from shared.settings import ClientSettings, Settings
 from tests.processes import wait_for
 
 ROOT = Path(__file__).parents[1]
-IMAGES = {"api": "Dockerfile.api", "trainer": "Dockerfile.trainer"}  # service, and dependency group -> its Dockerfile
+BACKENDS = {"api": "Dockerfile.api", "trainer": "Dockerfile.trainer"}  # service, and dependency group -> its Dockerfile
+IMAGES = BACKENDS | {"dashboard": "Dockerfile.dashboard"}
 SERVICES = ("redis", *IMAGES)
 SECRET = "/run/secrets/redis_password"  # noqa: S105 - where it is, not what it is
 IMAGE_PLATFORM = {
@@ -140,7 +141,7 @@ def test_both_services_have_the_gpu_and_the_override_takes_it_away() -> None:
 
 def test_cuda_is_required_where_it_is_reserved_and_only_there() -> None:
     for file, is_required in ((BASE, True), (FILES["merged"], False)):
-        for service in IMAGES:
+        for service in BACKENDS:
             environment = file["services"][service]["environment"]
             assert Settings(require_cuda=environment["KILN_REQUIRE_CUDA"]).require_cuda is is_required
 
@@ -180,9 +181,17 @@ def test_a_service_comes_back_and_says_whether_it_is_well(name: str) -> None:
     assert service["healthcheck"]["test"] if name not in IMAGES else instruction(IMAGES[name], "HEALTHCHECK")
 
 
-@pytest.mark.parametrize("name", IMAGES)
+@pytest.mark.parametrize("name", BACKENDS)
 def test_kiln_starts_when_redis_is_well(name: str) -> None:
     assert BASE["services"][name]["depends_on"] == {"redis": {"condition": "service_healthy"}}
+
+
+def test_the_dashboard_knows_the_api_and_nothing_behind_it() -> None:
+    service = BASE["services"]["dashboard"]
+    assert service["depends_on"] == {"api": {"condition": "service_healthy"}}
+    assert set(service["environment"]) == {"KILN_URL", "KILN_API_KEY"}
+    assert service["secrets"] == []
+    assert "volumes" not in service
 
 
 def test_a_stopped_service_has_the_time_it_takes() -> None:
@@ -195,11 +204,11 @@ def test_a_stopped_service_has_the_time_it_takes() -> None:
 
 
 def test_every_variable_of_an_environment_is_a_setting() -> None:
-    settings = {f"KILN_{field.upper()}" for field in Settings.model_fields}
+    settings = {f"KILN_{field.upper()}" for field in (*Settings.model_fields, *ClientSettings.model_fields)}
     for name, file in IMAGES.items():
-        environment = BASE["services"][name]["environment"] | CPU["services"][name]["environment"]
+        environment = BASE["services"][name]["environment"] | CPU["services"].get(name, {}).get("environment", {})
         given = {key for key in (environment | image_environment(file)) if key.startswith("KILN_")}
-        assert "KILN_DATA" in given
+        assert ("KILN_DATA" in given) == (name in BACKENDS)
         assert given <= settings
 
 
@@ -215,7 +224,7 @@ def test_every_variable_that_compose_fills_in_has_a_default_and_is_documented() 
 
 def test_api_and_trainer_share_the_artifacts_and_own_what_they_write() -> None:
     assert instruction(IMAGES["api"], "USER") == instruction(IMAGES["trainer"], "USER")
-    for name, file in IMAGES.items():
+    for name, file in BACKENDS.items():
         # "source:target", where the source may be ${VARIABLE:-default}.
         targets = {volume.rpartition(":")[2] for volume in BASE["services"][name]["volumes"]}
         (owned,) = re.findall(r"install -d -o kiln -g kiln (.*)", "\n".join(instructions(file, "RUN")))
@@ -251,7 +260,7 @@ def test_the_password_comes_from_a_file_that_git_and_docker_leave_out() -> None:
     assert BASE["secrets"] == {"redis_password": {"file": "./secrets/redis_password"}}
     ignored = subprocess.run(["git", "check-ignore", "-q", "secrets/redis_password"], cwd=ROOT, check=False)
     assert ignored.returncode == 0
-    for name in SERVICES:
+    for name in ("redis", *BACKENDS):
         assert BASE["services"][name]["secrets"] == ["redis_password"]
     for name in IMAGES:
         environment = BASE["services"][name]["environment"]
@@ -366,7 +375,9 @@ def test_the_api_finds_redis_with_the_file_and_logs_no_password(password_file: P
 # --- The images -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "command"), [("api", API_COMMAND), ("trainer", WORKER_COMMAND)])
+@pytest.mark.parametrize(
+    ("name", "command"), [("api", API_COMMAND), ("trainer", WORKER_COMMAND), ("dashboard", DASHBOARD_COMMAND)]
+)
 def test_a_container_runs_the_command_that_the_tests_run(name: str, command: tuple[str, ...]) -> None:
     assert command[0] == sys.executable
     assert json.loads(instruction(IMAGES[name], "CMD")) == ["python", *command[1:]]
@@ -390,6 +401,7 @@ def test_what_an_image_copies_is_in_the_repository_and_is_sent_to_the_builder(fi
     ("name", "modules"),
     [
         ("api", "services.api.__main__"),
+        ("dashboard", "services.dashboard.__main__"),
         ("trainer", "services.trainer.tasks, services.trainer.__main__, services.trainer.run"),
     ],
 )
@@ -416,7 +428,7 @@ def test_an_image_installs_all_the_packages_that_its_programs_import(name: str) 
     installed = closure(name)
     by_module = importlib.metadata.packages_distributions()
     imported = {module for source, _ in copies(IMAGES[name]) for module in imported_packages(ROOT / source)}
-    assert {"redis", "numpy"} <= imported
+    assert {"redis", "pydantic"} <= imported
     missing = {
         module
         for module in imported - sys.stdlib_module_names - {"shared", "services"}
@@ -439,16 +451,18 @@ def test_every_package_of_an_image_is_pinned(name: str) -> None:
     assert closure(name) - here == set()
 
 
-def test_the_api_is_well_when_healthz_says_so() -> None:
+@pytest.mark.parametrize("name", ["api", "dashboard"])
+def test_the_servers_are_well_when_healthz_says_so(name: str) -> None:
+    _Answer.status = 200
     with http.server.HTTPServer(("127.0.0.1", 0), _Answer) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         port = server.server_port
         # A proxy that a container was given is for the world outside.
-        assert health_check("api", port, http_proxy="http://127.0.0.1:9")
+        assert health_check(name, port, http_proxy="http://127.0.0.1:9")
         _Answer.status = 503
-        assert not health_check("api", port)
+        assert not health_check(name, port)
         server.shutdown()
-    assert not health_check("api", free_port())
+    assert not health_check(name, free_port())
 
 
 def test_the_worker_is_well_when_its_settings_lead_to_redis(redis_url: str, tmp_path: Path) -> None:
@@ -609,10 +623,10 @@ def _answers(port: int) -> bool:
 
 
 def health_check(name: str, port: int = 8000, **environment: str) -> bool:
-    """Runs the HEALTHCHECK of an image here; the API's looks at another port than the container's 8000."""
+    """Runs the HEALTHCHECK of an image here; it looks at another port than the container's 8000 or 8080."""
     command = json.loads(instruction(IMAGES[name], "HEALTHCHECK").partition(" CMD ")[2])
     assert command[:2] == ["python", "-c"]
-    code = command[2].replace("8000", str(port))
+    code = re.sub(r"\b80[08]0\b", str(port), command[2])
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env=os.environ | environment, capture_output=True, check=False
     )

@@ -113,5 +113,6 @@ def test_a_bad_setting_is_one_line_that_names_it(tmp_path: Path) -> None:
 
 
 def start_in_vain(folder: Path, port: int) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "services.dev", "--port", str(port), "--data", str(folder / "data")]
+    command = [sys.executable, "-m", "services.dev", "--port", str(port), "--data", str(folder / "data"),
+               "--dashboard-port", "0"]  # fmt: skip
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

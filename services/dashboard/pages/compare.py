@@ -117,6 +117,8 @@ class ComparePage:
     def _draw_charts(self, series: dict[str, list[dict[str, float]]]) -> None:
         there = {name for rows in series.values() for row in rows for name in row}
         with box("card", tag="section", **{"aria-label": "Curves"}):
+            if not there:
+                text("No metrics yet; the first row comes after the first tick.", "p", "soft")
             for name in (*LOSSES, *ACCURACIES, *FIGURES):
                 if name in there:
                     title = {"loss_g": "Generator loss", "loss_d": "Discriminator loss"}.get(name, NAMES[name])
