@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,11 +20,12 @@ from rich.console import Console, RenderableType
 
 from services import cli_display as display
 from services import cli_doctor
+from services import client_wire as wire
 from services.client import Job, Kiln
-from services.client_wire import ApiError, Conflict, InvalidInput, NotFound, Unauthorized, Unavailable
+from services.client_wire import ApiError, Conflict, InvalidInput, JobData, NotFound, Unauthorized, Unavailable
 from shared import errors
 from shared.jobs import JobStatus
-from shared.presets import parse_overrides
+from shared.presets import PRESETS, TrainConfig, parse_overrides
 
 app = typer.Typer(
     name="kiln", no_args_is_help=True, help="Train class-conditional GANs as durable jobs, and serve their images.",
@@ -38,8 +39,45 @@ EXIT_CODES: dict[type[ApiError], int] = {
 }  # fmt: skip
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
-JobIds = Annotated[list[str], typer.Argument(metavar="ID...", help="Jobs, as `kiln jobs` lists them.")]
-Overrides = Annotated[list[str] | None, typer.Option("-o", "--override", metavar="FIELD=VALUE", help="Change a value.")]
+
+
+def _starting(names: Iterable[str], typed: str) -> list[str]:
+    return [name for name in names if name.startswith(typed)]
+
+
+def complete_preset(incomplete: str) -> list[str]:
+    return _starting(PRESETS, incomplete)
+
+
+def complete_override(incomplete: str) -> list[str]:
+    return _starting((f"{name}=" for name in TrainConfig.model_fields), incomplete)
+
+
+def complete_job(incomplete: str) -> list[str]:
+    return _ask(lambda kiln: [job.id for job in kiln.jobs.list(limit=50)], incomplete)
+
+
+def complete_model(incomplete: str) -> list[str]:
+    return _ask(lambda kiln: [model.id for model in kiln.models.list()], incomplete)
+
+
+def _ask(call: Callable[[Kiln], list[str]], incomplete: str) -> list[str]:
+    """For a shell's completion: whatever is wrong, there is simply nothing to offer."""
+    try:
+        with Kiln(max_wait_s=0, timeout_s=2.0) as kiln:
+            return _starting(call(kiln), incomplete)
+    except (ApiError, httpx2.TransportError, errors.InvalidInput):
+        return []
+
+
+JobIds = Annotated[
+    list[str],
+    typer.Argument(metavar="ID...", help="Jobs, as `kiln jobs` lists them.", autocompletion=complete_job),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("-o", "--override", metavar="FIELD=VALUE", help="Change a value.", autocompletion=complete_override),
+]
 
 out, err = Console(), Console(stderr=True)
 
@@ -52,7 +90,9 @@ def up(context: typer.Context) -> None:
 
 @app.command()
 def train(
-    preset: Annotated[str, typer.Option("--preset", "-p", help="See `kiln presets`.")] = "tiny",
+    preset: Annotated[
+        str, typer.Option("--preset", "-p", help="See `kiln presets`.", autocompletion=complete_preset)
+    ] = "tiny",
     override: Overrides = None,
     dataset: Annotated[str, typer.Option(help="Folder below KILN_DATASETS.")] = "cifar10",
     name: Annotated[str | None, typer.Option(help="Anything that helps you remember.")] = None,
@@ -70,7 +110,7 @@ def train(
             return
         job = kiln.jobs.create(preset, overrides, dataset=dataset, name=name)
         if watch:
-            _follow(job, as_json)
+            _follow(kiln, job, as_json)
         else:
             _print(as_json, _plain(job), lambda: display.job_line(job))
 
@@ -88,10 +128,12 @@ def jobs(
 
 
 @app.command()
-def watch(job_id: Annotated[str, typer.Argument(metavar="ID")], as_json: AsJson = False) -> None:
+def watch(
+    job_id: Annotated[str, typer.Argument(metavar="ID", autocompletion=complete_job)], as_json: AsJson = False
+) -> None:
     """Follow a job until it is over. With --json, one line for each change."""
     with _kiln() as kiln:
-        _follow(kiln.jobs.get(job_id), as_json)
+        _follow(kiln, kiln.jobs.get(job_id), as_json)
 
 
 @app.command()
@@ -123,7 +165,9 @@ def generate(
     label: Annotated[str | None, typer.Argument(metavar="[CLASS]", help="Name or number of a class.")] = None,
     n: Annotated[int, typer.Option("-n", help="How many images.")] = 16,
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same images.")] = None,
-    model: Annotated[str | None, typer.Option(help="Id or alias; else the default model.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Id or alias; else the default model.", autocompletion=complete_model)
+    ] = None,
     truncation: Annotated[float | None, typer.Option(help="Latents no further from zero than that.")] = None,
     columns: Annotated[int | None, typer.Option(help="Images in a row.")] = None,
     scale: Annotated[int, typer.Option(help="Repeat each pixel so many times.")] = 1,
@@ -152,7 +196,7 @@ def models(as_json: AsJson = False) -> None:
 
 @app.command()
 def promote(
-    model_id: Annotated[str, typer.Argument(metavar="ID")],
+    model_id: Annotated[str, typer.Argument(metavar="ID", autocompletion=complete_model)],
     alias: Annotated[str, typer.Option(help="`default` is the one that `generate` uses.")] = "default",
     as_json: AsJson = False,
 ) -> None:
@@ -163,7 +207,9 @@ def promote(
 
 
 @app.command()
-def presets(name: Annotated[str | None, typer.Argument()] = None, as_json: AsJson = False) -> None:
+def presets(
+    name: Annotated[str | None, typer.Argument(autocompletion=complete_preset)] = None, as_json: AsJson = False
+) -> None:
     """List what can be trained, or show one preset with the origin of each value."""
     with _kiln() as kiln:
         if name is None:
@@ -215,16 +261,26 @@ def _act(job_ids: list[str], what: str, as_json: bool) -> None:
     _print(as_json, [_plain(job) for job in after], lambda: display.jobs(after))
 
 
-def _follow(job: Job, as_json: bool) -> None:
+def _follow(kiln: Kiln, job: Job, as_json: bool) -> None:
     """Shows the job until it is over; raises typer.Exit unless it succeeded."""
     if as_json:
         done = job.wait(lambda job: typer.echo(json.dumps(_plain(job))))
     else:
         with display.Watch(out) as screen:
-            done = job.wait(screen.show)
+            _watch(kiln, job.id, screen)
+        done = job.refresh()
         out.print(display.job_line(done))
     if done.status is not JobStatus.SUCCEEDED:
         raise typer.Exit(JOB_FAILED)
+
+
+def _watch(kiln: Kiln, job_id: str, screen: display.Watch) -> None:
+    for news in kiln.follow(job_id):
+        if isinstance(news, JobData):
+            screen.show(news)
+        elif news.kind == "sample" and screen.shows_pictures:
+            png = kiln.send(wire.sample_png(job_id, int(news.data["nimg"])))
+            screen.show_grid(png, news.message)
 
 
 def _plain(job: Job) -> dict[str, Any]:

@@ -24,6 +24,8 @@ COLORS = {
     JobStatus.FAILED: "red", JobStatus.LOST: "red", JobStatus.CANCELLED: "dim",
 }  # fmt: skip
 PICTURE_COLUMNS = 80  # characters, and so pixels, of a picture in the terminal
+TILE, SMALL_TILE, GRID_ROWS = 32, 16, 2  # of a sample grid, so many rows of images, each shrunk to half
+SPARKS, SPARK_CHARS = "▁▂▃▄▅▆▇█", 40
 
 
 def jobs(found: Sequence[JobData]) -> RenderableType:
@@ -52,10 +54,20 @@ def job_line(job: JobData) -> RenderableType:
 
 
 class Watch:
-    """A live view: bar, rate, time left, the latest metrics."""
+    """A live view: bar, rate, time left, the latest metrics with their curves, and the latest sample grid."""
 
     def __init__(self, console: Console) -> None:
+        self._console = console
         self._live = Live(console=console, refresh_per_second=8, transient=True)
+        self._curves: dict[str, list[float]] = {}
+        self._last_nimg = -1.0
+        self._grid: RenderableType = Text()
+        self._job: JobData | None = None
+
+    @property
+    def shows_pictures(self) -> bool:
+        """Whether this terminal has the colours for it."""
+        return self._console.is_terminal and self._console.color_system in ("256", "truecolor")
 
     def __enter__(self) -> Self:
         self._live.start()
@@ -67,10 +79,30 @@ class Watch:
         self._live.stop()
 
     def show(self, job: JobData) -> None:
-        self._live.update(job_view(job))
+        self._job = job
+        if job.metrics.get("nimg", -1.0) > self._last_nimg:
+            self._last_nimg = job.metrics["nimg"]
+            for name, value in job.metrics.items():
+                self._curves.setdefault(name, []).append(value)
+        self._live.update(self.picture)
+
+    @property
+    def picture(self) -> RenderableType:
+        """All that is on the screen."""
+        return Group(job_view(self._job, self._curves), self._grid) if self._job else self._grid
+
+    def show_grid(self, png: bytes, caption: str) -> None:
+        """The upper left of a sample grid, as much of it as fits."""
+        columns = max(1, min(10, self._console.width // SMALL_TILE))
+        with Image.open(io.BytesIO(png)) as sheet:
+            shown = sheet.convert("RGB").crop((0, 0, columns * TILE, min(sheet.height, GRID_ROWS * TILE)))
+        small = shown.resize((columns * SMALL_TILE, shown.height * SMALL_TILE // TILE), Image.Resampling.BOX)
+        self._grid = Group(Text(caption, style="dim"), half_blocks(small))
+        if self._job is not None:
+            self.show(self._job)
 
 
-def job_view(job: JobData) -> RenderableType:
+def job_view(job: JobData, curves: Mapping[str, Sequence[float]] | None = None) -> RenderableType:
     seen, total = job.progress.images_seen, job.progress.images_total
     head = Text.assemble(job.id, "  ", job.preset, "  ", _status(job), f"  attempt {job.attempt}")
     numbers = f"{seen:,} of {total:,} images ({job.progress.fraction:.1%})"
@@ -78,8 +110,20 @@ def job_view(job: JobData) -> RenderableType:
         numbers += f"  {rate:,.0f} images/s  {duration(job.progress.eta_seconds)} left"
     table = Table.grid(padding=(0, 2))
     for name, value in job.metrics.items():
-        table.add_row(Text(name, style="dim"), f"{value:.4g}")
+        curve = (curves or {}).get(name, ()) if name != "nimg" else ()
+        table.add_row(Text(name, style="dim"), f"{value:.4g}", Text(spark(curve), style="blue"))
     return Group(head, ProgressBar(total=max(total, 1), completed=seen, width=60), Text(numbers), table)
+
+
+def spark(values: Sequence[float]) -> str:
+    """A curve one character high: the latest values between their least and their greatest."""
+    latest = list(values)[-SPARK_CHARS:]
+    if len(latest) < 2:
+        return ""
+    low, high = min(latest), max(latest)
+    return "".join(
+        SPARKS[round((value - low) / (high - low) * (len(SPARKS) - 1)) if high > low else 0] for value in latest
+    )
 
 
 def models(found: Sequence[ModelData]) -> RenderableType:
@@ -135,6 +179,11 @@ def picture(path: Path, png: bytes) -> RenderableType:
         image = opened.convert("RGB")
     if image.width > PICTURE_COLUMNS:
         image = image.resize((PICTURE_COLUMNS, max(2, image.height * PICTURE_COLUMNS // image.width)))
+    return Group(half_blocks(image), Text(str(path)))
+
+
+def half_blocks(image: Image.Image) -> Text:
+    """An RGB image as text, two pixels to a character."""
     pixels = image.load()
     drawn = Text(no_wrap=True)
     for y in range(0, image.height - 1, 2):
@@ -142,7 +191,7 @@ def picture(path: Path, png: bytes) -> RenderableType:
             upper, lower = (_rgb(pixels[x, row]) for row in (y, y + 1))  # type: ignore[index]
             drawn.append("▀", style=f"{upper} on {lower}")
         drawn.append("\n")
-    return Group(drawn, Text(str(path)))
+    return drawn
 
 
 def duration(seconds: float | None) -> str:

@@ -65,6 +65,11 @@ def wait_for(look: Callable[[], T], is_so: Callable[[T], bool]) -> T:
         time.sleep(0.1)
 
 
+def unobserved() -> dict[str, str]:
+    """This environment without what pytest says in it: NiceGUI would serve its own tests."""
+    return {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
+
+
 @contextmanager
 def running_stack(data: Path, datasets: Path, **settings: str) -> Iterator[Stack]:
     """Starts a stack, waits until its API answers, and stops it in the end."""
@@ -75,7 +80,7 @@ def running_stack(data: Path, datasets: Path, **settings: str) -> Iterator[Stack
         process = subprocess.Popen(
             [sys.executable, "-m", "services.dev", "--port", str(port), "--data", str(data),
              "--datasets", str(datasets)],
-            cwd=ROOT, env=os.environ | SMALL_MACHINE | settings, stdout=out, stderr=subprocess.STDOUT, text=True,
+            cwd=ROOT, env=unobserved() | SMALL_MACHINE | settings, stdout=out, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
     stack = Stack(process, port, data)
     try:

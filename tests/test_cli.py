@@ -8,15 +8,19 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
+from rich.console import Console
 from typer.testing import CliRunner
 
-from services.cli import app
+from services.cli import app, complete_job, complete_model, complete_override, complete_preset
+from services.cli_display import Watch
+from services.client_wire import JobData
 from services.dev import free_port
 from shared import jobs
 from shared.artifacts import ArtifactStore
@@ -195,3 +199,40 @@ def test_every_command_explains_itself() -> None:
 
         assert done.exit_code == 0
         assert f"kiln {command}" in done.stdout
+
+
+def test_watching_draws_curves_and_the_latest_grid(settings: Settings) -> None:
+    """In a terminal with colours; the text is what Rich would send there."""
+    said = io.StringIO()
+    console = Console(file=said, force_terminal=True, color_system="truecolor", width=100)
+    progress = Progress.at(500, 1000, 10.0)
+    job = JobData(
+        id="1", preset="tiny", name=None, dataset="d", status=JobStatus.RUNNING, reason=None, error=None, attempt=1,
+        progress=progress, metrics={}, config={}, created_at=datetime.now(UTC), started_at=None, finished_at=None,
+        model_id=None, links={},
+    )  # fmt: skip
+    grid = io.BytesIO()
+    Image.new("RGB", (320, 320), (200, 30, 40)).save(grid, "png")
+
+    screen = Watch(console)
+    assert screen.shows_pictures
+    for nimg in range(8):
+        screen.show(job.model_copy(update={"metrics": {"nimg": float(nimg), "loss_d": float(nimg)}}))
+    screen.show_grid(grid.getvalue(), "sample grid after 500 images")
+    console.print(screen.picture)
+
+    assert "▁▂▃▄▅▆▇█" in said.getvalue()
+    assert "38;2;200;30;40;48;2;200;30;40" in said.getvalue()
+    assert not Watch(Console(file=io.StringIO())).shows_pictures
+
+
+def test_the_shell_completes_what_there_is(kiln: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    job_id = says(kiln("train", "--json"))["id"]
+    monkeypatch.setenv("KILN_URL", kiln.args[0])  # type: ignore[attr-defined]
+
+    assert complete_preset("ti") == ["tiny"]
+    assert complete_override("lr_s") == ["lr_step_nimg=", "lr_step_factor="]
+    assert complete_job(job_id[:8]) == [job_id]
+    assert complete_model("f") == ["first"]
+    monkeypatch.setenv("KILN_URL", f"http://127.0.0.1:{free_port()}")
+    assert complete_job("") == []

@@ -111,7 +111,7 @@ def test_the_playground_draws_and_shows_where_an_image_comes_from(
 def test_a_model_is_promoted_after_a_question(visitor: Visitor, stack: Stack, two_models: tuple[str, str]) -> None:
     def default() -> str:
         models = stack.http.get("/models").json()["data"]
-        return next(model["manifest"]["id"] for model in models if "default" in model["aliases"])
+        return next(str(model["manifest"]["id"]) for model in models if "default" in model["aliases"])
 
     other = next(model_id for job in two_models if (model_id := stack.job(job)["model_id"]) != default())
     page = visitor.go("/models")

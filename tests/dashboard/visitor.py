@@ -13,7 +13,7 @@ from playwright.sync_api import Locator, Page, Response, expect
 ROOT = Path(__file__).parents[2]
 AXE = ROOT / "build" / "axe" / "node_modules" / "axe-core" / "axe.min.js"
 SHOTS = ROOT / "build" / "screenshots"
-PATIENCE_MS = 60_000  # nothing is judged by it
+PATIENCE_MS = 240_000  # nothing is judged by it
 
 expect.set_options(timeout=PATIENCE_MS)
 

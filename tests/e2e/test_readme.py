@@ -6,19 +6,30 @@ import os
 import re
 import shutil
 import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 from shared.presets import PRESETS
-from tests.processes import ROOT, running_stack
+from tests.processes import ROOT, Stack, running_stack
 
+CELLS = re.findall(r"^```python\n(.*?)^```$", (ROOT / "docs/client.md").read_text(), re.MULTILINE | re.DOTALL)
 README = (ROOT / "README.md").read_text()
 FENCED = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)  # (language, text)
 BLOCKS = [text for language, text in FENCED if language == "bash"]
 
 
-def test_the_commands_do_what_the_readme_says(cifar10_root: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def stack(cifar10_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    data, starter = tmp_path_factory.mktemp("readme") / "data", str(ROOT / "models" / "starter")
+    with running_stack(data, cifar10_root, KILN_STARTER=starter) as stack:
+        yield stack
+
+
+def test_the_commands_do_what_the_readme_says(stack: Stack, tmp_path: Path) -> None:
     """All blocks in one shell, as a reader would type them, but on another port and with a budget of 640 images.
 
     `make up` is the stack that the test starts in its place (tests/test_compose.py holds that they start the same
@@ -31,16 +42,15 @@ def test_the_commands_do_what_the_readme_says(cifar10_root: Path, tmp_path: Path
         dry = subprocess.run(["make", "-n", target], cwd=ROOT, check=True, capture_output=True, text=True).stdout
         assert command in dry
 
-    with running_stack(tmp_path / "data", cifar10_root, KILN_STARTER=str(ROOT / "models" / "starter")) as stack:
-        script = "\n".join(rest).replace("localhost:8000", f"localhost:{stack.port}").replace("sleep 5", "sleep 0.5")
-        budget = '{"preset":"tiny","overrides":{"total_nimg":640}}'
-        assert '{"preset":"tiny"}' in script
-        script = script.replace('{"preset":"tiny"}', budget)
-        bash = shutil.which("bash")
-        assert bash
-        done = subprocess.run(
-            [bash, "-euo", "pipefail", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
-        )
+    script = "\n".join(rest).replace("localhost:8000", f"localhost:{stack.port}").replace("sleep 5", "sleep 0.5")
+    budget = '{"preset":"tiny","overrides":{"total_nimg":640}}'
+    assert '{"preset":"tiny"}' in script
+    script = script.replace('{"preset":"tiny"}', budget)
+    bash = shutil.which("bash")
+    assert bash
+    done = subprocess.run(
+        [bash, "-euo", "pipefail", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert '"status":4' not in done.stdout
@@ -49,6 +59,21 @@ def test_the_commands_do_what_the_readme_says(cifar10_root: Path, tmp_path: Path
     for name, size in (("cats.png", (128, 128)), ("preview.png", (320, 320)), ("ships.png", (640, 64))):
         with Image.open(tmp_path / name) as image:
             assert (image.format, image.size) == ("PNG", size)
+
+
+def test_the_page_about_the_client_runs(stack: Stack, tmp_path: Path) -> None:
+    """All cells in one interpreter, as a reader would run them, but with a budget of 640 images."""
+    assert len(CELLS) > 5
+    program = "\n".join(CELLS).replace("80_000", "640")
+
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False,
+        env=os.environ | {"KILN_URL": f"http://127.0.0.1:{stack.port}", "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "overrides.lr -1.0 Input should be greater than 0" in done.stdout
+    assert {"cat.png", "preview.png", "after-640.png"} <= {path.name for path in tmp_path.iterdir()}
 
 
 def test_the_tree_names_every_file_and_no_other() -> None:

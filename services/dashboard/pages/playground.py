@@ -36,7 +36,7 @@ from services.dashboard.latent_walk import LatentWalk
 from services.dashboard.sheets import Sheet, show_sheet, show_tile
 from services.dashboard.site import Page, Site
 
-ALL = "all ten"
+ALL, ANY = "all", "any"
 MOST = 256
 NO_TRUNCATION = 3.0  # standard deviations; so few values lie beyond that the slider's end means "off"
 TRUNCATION_HELP = "Latents no further from zero than that: less variety, fewer failures."
@@ -62,7 +62,7 @@ class Wish:
 
     @property
     def query(self) -> dict[str, str]:
-        asked = {"model": self.model, "class": self.label, "n": self.n, "seed": self.seed}
+        asked = {"model": self.model, "class": "" if self.label == ANY else self.label, "n": self.n, "seed": self.seed}
         given = asked | {"truncation": self.truncation}
         return {name: str(value) for name, value in given.items() if value not in (None, "")}
 
@@ -105,15 +105,16 @@ class Playground:
         asked, default = query.get("model", ""), by_alias.get("default", next(iter(self.models)))
         model = asked if asked in self.models else by_alias.get(asked, default)
         classes = self._classes(model)
-        label = query.get("class", classes[0] if classes else "")
+        label = query.get("class", classes[0])
         return Wish(
-            model, label if label in (*classes, ALL) else (classes or [""])[0], _whole(query.get("n", ""), 16, MOST),
+            model, label if label in (*classes, ALL) else classes[0], _whole(query.get("n", ""), 16, MOST),
             _whole(query.get("seed", ""), 7, 2**63 - 1), _decimal(query.get("truncation", "")),
         )  # fmt: skip
 
     def _classes(self, model: str) -> Sequence[str]:
+        """What can be asked of it; of a model that knows no classes also ANY, and then nothing is judged."""
         manifest = self.models[model].manifest
-        return list(manifest["classes"]) if manifest["conditional"] else []
+        return list(manifest["classes"]) if manifest["conditional"] else [ANY, *manifest["classes"]]
 
     async def _change(self, **changes: object) -> None:
         self.wish = replace(self.wish, **changes)  # type: ignore[arg-type]
@@ -147,15 +148,16 @@ class Playground:
             told = f"{manifest['preset']}, after {sentences.count(manifest['images_seen'])} images"
             text(told + (f", FID {fid:.1f}" if fid is not None else ""), "p", "help")
         with self._class_box:
-            if classes := self._classes(self.wish.model):
-                choice("Class", [*classes, ALL], self.wish.label, self._set_class)
-            else:
-                text("This model knows no classes: it draws whatever it has learned.", "p", "help")
+            classes = self._classes(self.wish.model)
+            # Of ten classes from a model that knows none, each would take a hundred draws an image.
+            choice("Class", [*classes, *([ALL] if ANY not in classes else [])], self.wish.label, self._set_class)
+            if ANY in classes:
+                text("It knows no classes; a classifier picks them out of what it draws.", "p", "help")
 
     async def _set_model(self, model: str) -> None:
         classes = self._classes(model)
-        keeps = self.wish.label in (*classes, ALL) and classes
-        self.wish = replace(self.wish, model=model, label=self.wish.label if keeps else (classes or [""])[0])
+        keeps = self.wish.label in classes
+        self.wish = replace(self.wish, model=model, label=self.wish.label if keeps else classes[0])
         self._draw_classes()
         await self._show()
 
@@ -200,9 +202,12 @@ class Playground:
         """Asks for the images first, so that what goes wrong can be said; then the browser gets them."""
         self._drawn += 1
         drawing, sheets = self._drawn, self._sheets()
+        told = ""
         for sheet in sheets:
-            if await self.page.ask(self.page.site.read(sheet.path, sheet.query)) is None:
+            answer = await self.page.ask(self.page.site.read(sheet.path, sheet.query))
+            if answer is None:
                 return
+            told = _method(answer.headers)
         if drawing != self._drawn:  # something else was asked for meanwhile
             return
         self._images.clear()
@@ -214,6 +219,8 @@ class Playground:
                     with box("class-row"):
                         text(sheet.query["class"], "span", "eyebrow")
                         show_sheet(sheet, lambda index, sheet=sheet: self._inspect(sheet, index))  # type: ignore[misc]
+            if told:
+                text(told, "p", "help")
         self._tell_lines()
         ui.navigate.history.replace("/?" + urlencode(self.wish.query))
         await self._walk.show(self.models[self.wish.model], self.wish.seed, self.wish.label)
@@ -264,10 +271,10 @@ class Playground:
 
     def _draw_kin(self, sheet: Sheet, index: int) -> None:
         """The images near this one: the same latent in the other classes."""
-        if classes := self._classes(self.wish.model):
+        if ANY not in self._classes(self.wish.model):
             heading("The same latent in every class", 3)
             with box("strip"):
-                for label in classes:
+                for label in self._classes(self.wish.model):
                     kin = replace(sheet, query={**sheet.query, "class": label})
                     show_tile(kin, index, label, "tile", title=label)
 
@@ -275,6 +282,16 @@ class Playground:
 def _title(model: ModelData) -> str:
     named = ", ".join(model.aliases)
     return f"{model.id} ({named})" if named else model.id
+
+
+def _method(headers: Mapping[str, str]) -> str:
+    """How images of a class came from a model that knows none."""
+    if headers.get("x-kiln-class-method") != "classifier":
+        return ""
+    draws, confidence = headers.get("x-kiln-draws", "some"), headers.get("x-kiln-confidence", "")
+    return f"Picked by the classifier out of {draws} draws" + (
+        f"; its confidence: {confidence}." if confidence else "."
+    )
 
 
 def _whole(written: str, otherwise: int, high: int, low: int = 0) -> int:
