@@ -155,7 +155,8 @@ class JobPage:
         if job.status not in ENDED:
             return
         happened, advice = sentences.of_failure(job)
-        with self._failure, box("card trouble", tag="section", role="alert", **{"aria-label": "Why it ended"}):
+        trouble = "trouble" if job.status != JobStatus.CANCELLED else ""
+        with self._failure, box(f"card {trouble}", tag="section", role="alert", **{"aria-label": "Why it ended"}):
             reason = f": {str(job.reason).replace('_', ' ')}" if job.reason and job.status != "cancelled" else ""
             heading(ENDED[job.status] + reason)
             if advice:
