@@ -194,6 +194,22 @@ def compare(job_ids: Sequence[str]) -> Call[list[dict[str, Any]]]:
     return Call("GET", "/compare", _data, params={"jobs": ",".join(job_ids)})
 
 
+def list_sweeps() -> Call[list[dict[str, Any]]]:
+    return Call("GET", "/sweeps", _data)
+
+
+def get_sweep(sweep_id: str) -> Call[dict[str, Any]]:
+    return Call("GET", f"/sweeps/{_part(sweep_id)}", _json)
+
+
+def cancel_sweep(sweep_id: str) -> Call[dict[str, Any]]:
+    return Call("POST", f"/sweeps/{_part(sweep_id)}/cancel", _json)
+
+
+def promote_best(sweep_id: str) -> Call[dict[str, Any]]:
+    return Call("POST", f"/sweeps/{_part(sweep_id)}/promote", _json, json={})
+
+
 def list_models() -> Call[list[ModelData]]:
     return Call("GET", "/models", lambda answer: [ModelData.model_validate(row) for row in _data(answer)])
 

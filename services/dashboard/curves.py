@@ -81,3 +81,18 @@ def chart(series: Mapping[str, Points], title: str, *, smoothing: float = 0.0, i
 
 def _colors(count: int) -> list[str]:
     return [COLORS[i % len(COLORS)] for i in range(count)]
+
+
+def search_chart(values: Points, metric: str, is_min: bool) -> dict[str, Any]:
+    """A search trial by trial, and the best value so far."""
+    best: Points = []
+    for number, value in values:
+        so_far = best[-1][1] if best else value
+        best.append((number, min(so_far, value) if is_min else max(so_far, value)))
+    options = chart({"trials": values, "best so far": best}, f"{metric} by trial")
+    trials, _, line, _ = options["series"]
+    trials |= {"type": "scatter", "symbolSize": 8}
+    line |= {"step": "end", "showSymbol": False}
+    options["xAxis"] |= {"minInterval": 1}
+    options["aria"]["label"]["description"] = f"{metric} of each trial, and the best so far"
+    return options
