@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: up test drills lint format evaluate plots lock secrets clean bench-training bench-side-by-side bench-gpu reproduce
+.PHONY: up test drills lint format evaluate plots lock secrets screenshots clean bench-training bench-side-by-side bench-gpu reproduce
 
 up: $(VENV)/.installed
 	$(BIN)/python -m services.dev
@@ -42,6 +42,10 @@ bench-gpu: $(VENV)/.installed
 REPRODUCE_BUDGET ?= smoke
 reproduce: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.reproduction --budget $(REPRODUCE_BUDGET) $(REPRODUCE)
+
+# The dashboard's pictures in the README, of the Kiln that runs here and has trained something.
+screenshots: $(VENV)/.installed
+	$(BIN)/python -m tests.dashboard.screenshots
 
 format: $(VENV)/.installed
 	$(BIN)/ruff check --fix .

@@ -63,7 +63,7 @@ def chart(series: Mapping[str, Points], title: str, *, smoothing: float = 0.0, i
         raw = {"data": thin(shown) if smoothing else [], "lineStyle": faint, "showSymbol": False, "silent": True}
         drawn.append(line | raw | {"tooltip": {"show": False}})
     text = {"color": GREY, "fontSize": 11}
-    axis = {"axisLabel": text | {":formatter": SHORT}, "splitLine": {"lineStyle": {"color": GRID}}}
+    axis = {"axisLabel": text | {":formatter": SHORT, "hideOverlap": True}, "splitLine": {"lineStyle": {"color": GRID}}}
     return {
         "aria": {"enabled": True, "label": {"description": f"{title}, over the images seen: {', '.join(series)}"}},
         "textStyle": {"fontFamily": "system-ui, sans-serif"},

@@ -21,6 +21,7 @@ from shared.jobs import Event, JobStatus
 ENDED = {
     JobStatus.FAILED: "This job failed", JobStatus.LOST: "This job lost its machine", JobStatus.CANCELLED: "Cancelled",
 }  # fmt: skip
+KEPT_CHECKPOINTS = 2  # of a run, by the trainer
 AGAIN = {"diverged": "Again with half the learning rate", "oom": "Again with half the batch"}
 
 
@@ -36,6 +37,7 @@ class JobPage:
         self.page, self.job_id = page, job_id
         self._last_nimg = -1.0
         self._events: set[str] = set()
+        self._checkpoints: list[int] = []
 
     async def build(self) -> None:
         try:
@@ -109,6 +111,9 @@ class JobPage:
             self._show_event(news)
             if news.kind == "sample":
                 await self._samples.look()
+            elif news.kind == "checkpoint":
+                self._checkpoints = [*self._checkpoints, int(news.data.get("nimg", 0))][-KEPT_CHECKPOINTS:]
+                self._show_checkpoints()
             return
         self._show_job(news)
         if news.metrics.get("nimg", -1.0) > self._last_nimg:
@@ -178,6 +183,13 @@ class JobPage:
                 link("Compare", f"/compare?{urlencode({'jobs': job.id})}", "button small")
             if job.model_id:
                 text(f"Its model is {job.model_id}.", "p", "help")
+            self._checkpoint_line = text("", "p", "help")
+        self._show_checkpoints()
+
+    def _show_checkpoints(self) -> None:
+        kept = " and ".join(f"{nimg:,}" for nimg in self._checkpoints)
+        resumed = "It goes on from the newest if its worker is lost, or when it is resumed."
+        self._checkpoint_line.text = f"Checkpoints after {kept} images are kept. {resumed}" if kept else ""
 
     def _show_event(self, event: Event) -> None:
         if event.id in self._events:
