@@ -131,6 +131,20 @@ class Page:
         self._banner.text = ""
         return answer
 
+    async def insist(self, ask: Callable[..., Awaitable[T]], *arguments: object) -> T | None:
+        """As `ask`, but what may pass, such as an API that is starting, is asked again until it has."""
+        while True:
+            try:
+                answer = await ask(*arguments)
+            except FAILURES as error:
+                self.complain(error)
+                if isinstance(error, ApiError) and not isinstance(error, wire.Unavailable):
+                    return None
+            else:
+                self._banner.text = ""
+                return answer
+            await asyncio.sleep(1.0)
+
     def complain(self, error: Exception) -> None:
         self._banner.text = sentences.of_error(error, self.site.url)
 

@@ -90,7 +90,7 @@ class Playground:
         self._inspector = dialog("One image", "wide")
         with self._inspector:
             self._inside = box("stack")
-        await self._show()
+        self.page.start(self._show)
 
     async def _until_there_is_one(self) -> None:
         if await self.page.kiln.send(wire.list_models()):
@@ -204,12 +204,16 @@ class Playground:
         drawing, sheets = self._drawn, self._sheets()
         told = ""
         for sheet in sheets:
-            answer = await self.page.ask(self.page.site.read(sheet.path, sheet.query))
-            if answer is None:
+            answer = await self.page.insist(self.page.site.read, sheet.path, sheet.query)
+            if answer is None or drawing != self._drawn:  # refused, or something else was asked for meanwhile
                 return
             told = _method(answer.headers)
-        if drawing != self._drawn:  # something else was asked for meanwhile
-            return
+        self._draw_sheets(sheets, told)
+        self._tell_lines()
+        ui.navigate.history.replace("/?" + urlencode(self.wish.query))
+        await self._walk.show(self.models[self.wish.model], self.wish.seed, self.wish.label)
+
+    def _draw_sheets(self, sheets: Sequence[Sheet], told: str) -> None:
         self._images.clear()
         with self._images:
             for sheet in sheets:
@@ -221,9 +225,6 @@ class Playground:
                         show_sheet(sheet, lambda index, sheet=sheet: self._inspect(sheet, index))  # type: ignore[misc]
             if told:
                 text(told, "p", "help")
-        self._tell_lines()
-        ui.navigate.history.replace("/?" + urlencode(self.wish.query))
-        await self._walk.show(self.models[self.wish.model], self.wish.seed, self.wish.label)
 
     def _lines(self) -> None:
         with box("stack tight", tag="section", **{"aria-label": "The same from elsewhere"}):
