@@ -221,6 +221,35 @@ def presets(
 
 
 @app.command()
+def compare(job_ids: JobIds, as_json: AsJson = False) -> None:
+    """Show first and last losses, accuracies, figures and times of jobs side by side."""
+    with _kiln() as kiln:
+        rows = kiln.jobs.compare(job_ids)
+    _print(as_json, rows, lambda: display.comparison(rows))
+
+
+@app.command()
+def sweeps(
+    sweep_id: Annotated[str | None, typer.Argument(metavar="[ID]")] = None,
+    promote: Annotated[bool, typer.Option(help="Make the best trial's model the default.")] = False,
+    cancel: Annotated[bool, typer.Option(help="End it, with those of its jobs that are not over.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List searches for good settings, or show one with its trials."""
+    with _kiln() as kiln:
+        if sweep_id is None:
+            found = kiln.send(wire.list_sweeps())
+            _print(as_json, found, lambda: display.sweeps(found))
+            return
+        if cancel:
+            kiln.send(wire.cancel_sweep(sweep_id))
+        if promote:
+            kiln.send(wire.promote_best(sweep_id))
+        sweep = kiln.send(wire.get_sweep(sweep_id))
+    _print(as_json, sweep, lambda: display.sweep(sweep))
+
+
+@app.command()
 def doctor(as_json: AsJson = False) -> None:
     """Look at what is installed and running here, and say what to do about what is missing."""
     findings = list(cli_doctor.examine())

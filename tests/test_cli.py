@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from PIL import Image
 from rich.console import Console
@@ -236,3 +237,22 @@ def test_the_shell_completes_what_there_is(kiln: Run, monkeypatch: pytest.Monkey
     assert complete_model("f") == ["first"]
     monkeypatch.setenv("KILN_URL", f"http://127.0.0.1:{free_port()}")
     assert complete_job("") == []
+
+
+def test_jobs_are_compared_and_sweeps_are_shown(kiln: Run) -> None:
+    first, second = (says(kiln("train", "--name", name, "--json"))["id"] for name in ("one", "two"))
+    rows = says(kiln("compare", first, second, "--json"))
+    assert [row["name"] for row in rows] == ["one", "two"]
+    shown = kiln("compare", first, second).stdout
+    assert "one" in shown
+    assert "final loss d" in shown
+
+    assert says(kiln("sweeps", "--json")) == []
+    assert "no sweeps yet" in kiln("sweeps").stdout
+    plan = {"preset": "tiny", "space": {"lr": {"type": "float", "low": 1e-4, "high": 1e-3}}, "n_trials": 2,
+            "objective": {"metric": "loss_g", "direction": "minimize"}}  # fmt: skip
+    sweep_id = httpx2.post(f"{kiln.args[0]}/sweeps", json=plan).json()["id"]  # type: ignore[attr-defined]
+    assert sweep_id in kiln("sweeps").stdout
+    assert "running" in kiln("sweeps", sweep_id).stdout
+    assert says(kiln("sweeps", sweep_id, "--cancel", "--json"))["status"] == "cancelled"
+    assert kiln("sweeps", sweep_id, "--promote").returncode == 4

@@ -78,8 +78,10 @@ def two_models(stack: Stack) -> tuple[str, str]:
 
 @pytest.fixture
 def visitor(browser: Browser, stack: Stack) -> Iterator[Visitor]:
-    """Somebody at a desk. What the browser complains of fails the test."""
+    """Somebody at a desk. What the browser complains of fails the test; no job is left over."""
     with browser.new_context(viewport={"width": 1280, "height": 900}, reduced_motion="reduce") as context:
         visitor = Visitor(context.new_page(), stack.dashboard_url)
         yield visitor
+        for job in stack.http.get("/jobs").json()["data"]:
+            stack.http.post(f"/jobs/{job['id']}/cancel")
         assert visitor.complaints == []

@@ -20,7 +20,7 @@ expect.set_options(timeout=PATIENCE_MS)
 # How many points ECharts draws of the first curve of the first chart.
 POINTS = """() => {
     const chart = document.querySelector('.nicegui-echart');
-    return chart ? getElement(chart.id).chart?.getOption()?.series?.[0]?.data?.length ?? 0 : 0;
+    return chart ? getElement(chart.id)?.chart?.getOption()?.series?.[0]?.data?.length ?? 0 : 0;
 }"""
 
 
