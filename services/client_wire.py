@@ -222,10 +222,6 @@ def promote(model_id: str, alias: str) -> Call[dict[str, Any]]:
     return Call("PUT", f"/aliases/{_part(alias)}", _json, json={"model_id": model_id})
 
 
-def delete_model(model_id: str) -> Call[int]:
-    return Call("DELETE", f"/models/{_part(model_id)}", lambda answer: answer.status_code)
-
-
 def preview_png(model_id: str) -> Call[bytes]:
     return Call("GET", f"/models/{_part(model_id)}/preview.png", _content)
 

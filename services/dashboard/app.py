@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import io
-import json
 import re
 from pathlib import Path
 
 import httpx2
 from fastapi import Request, Response
 from nicegui import app, ui
-from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -24,11 +20,9 @@ STATIC = Path(__file__).parent / "static"
 
 # What a browser may read of the API by way of the dashboard, which holds the key.
 FILES = re.compile(
-    r"generate|interpolate|neighbours|compare|models/[\w.-]+/preview\.png|sweeps/[\w.-]+/\w+\.png"
+    r"generate|interpolate|compare|models/[\w.-]+/preview\.png|sweeps/[\w.-]+/\w+\.png"
     r"|jobs/[\w.-]+/(?:samples/\d+\.png|samples\.png|losses\.png|metrics)"
 )
-PROVENANCE = "kiln"  # keyword of the text chunk
-MOST_IN_A_SHEET = 1024
 ACCEPTED = {"png": "image/png", "csv": "text/csv", "markdown": "text/markdown", "zip": "application/zip"}
 PASSED_ON = ("content-type", "cache-control", "etag", "content-disposition")
 
@@ -57,7 +51,6 @@ def build(settings: ClientSettings) -> Site:
     app.on_shutdown(site.close)
     app.get("/healthz")(healthz)
     _serve_files(site)
-    _serve_single_images(site)
     for module in (playground, jobs, job, compare, models, sweeps):
         module.register(site)
     return site
@@ -84,37 +77,6 @@ def _serve_files(site: Site) -> None:
             return Response(str(error), 502, media_type="text/plain")
         headers = {name: answer.headers[name] for name in PASSED_ON if name in answer.headers}
         return Response(answer.content, headers=headers)
-
-
-def _serve_single_images(site: Site) -> None:
-    @app.get("/image")
-    async def image(request: Request) -> Response:
-        """One image of a sheet by itself, with its provenance."""
-        query = dict(request.query_params)
-        index = query.pop("index", "")
-        if not index.isdecimal() or int(index) >= MOST_IN_A_SHEET:
-            return Response(f"index {index!r} is no number below {MOST_IN_A_SHEET}", 422, media_type="text/plain")
-        try:
-            sheet = await site.read("generate", query | {"n": str(int(index) + 1), "columns": "1"})
-        except wire.ApiError as error:
-            return Response(str(error), error.status, media_type="text/plain")
-        except httpx2.TransportError as error:
-            return Response(str(error), 502, media_type="text/plain")
-        return Response(last_tile(sheet.content), media_type="image/png")
-
-
-def last_tile(png: bytes) -> bytes:
-    """The lowest square of a sheet of one column; its provenance then tells of that image alone."""
-    with Image.open(io.BytesIO(png)) as sheet:
-        size, info = sheet.width, PngInfo()
-        told = getattr(sheet, "text", {}).get(PROVENANCE)
-        if told:
-            about = json.loads(told)
-            alone = about | {"first_index": about.get("first_index", 0) + about.get("n", 1) - 1, "n": 1}
-            info.add_itxt(PROVENANCE, json.dumps(alone, sort_keys=True))
-        out = io.BytesIO()
-        sheet.crop((0, sheet.height - size, size, sheet.height)).save(out, "png", pnginfo=info)
-    return out.getvalue()
 
 
 class PageHeaders:

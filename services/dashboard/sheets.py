@@ -38,7 +38,8 @@ class Sheet:
 
     def url_of(self, index: int) -> str:
         """One image of it by itself."""
-        return f"/image?{urlencode(dict(self.query) | {'index': str(index)})}"
+        alone = {"n": "1", "columns": "1", "first_index": str(index)}
+        return f"/files/{self.path}?{urlencode(dict(self.query) | alone)}"
 
     def window(self, index: int) -> str:
         """CSS that shows one tile in any element."""

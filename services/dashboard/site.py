@@ -131,6 +131,16 @@ class Page:
         self._banner.text = ""
         return answer
 
+    async def does(self, call: Awaitable[Any]) -> bool:
+        """Whether it was done; if not, the page has said why."""
+        try:
+            await call
+        except FAILURES as error:
+            self.complain(error)
+            return False
+        self._banner.text = ""
+        return True
+
     async def insist(self, ask: Callable[..., Awaitable[T]], *arguments: object) -> T | None:
         """As `ask`, but what may pass, such as an API that is starting, is asked again until it has."""
         while True:

@@ -12,7 +12,7 @@ from services import client_wire as wire
 from services.client_wire import ModelData
 from services.dashboard import sentences
 from services.dashboard.elements import box, button, confirm, heading, link, open_dialog, picture, table, text
-from services.dashboard.site import FAILURES, Page, Site
+from services.dashboard.site import Page, Site
 
 FIGURES = {
     "fid": ("FID", "lower is better"), "kid": ("KID", "lower is better"), "inception_score": ("Inception Score", ""),
@@ -44,22 +44,14 @@ class ModelsPage:
         if found == self._known and list(self._cards):
             return
         self._known = found
-        provider = await self._provider()
         self._cards.clear()
         with self._cards:
             for model in found:
-                self._draw_card(model, provider)
+                self._draw_card(model)
             if not found:
                 self.page.empty("No models yet. A job that succeeds publishes one.", "Train one", "/jobs")
 
-    async def _provider(self) -> str:
-        try:
-            ready = await self.page.kiln.send(wire.readiness())
-        except FAILURES:
-            return ""
-        return str(ready.get("provider", "")).removesuffix("ExecutionProvider")
-
-    def _draw_card(self, model: ModelData, provider: str) -> None:
+    def _draw_card(self, model: ModelData) -> None:
         manifest = model.manifest
         with box("card stack", tag="article", **{"aria-label": f"Model {model.id}"}):
             with box("row between top"):
@@ -72,11 +64,12 @@ class ModelsPage:
                 picture(url, f"Ten rows of ten images by {model.id}", "pixels preview")
             if model.refused:
                 text(f"It is not served: {model.refused}.", "p", "complaint")
-            self._draw_facts(manifest, provider)
+            self._draw_facts(model)
             self._draw_figures(manifest["metrics"])
             self._draw_actions(model)
 
-    def _draw_facts(self, manifest: Mapping[str, Any], provider: str) -> None:
+    def _draw_facts(self, model: ModelData) -> None:
+        manifest = model.manifest
         facts = {
             "Preset": manifest["preset"], "Data set": manifest["dataset"],
             "Trained on": f"{sentences.count(manifest['images_seen'])} images in "
@@ -85,10 +78,10 @@ class ModelsPage:
             "Latent": f"{manifest['latent_dim']} numbers",
             "Parity": f"within {manifest['parity']['max_abs_difference']:.1e} of torch",
         }  # fmt: skip
-        if size := _size(manifest):
-            facts["Size"] = size
-        if provider:
-            facts["Served by"] = provider
+        if model.provider:
+            facts["Served by"] = f"{model.provider.removesuffix('ExecutionProvider')}, now in memory"
+        if model.memory_bytes:
+            facts["Takes there"] = f"{model.memory_bytes / 1e6:.0f} MB"
         with box("facts", "dl"):
             for name, value in facts.items():
                 text(name, "dt")
@@ -134,12 +127,12 @@ class ModelsPage:
         opener.props["aria-label"] = f"{verb} {model.id}"
 
     async def _promote(self, model_id: str) -> None:
-        if await self.page.ask(self.page.kiln.send(wire.promote(model_id, "default"))) is not None:
+        if await self.page.does(self.page.kiln.send(wire.promote(model_id, "default"))):
             self.page.say(f"{model_id} is the default now.")
             await self._look()
 
     async def _delete(self, model_id: str) -> None:
-        if await self.page.ask(self.page.kiln.send(wire.delete_model(model_id))) is not None:
+        if await self.page.does(self.page.kiln.send(wire.delete_model(model_id))):
             self.page.say(f"{model_id} is deleted.")
             await self._look()
 
@@ -152,12 +145,6 @@ def _draw_heat(by_class: Mapping[str, float]) -> None:
             with box("cell", "li", style=f"--share: {float(share):.3f}"):
                 text(f"{100 * float(share):.0f} %", "b")
                 text(name, "span")
-
-
-def _size(manifest: Mapping[str, Any]) -> str:
-    """Only newer APIs tell it."""
-    sizes = manifest.get("sizes") or {}
-    return f"{sum(sizes.values()) / 1e6:.1f} MB" if sizes else ""
 
 
 def _protocol(value: object) -> str:

@@ -40,6 +40,7 @@ ALL, ANY = "all", "any"
 MOST = 256
 NO_TRUNCATION = 3.0  # standard deviations; so few values lie beyond that the slider's end means "off"
 TRUNCATION_HELP = "Latents no further from zero than that: less variety, fewer failures."
+NEIGHBOURS = 10
 PER_CLASS = 8  # images in a row when all classes are shown
 
 
@@ -268,16 +269,33 @@ class Playground:
                     name = f"{query.get('class', 'image')}-{query['seed']}-{index}.png"
                     link("Download PNG", sheet.url_of(index), "button primary", download=name)
                     button("Close", lambda: close_dialog(self._inspector), "quiet")
-        self._draw_kin(sheet, index)
+        if ANY not in self._classes(self.wish.model):  # else the class decides which latents are looked at
+            self._draw_kin(sheet, index)
+            self._draw_neighbours(sheet, index)
+
+    def _draw_neighbours(self, sheet: Sheet, index: int) -> None:
+        """A few steps from this latent towards each of some others: the nearer, the more alike."""
+        heading("Its neighbours in latent space", 3)
+        text("To the left this image; to the right, the way to three others of this seed.", "p", "help")
+        query = sheet.query
+        for other in [(index + ahead) % max(sheet.n, 4) for ahead in (1, 2, 3)]:
+            way = {
+                "from": query["class"], "to": query["class"], "from_index": str(index), "to_index": str(other),
+                "steps": str(NEIGHBOURS), "seed": query["seed"], "model": query["model"],
+                "truncation": query.get("truncation", ""),
+            }  # fmt: skip
+            strip = Sheet("interpolate", {name: value for name, value in way.items() if value}, NEIGHBOURS, NEIGHBOURS)
+            with box("strip"):
+                for step in range(NEIGHBOURS):
+                    show_tile(strip, step, f"{step} steps towards image {other}", "tile")
 
     def _draw_kin(self, sheet: Sheet, index: int) -> None:
-        """The images near this one: the same latent in the other classes."""
-        if ANY not in self._classes(self.wish.model):
-            heading("The same latent in every class", 3)
-            with box("strip"):
-                for label in self._classes(self.wish.model):
-                    kin = replace(sheet, query={**sheet.query, "class": label})
-                    show_tile(kin, index, label, "tile", title=label)
+        """The same latent in the other classes."""
+        heading("The same latent in every class", 3)
+        with box("strip"):
+            for label in self._classes(self.wish.model):
+                kin = replace(sheet, query={**sheet.query, "class": label})
+                show_tile(kin, index, label, "tile", title=label)
 
 
 def _title(model: ModelData) -> str:
