@@ -24,6 +24,7 @@ T = TypeVar("T")
 PAGES = {"/": "Playground", "/jobs": "Jobs", "/compare": "Compare", "/models": "Models", "/sweeps": "Sweeps"}
 NEEDS = {"/sweeps": "/sweeps"}  # a page that is there only when the API has this path
 KEPT_FILES = 200
+BUILD_S = 60.0
 DESCRIPTION_S = 30.0  # for so long the API's description of itself is believed
 FAILURES = (httpx2.TransportError, ApiError)
 
@@ -49,6 +50,10 @@ class Site:
         self._kept: OrderedDict[tuple[object, ...], httpx2.Response] = OrderedDict()
         self._description: dict[str, Any] = {}
         self._asked_at_s = -DESCRIPTION_S
+
+    def page(self, path: str) -> ui.page:
+        """Decorates a function that builds the page. An API that is slow is waited for, rather than given up."""
+        return ui.page(path, response_timeout=BUILD_S)
 
     async def description(self) -> dict[str, Any]:
         """The API's OpenAPI document. Raises what the client raises."""

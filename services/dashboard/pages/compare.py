@@ -26,7 +26,7 @@ COLUMNS = {
 
 
 def register(site: Site) -> None:
-    @ui.page("/compare")
+    @site.page("/compare")
     async def compare(request: Request) -> None:
         page = await site.open("Compare", "/compare")
         chosen = [part for part in request.query_params.get("jobs", "").split(",") if part]

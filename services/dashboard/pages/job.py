@@ -26,7 +26,7 @@ AGAIN = {"diverged": "Again with half the learning rate", "oom": "Again with hal
 
 
 def register(site: Site) -> None:
-    @ui.page("/jobs/{job_id}")
+    @site.page("/jobs/{job_id}")
     async def job(job_id: str) -> None:
         page = await site.open("Job", "/jobs")
         await page.load(JobPage(page, job_id).build)

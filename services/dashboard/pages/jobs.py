@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from fastapi import Request
-from nicegui import ui
 
 from services import client_wire as wire
 from services.client_wire import JobData
@@ -19,7 +18,7 @@ ANY = "any"
 
 
 def register(site: Site) -> None:
-    @ui.page("/jobs")
+    @site.page("/jobs")
     async def jobs(request: Request) -> None:
         page = await site.open("Jobs", "/jobs")
         await page.load(JobsPage(page, dict(request.query_params)).build)

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlencode
 
-from nicegui import ui
-
 from services import client_wire as wire
 from services.client_wire import ModelData
 from services.dashboard import sentences
@@ -21,7 +19,7 @@ FIGURES = {
 
 
 def register(site: Site) -> None:
-    @ui.page("/models")
+    @site.page("/models")
     async def models() -> None:
         page = await site.open("Models", "/models")
         await page.load(ModelsPage(page).build)

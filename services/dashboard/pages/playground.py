@@ -45,7 +45,7 @@ PER_CLASS = 8  # images in a row when all classes are shown
 
 
 def register(site: Site) -> None:
-    @ui.page("/")
+    @site.page("/")
     async def playground(request: Request) -> None:
         page = await site.open("Playground", "/")
         await page.load(Playground(page, request.query_params).build)
@@ -145,9 +145,7 @@ class Playground:
         self._about.clear()
         manifest = self.models[self.wish.model].manifest
         with self._about:
-            fid = manifest["metrics"].get("fid")
-            told = f"{manifest['preset']}, after {sentences.count(manifest['images_seen'])} images"
-            text(told + (f", FID {fid:.1f}" if fid is not None else ""), "p", "help")
+            text(f"{manifest['preset']}, after {sentences.count(manifest['images_seen'])} images", "p", "help")
         with self._class_box:
             classes = self._classes(self.wish.model)
             # Of ten classes from a model that knows none, each would take a hundred draws an image.

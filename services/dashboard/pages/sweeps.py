@@ -21,12 +21,12 @@ Sweep = Mapping[str, Any]
 
 
 def register(site: Site) -> None:
-    @ui.page("/sweeps")
+    @site.page("/sweeps")
     async def sweeps() -> None:
         page = await site.open("Sweeps", "/sweeps")
         await page.load(SweepList(page).build)
 
-    @ui.page("/sweeps/{sweep_id}")
+    @site.page("/sweeps/{sweep_id}")
     async def sweep(sweep_id: str) -> None:
         page = await site.open("Sweep", "/sweeps")
         await page.load(SweepPage(page, sweep_id).build)
