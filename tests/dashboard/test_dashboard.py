@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
+from typing import Literal
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import ViewportSize, expect
 
 from tests.dashboard.visitor import Visitor
 from tests.processes import Stack, small_overrides
@@ -139,36 +140,36 @@ def test_jobs_are_compared(visitor: Visitor, two_models: tuple[str, str]) -> Non
     assert download.value.path().read_text().count("\n") == 3
 
 
-MODES = {
-    "desktop-light": {"width": 1280, "height": 900, "scheme": "light"},
-    "desktop-dark": {"width": 1280, "height": 900, "scheme": "dark"},
-    "phone-light": {"width": 390, "height": 844, "scheme": "light"},
-    "phone-dark": {"width": 390, "height": 844, "scheme": "dark"},
+MODES: dict[str, tuple[Literal["light", "dark"], ViewportSize]] = {
+    f"{device}-{scheme}": (scheme, size)
+    for device, size in (
+        ("desktop", ViewportSize(width=1280, height=900)),
+        ("phone", ViewportSize(width=390, height=844)),
+    )
+    for scheme in ("light", "dark")
 }
+PAGES = {
+    "playground": "/?class=red&seed=7", "jobs": "/jobs", "new-job": "/jobs?preset=tiny&lr=5", "job": "/jobs/{first}",
+    "compare": "/compare?jobs={first},{second}", "models": "/models", "sweeps": "/sweeps",
+    "unknown-job": "/jobs/nothing",
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", PAGES)
 def test_every_page_is_accessible_fits_and_keeps_to_itself(
-    mode: str, browser: Browser, stack: Stack, axe: str, two_models: tuple[str, str]
+    name: str, visitor: Visitor, axe: str, two_models: tuple[str, str]
 ) -> None:
-    """Leaves a picture of each page in build/screenshots."""
-    pages = {
-        "playground": "/?class=red&seed=7", "jobs": "/jobs", "new-job": "/jobs?preset=tiny&lr=5",
-        "job": f"/jobs/{two_models[0]}", "compare": f"/compare?jobs={','.join(two_models)}", "models": "/models",
-        "unknown-job": "/jobs/nothing",
-    }  # fmt: skip
-    size = {"width": int(MODES[mode]["width"]), "height": int(MODES[mode]["height"])}  # type: ignore[call-overload]
-    with browser.new_context(viewport=size, color_scheme=MODES[mode]["scheme"], reduced_motion="reduce") as context:  # type: ignore[arg-type]
-        visitor = Visitor(context.new_page(), stack.dashboard_url)
-        for name, path in pages.items():
-            page = visitor.go(path)
-            page.wait_for_load_state("networkidle")
-            visitor.shoot(f"{name}-{mode}")
+    """On a desk and on a phone, by day and by night. Leaves a picture of each in build/screenshots."""
+    page = visitor.go(PAGES[name].format(first=two_models[0], second=two_models[1]))
+    page.wait_for_load_state("networkidle")
+    for mode, (scheme, size) in MODES.items():
+        page.emulate_media(color_scheme=scheme)
+        page.set_viewport_size(size)
+        visitor.shoot(f"{name}-{mode}")
 
-            assert visitor.serious_violations(axe) == [], name
-            assert page.evaluate("document.documentElement.scrollWidth") <= size["width"], name
-            assert visitor.complaints == [], name
-        assert visitor.foreign_hosts == set()
+        assert visitor.serious_violations(axe) == [], mode
+        assert page.evaluate("document.documentElement.scrollWidth") <= size["width"], mode
+    assert visitor.foreign_hosts == set()
 
 
 def test_the_keyboard_is_enough(visitor: Visitor, two_models: tuple[str, str]) -> None:
