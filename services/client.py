@@ -22,7 +22,8 @@ from PIL import Image
 from pydantic import PrivateAttr
 
 from services import client_wire as wire
-from services.client_wire import Call, EventStream, JobData, ModelData, Retry, VerificationData
+from services.client_patience import EventStream, Retry
+from services.client_wire import Call, JobData, ModelData, VerificationData
 from shared.jobs import Event
 from shared.settings import read_client_settings
 

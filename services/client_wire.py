@@ -1,4 +1,4 @@
-"""What the clients say to the API and how they read its answers: calls, errors, repetitions. Sends nothing itself.
+"""What the clients say to the API and how they read its answers: calls, answers, errors. Sends nothing itself.
 
 ApiError                 any answer that is no success; carries status, title, detail and `problems`
 ├── InvalidInput         422; each problem names a field, its value and what is wrong
@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import base64
 import io
-import random
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from http import HTTPStatus
@@ -25,12 +24,10 @@ import httpx2
 from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
-from shared.jobs import TERMINAL, Event, JobStatus, Progress
+from shared.jobs import TERMINAL, JobStatus, Progress
 from shared.settings import ClientSettings
 
 T = TypeVar("T")
-
-FIRST_WAIT_S, LONGEST_WAIT_S = 0.2, 10.0
 
 
 class ApiError(Exception):
@@ -166,7 +163,7 @@ def dry_run(preset: str, overrides: Mapping[str, Any] | None, dataset: str) -> C
 
 
 def get_job(job_id: str) -> Call[JobData]:
-    return Call("GET", f"/jobs/{_part(job_id)}", _as(JobData))
+    return Call("GET", f"/jobs/{part(job_id)}", _as(JobData))
 
 
 def list_jobs(status: str | None, after: str | None, limit: int | None) -> Call[JobPage]:
@@ -175,19 +172,19 @@ def list_jobs(status: str | None, after: str | None, limit: int | None) -> Call[
 
 
 def act(job_id: str, what: str) -> Call[JobData]:
-    return Call("POST", f"/jobs/{_part(job_id)}/{what}", _as(JobData))  # each of them may be asked for twice
+    return Call("POST", f"/jobs/{part(job_id)}/{what}", _as(JobData))  # each of them may be asked for twice
 
 
 def metrics(job_id: str, after_nimg: int) -> Call[list[dict[str, float]]]:
-    return Call("GET", f"/jobs/{_part(job_id)}/metrics", _data, params={"after": after_nimg})
+    return Call("GET", f"/jobs/{part(job_id)}/metrics", _data, params={"after": after_nimg})
 
 
 def list_samples(job_id: str) -> Call[list[dict[str, Any]]]:
-    return Call("GET", f"/jobs/{_part(job_id)}/samples", _data)
+    return Call("GET", f"/jobs/{part(job_id)}/samples", _data)
 
 
 def sample_png(job_id: str, nimg: int) -> Call[bytes]:
-    return Call("GET", f"/jobs/{_part(job_id)}/samples/{nimg}.png", _content)
+    return Call("GET", f"/jobs/{part(job_id)}/samples/{nimg}.png", _content)
 
 
 def compare(job_ids: Sequence[str]) -> Call[list[dict[str, Any]]]:
@@ -199,15 +196,15 @@ def list_sweeps() -> Call[list[dict[str, Any]]]:
 
 
 def get_sweep(sweep_id: str) -> Call[dict[str, Any]]:
-    return Call("GET", f"/sweeps/{_part(sweep_id)}", _json)
+    return Call("GET", f"/sweeps/{part(sweep_id)}", _json)
 
 
 def cancel_sweep(sweep_id: str) -> Call[dict[str, Any]]:
-    return Call("POST", f"/sweeps/{_part(sweep_id)}/cancel", _json)
+    return Call("POST", f"/sweeps/{part(sweep_id)}/cancel", _json)
 
 
 def promote_best(sweep_id: str) -> Call[dict[str, Any]]:
-    return Call("POST", f"/sweeps/{_part(sweep_id)}/promote", _json, json={})
+    return Call("POST", f"/sweeps/{part(sweep_id)}/promote", _json, json={})
 
 
 def list_models() -> Call[list[ModelData]]:
@@ -215,15 +212,15 @@ def list_models() -> Call[list[ModelData]]:
 
 
 def get_model(model_id: str) -> Call[ModelData]:
-    return Call("GET", f"/models/{_part(model_id)}", _as(ModelData))
+    return Call("GET", f"/models/{part(model_id)}", _as(ModelData))
 
 
 def promote(model_id: str, alias: str) -> Call[dict[str, Any]]:
-    return Call("PUT", f"/aliases/{_part(alias)}", _json, json={"model_id": model_id})
+    return Call("PUT", f"/aliases/{part(alias)}", _json, json={"model_id": model_id})
 
 
 def preview_png(model_id: str) -> Call[bytes]:
-    return Call("GET", f"/models/{_part(model_id)}/preview.png", _content)
+    return Call("GET", f"/models/{part(model_id)}/preview.png", _content)
 
 
 def readiness() -> Call[dict[str, Any]]:
@@ -246,7 +243,7 @@ def list_presets() -> Call[list[dict[str, Any]]]:
 
 
 def get_preset(name: str) -> Call[dict[str, Any]]:
-    return Call("GET", f"/presets/{_part(name)}", _json)
+    return Call("GET", f"/presets/{part(name)}", _json)
 
 
 def verify(png: bytes) -> Call[VerificationData]:
@@ -272,7 +269,7 @@ def generate_many(
 
 
 def delete_model(model_id: str) -> Call[None]:
-    return Call("DELETE", f"/models/{_part(model_id)}", lambda _: None)
+    return Call("DELETE", f"/models/{part(model_id)}", lambda _: None)
 
 
 def generate_png(label: str | int | None, n: int, options: Mapping[str, Any]) -> Call[bytes]:
@@ -287,66 +284,6 @@ def generate(label: str | int | None, n: int, options: Mapping[str, Any]) -> Cal
 def picture(png: bytes) -> Image.Image:
     with Image.open(io.BytesIO(png)) as image:
         return image.convert("RGB")
-
-
-class Retry:
-    """How long to wait before a call is made again; raises the error when that is of no use."""
-
-    def __init__(self, call: Call[Any], max_wait_s: float) -> None:
-        # Everything that Kiln offers may be said twice, but a POST without a key to know it by.
-        self._may_repeat = call.method != "POST" or "Idempotency-Key" in call.headers or call.path.count("/") > 1
-        self._may_repeat = self._may_repeat or call.path in ("/generate", "/verify")  # these change nothing
-        self._left_s, self._wait_s = max_wait_s, FIRST_WAIT_S
-
-    def wait_s(self, error: Exception) -> float:
-        if isinstance(error, ApiError) and not isinstance(error, Unavailable):
-            raise error
-        # Jitter, or all that were turned away together would come back together.
-        wait_s = self._wait_s * random.uniform(0.5, 1.0)
-        if isinstance(error, ApiError):
-            wait_s = max(wait_s, error.retry_after_s or 0.0)
-        if not self._may_repeat or wait_s > self._left_s:
-            raise error
-        self._left_s -= wait_s
-        self._wait_s = min(2 * self._wait_s, LONGEST_WAIT_S)
-        return wait_s
-
-
-class EventStream:
-    """The state of following a job: where the stream was left, whether it is over."""
-
-    def __init__(self, job_id: str, after: str, max_wait_s: float) -> None:
-        self._call = Call("GET", f"/jobs/{_part(job_id)}/events", _json)
-        self._last_id, self._max_wait_s = after, max_wait_s
-        self._retry = Retry(self._call, max_wait_s)
-        self.is_over = False
-        self.pause_s = 2.0  # before coming back to a stream that ended too early; the API may say otherwise
-
-    @property
-    def request(self) -> dict[str, Any]:
-        headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": self._last_id} if self._last_id else {})
-        return self._call.request | {"headers": headers, "timeout": httpx2.Timeout(60.0)}
-
-    def accept(self, answer: httpx2.Response) -> httpx2.Response:
-        """Raises ApiError; the body of an error must have been read."""
-        if answer.is_error:
-            raise error_of(answer)
-        return answer
-
-    def take(self, event: httpx2.ServerSentEvent) -> Iterator[Event | JobData]:
-        self._retry = Retry(self._call, self._max_wait_s)  # it speaks, so patience begins anew
-        if event.retry is not None:
-            self.pause_s = event.retry / 1000
-        if event.event == "end":
-            self.is_over = True
-        elif event.event == "job":
-            yield JobData.model_validate_json(event.data)
-        elif event.data:
-            self._last_id = event.id
-            yield Event.model_validate_json(event.data)
-
-    def wait_s(self, error: Exception) -> float:
-        return self._retry.wait_s(error)
 
 
 def connection(settings: ClientSettings, timeout_s: float) -> dict[str, Any]:
@@ -402,6 +339,6 @@ def _by_class(answer: httpx2.Response) -> dict[str | None, list[Image.Image]]:
     return found
 
 
-def _part(name: str) -> str:
+def part(name: str) -> str:
     """A name as one segment of a path, whatever is in it."""
     return quote(name, safe="")
