@@ -194,9 +194,11 @@ def test_paths_are_chosen_by_name_and_wrong_names_are_told(monkeypatch: pytest.M
         read_settings()
 
 
-@pytest.mark.parametrize("case", ["wgan-gp", "tiny"])
+@pytest.mark.slow_drill
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("case", ["wgan-gp", "cpu-hours"])
 def test_a_compiled_run_agrees_with_the_eager_one_and_is_taken_up_exactly(case: str) -> None:
-    """Needs a C++ compiler, as torch.compile does. The penalty is differentiated twice, and is not compiled."""
+    """About 40 s of the C++ compiler, the first time. The penalty is differentiated twice, and is not compiled."""
     compiled, eager = replace(fastest(CPU), compile=True), fastest(CPU)
     # Given one iteration of each, Then they drew the same numbers and differ by rounding
     reference = trained(CASES[case], eager, 1)
