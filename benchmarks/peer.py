@@ -33,6 +33,9 @@ class Scores(nn.Module):
         scores: Tensor = self.network(images)
         return scores.flatten()
 
+    def judge(self, images: Tensor, labels: Tensor) -> tuple[Tensor, None]:
+        return self(images, labels), None
+
 
 def networks_at(checkout: Path, latent_dim: int) -> tuple[nn.Module, nn.Module]:
     """Its CNN for 32 pixels: generator and discriminator."""
