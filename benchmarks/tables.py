@@ -1,7 +1,13 @@
-"""The results of benchmarks/training.py as Markdown, as docs/performance.md shows them."""
+"""The results of benchmarks/training.py as Markdown, as docs/performance.md shows them: also of a file of them.
+
+python -m benchmarks.tables data/bench/training.json
+"""
 
 from __future__ import annotations
 
+import json
+import sys
+from pathlib import Path
 from typing import Any
 
 HEADS = {
@@ -68,3 +74,7 @@ def _number(value: float | None, digits: int = 1) -> str:
 
 def _share(flops: float | None, rate: float | None, matmul: float) -> str:
     return "" if flops is None or rate is None else f"{flops * rate / matmul:.0%}"
+
+
+if __name__ == "__main__":
+    print(as_markdown(json.loads(Path(sys.argv[1]).read_text())))

@@ -13,6 +13,7 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -36,22 +37,20 @@ QUICK = {"latent_dim": 8, "batch_size": 4, "n_critic": 1}
 QUICK_CHANNELS = {"dcgan": (3, 3), "keras-dcgan": (3, 3), "resnet": (4, 3)}  # how many of them
 
 
-def compare_presets(options: argparse.Namespace) -> list[dict[str, Any]]:
+def compare_presets(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Kiln against the plain way, preset by preset."""
-    rows = []
     for preset in options.presets:
         task = _task(options, preset)
         kiln = Contestant("Kiln", task | {"way": "kiln"}, WAIT_POLICY)
         plain = Contestant("plain PyTorch", task | {"way": "plain"})
         race([kiln, plain], options.rounds, options.turn_s)
-        rows.append(_row(preset, kiln, plain) | {"flops_per_image": _flops(task)})
+        yield _row(preset, kiln, plain) | {"flops_per_image": _flops(task)}
     if options.peer:
         task = _task(options, "wgan-gp") | {"path": str(options.peer)}
         kiln = Contestant("Kiln", task | {"way": "kiln"}, WAIT_POLICY)
         peer = Contestant("peer", task | {"way": "peer"})
         race([kiln, peer], options.rounds, options.turn_s)
-        rows.append(_row("pytorch-gan-collections' CNN, WGAN-GP", kiln, peer))
-    return rows
+        yield _row("pytorch-gan-collections' CNN, WGAN-GP", kiln, peer)
 
 
 def _row(what: str, kiln: Contestant, other: Contestant) -> dict[str, Any]:
@@ -63,9 +62,8 @@ def _row(what: str, kiln: Contestant, other: Contestant) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def ablate(options: argparse.Namespace) -> list[dict[str, Any]]:
+def ablate(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """What each measure brings: everything, and everything but it; and the loader, by itself."""
-    rows = []
     for preset in options.presets:
         task = _task(options, preset)
         names = ABLATION[options.device]
@@ -87,10 +85,10 @@ def ablate(options: argparse.Namespace) -> list[dict[str, Any]]:
             spinning = Contestant("waiting threads sleep", task | {"way": "kiln"})
             pairs.append((spinning, whole, spinning))
         race([whole, *(of for of, _, _ in pairs), reference, plain], options.rounds, options.turn_s)
-        rows += [_measure(preset, of.name, with_it, without, of) for of, with_it, without in pairs]
-        rows.append(_measure(preset, "no DataLoader, no PIL", reference, plain, plain))
-        rows.append(_measure(preset, "all but compile and bf16", whole, plain, whole))
-    return rows
+        for of, with_it, without in pairs:
+            yield _measure(preset, of.name, with_it, without, of)
+        yield _measure(preset, "no DataLoader, no PIL", reference, plain, plain)
+        yield _measure(preset, "all of it", whole, plain, whole)
 
 
 def _measure(preset: str, name: str, with_it: Contestant, without: Contestant, of: Contestant) -> dict[str, Any]:
@@ -100,7 +98,7 @@ def _measure(preset: str, name: str, with_it: Contestant, without: Contestant, o
     }  # fmt: skip
 
 
-def compare_sizes(options: argparse.Namespace) -> list[dict[str, Any]]:
+def compare_sizes(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Images per second of Kiln's `wgan-gp` by batch and by width, in both precisions."""
     config = PRESETS["wgan-gp"].config
     cases: list[tuple[str, dict[str, Any]]] = [(f"batch {n}", {"batch_size": n}) for n in BATCHES]
@@ -115,23 +113,19 @@ def compare_sizes(options: argparse.Namespace) -> list[dict[str, Any]]:
     # On a GPU the processes take longer to start than to be measured, so they start together.
     for together in [pairs] if options.device == "cuda" else [[pair] for pair in pairs]:
         race([contestant for pair in together for contestant in pair], options.rounds, options.turn_s)
-    return [
-        {
-            "size": fp32.name, "kiln": median(fp32.rates), "bf16": median(bf16.rates),
-            "flops_per_image": _flops(fp32.task),
-            "failures": {c.name: c.failure for c in (fp32, bf16) if c.failure},
-        }
-        for fp32, bf16 in pairs
-    ]  # fmt: skip
+        for fp32, bf16 in together:
+            yield {
+                "size": fp32.name, "kiln": median(fp32.rates), "bf16": median(bf16.rates),
+                "flops_per_image": _flops(fp32.task),
+                "failures": {c.name: c.failure for c in (fp32, bf16) if c.failure},
+            }  # fmt: skip
 
 
-def look_where(options: argparse.Namespace) -> list[dict[str, Any]]:
+def look_where(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """The operations that take the time."""
-    found = []
     for preset in options.presets:
-        rows = operations(_task(options, preset) | {"way": "kiln"}, iterations=3)
-        found += [{"preset": preset, **row} for row in rows]
-    return found
+        for row in operations(_task(options, preset) | {"way": "kiln"}, iterations=3):
+            yield {"preset": preset, **row}
 
 
 PARTS = {"ratio": compare_presets, "ablation": ablate, "sizes": compare_sizes, "where": look_where}
@@ -176,9 +170,11 @@ def main(arguments: list[str] | None = None) -> None:
     options.out.parent.mkdir(parents=True, exist_ok=True)
     for part in options.parts:
         print(part, file=sys.stderr, flush=True)
-        result[part] = PARTS[part](options)
-        result |= {"load_average_after": os.getloadavg()[0], "seconds": round(time.monotonic() - started_s)}
-        options.out.write_text(json.dumps(result, indent=1) + "\n")  # what was measured is not lost with the rest
+        result[part] = []
+        for row in PARTS[part](options):
+            result[part].append(row)
+            result |= {"load_average_after": os.getloadavg()[0], "seconds": round(time.monotonic() - started_s)}
+            options.out.write_text(json.dumps(result, indent=1) + "\n")  # what was measured is not lost with the rest
     print(as_markdown(result))
 
 
