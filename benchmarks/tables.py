@@ -29,23 +29,22 @@ def as_markdown(result: dict[str, Any]) -> str:
         f"{result['turn_s']:g} s; load before {result['load_average_before']:.1f}, after "
         f"{result['load_average_after']:.1f}; GFLOP/s in matrix products: {products}",
     ]
-    precision = result["overrides"].get("precision", "fp32")
     for part, head in HEADS.items():
         if part in result:
-            lines += ["", head, *(_line(part, row, matmul, precision) for row in result[part])]
+            lines += ["", head, *(_line(part, row, matmul) for row in result[part])]
             failures = {name: why for row in result[part] for name, why in _failures(row).items()}
             lines += [f"\n{name} failed: {why}" for name, why in failures.items()]
     return "\n".join(lines)
 
 
-def _line(part: str, row: dict[str, Any], matmul: dict[str, float], precision: str) -> str:
+def _line(part: str, row: dict[str, Any], matmul: dict[str, float]) -> str:
     flops = row.get("flops_per_image")
     match part:
         case "ratio":
             cells = [
                 row["what"], _number(row["kiln"]), _number(row["other"]),
                 f"**{_number(row['ratio'], 2)}** ({_number(row['lowest'], 2)} to {_number(row['highest'], 2)})",
-                _share(flops, row["kiln"], matmul[precision]),
+                _share(flops, row["kiln"], matmul[row.get("precision", "fp32")]),
             ]  # fmt: skip
         case "ablation":
             cells = [

@@ -27,9 +27,10 @@ from benchmarks.where import operations
 from shared.presets import PRESETS, resolve
 
 ABLATION = {
-    "cpu": ("winograd", "lean", "channels_last", "fused", "foreach"),
+    "cpu": ("winograd", "resample", "lean", "channels_last", "fused", "foreach"),
     "cuda": ("capture", "lean", "channels_last", "fused", "foreach"),
 }
+ONLY_FOR = {"winograd": "dcgan", "resample": "resnet"}
 MEASURED = ("wgan-gp", "wgan-gp-conditional", "tiny")  # unless others are asked for
 BATCHES, DIVISORS = (16, 32, 64, 128, 256), (8, 4, 2, 1)
 # For `--quick`, which shows that all of it runs and measures nothing.
@@ -44,7 +45,8 @@ def compare_presets(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         kiln = Contestant("Kiln", task | {"way": "kiln"}, WAIT_POLICY)
         plain = Contestant("plain PyTorch", task | {"way": "plain"})
         race([kiln, plain], options.rounds, options.turn_s)
-        yield _row(preset, kiln, plain) | {"flops_per_image": _flops(task)}
+        precision = resolve(preset, task["overrides"]).precision
+        yield _row(preset, kiln, plain) | {"flops_per_image": _flops(task), "precision": precision}
     if options.peer:
         task = _task(options, "wgan-gp") | {"path": str(options.peer)}
         kiln = Contestant("Kiln", task | {"way": "kiln"}, WAIT_POLICY)
@@ -66,7 +68,8 @@ def ablate(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """What each measure brings: everything, and everything but it; and the loader, by itself."""
     for preset in options.presets:
         task = _task(options, preset)
-        names = ABLATION[options.device]
+        config = resolve(preset, task["overrides"])
+        names = [n for n in ABLATION[options.device] if ONLY_FOR.get(n, config.architecture) == config.architecture]
 
         def kiln(name: str, task: dict[str, Any] = task, **changes: Any) -> Contestant:
             return Contestant(name, task | {"way": "kiln"} | changes, WAIT_POLICY)
@@ -74,10 +77,11 @@ def ablate(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         whole = kiln("all")
         pairs = [(without, whole, without) for without in (kiln(name, paths={name: False}) for name in names)]
         compiled = kiln("compile", paths={"compile": True})
-        bf16 = kiln("bf16", overrides=task["overrides"] | {"precision": "bf16"})
+        is_bf16 = config.precision == "bf16"
+        other = kiln("bf16", overrides=task["overrides"] | {"precision": "fp32" if is_bf16 else "bf16"})
         reference = Contestant("reference", task | {"way": "reference"})
         plain = Contestant("plain", task | {"way": "plain"})
-        pairs += [(compiled, compiled, whole), (bf16, bf16, whole)]
+        pairs += [(compiled, compiled, whole), (other, *((whole, other) if is_bf16 else (other, whole)))]
         if options.device == "cuda":
             tried = kiln("cudnn.benchmark", cudnn_benchmark=True)
             pairs.append((tried, tried, whole))

@@ -46,10 +46,10 @@ def test_results_are_printed_as_tables_with_their_gaps() -> None:
     row = {"what": "tiny", "kiln": 200.0, "other": 100.0, "ratio": 2.0, "lowest": 1.9, "highest": 2.1}
     text = as_markdown(
         {
-            "device": "CPU, 1 threads", "torch": "2", "at": "now", "rounds": 3, "turn_s": 1.0, "overrides": {},
+            "device": "CPU, 1 threads", "torch": "2", "at": "now", "rounds": 3, "turn_s": 1.0,
             "load_average_before": 0.0, "load_average_after": 1.0,
             "matmul_flops_per_second": {"fp32": 1e11, "bf16": 1e12},
-            "ratio": [row | {"flops_per_image": 1e8, "failures": {}}], "ablation": [measured, failed],
+            "ratio": [row | {"flops_per_image": 1e8, "precision": "fp32", "failures": {}}], "ablation": [measured, failed],
         }
     )  # fmt: skip
     # 200 images/s of 0.1 GFLOP each are 20 of 100 GFLOP/s
