@@ -49,7 +49,8 @@ def test_results_are_printed_as_tables_with_their_gaps() -> None:
             "device": "CPU, 1 threads", "torch": "2", "at": "now", "rounds": 3, "turn_s": 1.0,
             "load_average_before": 0.0, "load_average_after": 1.0,
             "matmul_flops_per_second": {"fp32": 1e11, "bf16": 1e12},
-            "ratio": [row | {"flops_per_image": 1e8, "precision": "fp32", "failures": {}}], "ablation": [measured, failed],
+            "ratio": [row | {"flops_per_image": 1e8, "precision": "fp32", "failures": {}}],
+            "ablation": [measured, failed],
         }
     )  # fmt: skip
     # 200 images/s of 0.1 GFLOP each are 20 of 100 GFLOP/s
