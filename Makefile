@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: up test drills lint format evaluate plots lock secrets screenshots clean bench-training bench-side-by-side bench-gpu reproduce
+.PHONY: up test drills lint format evaluate plots lock secrets screenshots clean bench-training bench-serving bench-side-by-side bench-gpu reproduce
 
 up: $(VENV)/.installed
 	$(BIN)/python -m services.dev
@@ -28,6 +28,10 @@ lint: $(VENV)/.installed
 # Kiln against the plain PyTorch way: docs/performance.md. E.g. make bench-training BENCH="--rounds 3 --parts ratio".
 bench-training: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.training $(BENCH)
+
+# Kiln against others that serve the same model: docs/serving.md. E.g. make bench-serving BENCH="--network 3.4M".
+bench-serving: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.serving $(BENCH)
 
 # What a training job costs the API beside it.
 bench-side-by-side: $(VENV)/.installed

@@ -31,7 +31,6 @@ def main() -> int:
         port=settings.port,
         log_config=None,
         timeout_graceful_shutdown=GRACE_S,
-        http="h11",
         access_log=settings.access_log,
     )
     with suppress(KeyboardInterrupt):  # a second Ctrl-C

@@ -17,6 +17,7 @@ from services.api.by_class import HEADERS as BY_CLASS_HEADERS
 from services.api.dependencies import Services
 from services.api.drain import CloseWhenDraining, Drain
 from services.api.headers import SecurityHeaders
+from services.api.hot_path import HotPath
 from services.api.judge import Bench
 from services.api.limits import BodyLimit
 from services.api.models import ModelPool
@@ -107,6 +108,7 @@ def _add_middleware(app: FastAPI, settings: Settings) -> None:
         )
     app.add_middleware(SecurityHeaders)
     app.add_middleware(CloseWhenDraining, drain=app.state.drain)
+    app.add_middleware(HotPath)
 
 
 def open_services(settings: Settings, drain: Drain) -> Services:

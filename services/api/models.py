@@ -41,17 +41,19 @@ class ModelPool:
         """The model of which that is the generator, if it is in memory."""
         return next((model for model in self._in_memory() if model.manifest.digest == digest), None)
 
+    def at_hand(self, name: str | None) -> LoadedModel | None:
+        """The model of that alias or id, if it can be had without waiting; None is the default one."""
+        return self._aliases.get(name or DEFAULT_ALIAS) or (self._touch(name) if name else None)
+
     async def get(self, name: str | None) -> LoadedModel:
         """The model of that alias or id, loaded if need be; None is the default one.
 
         Raises UnknownModel, NoModelReady.
         """
-        if model := self._aliases.get(name or DEFAULT_ALIAS):
+        if model := self.at_hand(name):
             return model
         if name is None:
             raise NoModelReady(self._why_not())
-        if model := self._touch(name):
-            return model
         try:
             model_id = await asyncio.to_thread(self._registry.resolve, name)
         except UnknownAlias:

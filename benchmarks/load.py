@@ -1,0 +1,85 @@
+"""Closed-loop clients that cost little, for the machine is the server's, too: `python -m benchmarks.load` with JSON on
+standard input, `{"port": ..., "request": <base64>, "clients": ..., "seconds": ...}`, and an answer in JSON.
+
+Each client has one connection, sends the same bytes again as soon as the answer is there, and decodes nothing of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import re
+import sys
+import time
+from typing import Any, cast
+
+_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
+
+
+class Client(asyncio.Protocol):
+    """Counts the bytes of one answer after the other."""
+
+    def __init__(self, request: bytes, seconds: list[float], errors: list[str]) -> None:
+        self._request, self.seconds, self.errors = request, seconds, errors
+        self._head = b""
+        self._missing = -1  # bytes of the body; -1: the head is not complete yet
+        self.is_over = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._ask()
+
+    def data_received(self, data: bytes) -> None:
+        if self._missing < 0:
+            self._head += data
+            end = self._head.find(b"\r\n\r\n")
+            if end < 0:
+                return
+            length = _LENGTH.search(self._head, 0, end)
+            if length is None or b" 200 " not in self._head[:20]:
+                self.errors.append(self._head[:200].decode("latin-1"))
+                self._transport.close()
+                return
+            self._missing = int(length[1]) - (len(self._head) - end - 4)
+        else:
+            self._missing -= len(data)
+        if self._missing == 0:
+            self.seconds.append(time.perf_counter() - self._asked_s)
+            if not self.is_over:
+                self._ask()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if not self.is_over:
+            self.errors.append(f"connection lost: {error}")
+
+    def close(self) -> None:
+        self.is_over = True
+        self._transport.close()
+
+    def _ask(self) -> None:
+        self._head, self._missing = b"", -1
+        self._asked_s = time.perf_counter()
+        self._transport.write(self._request)
+
+
+async def load(port: int, request: bytes, clients: int, seconds: float) -> dict[str, Any]:
+    loop = asyncio.get_running_loop()
+    took: list[float] = []
+    errors: list[str] = []
+    began_s = time.perf_counter()
+    protocols = []
+    for _ in range(clients):
+        _, protocol = await loop.create_connection(lambda: Client(request, took, errors), "127.0.0.1", port)
+        protocols.append(protocol)
+    await asyncio.sleep(seconds)
+    answered, passed_s = len(took), time.perf_counter() - began_s
+    for protocol in protocols:
+        protocol.close()
+    return {"seconds": passed_s, "latencies": took[:answered], "errors": errors}
+
+
+if __name__ == "__main__":
+    order = json.load(sys.stdin)
+    order["request"] = base64.b64decode(order["request"])
+    print(json.dumps(asyncio.run(load(**order))))

@@ -1,0 +1,269 @@
+"""Kiln against others that serve the same model, and against onnxruntime by itself: `make bench-serving`.
+
+All servers are up at the same time; they take short turns, in another order each round, under the same clients in a
+closed loop. The clients run on the same machine, and cost the same for everybody. `the limit` is onnxruntime in a
+process of its own, with no HTTP and no PNG, at the batch size and number of threads that were best.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import os
+import platform
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import onnxruntime
+
+from services.dev import find_redis_server, free_port, redis_command, wait_for_redis
+from shared.artifacts import ArtifactStore
+from shared.presets import resolve
+from shared.registry import GENERATOR_FILE, ModelManifest, ModelRegistry, Parity
+from shared.train_config import TrainConfig
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent
+STARTER = ROOT / "models" / "starter"
+NETWORKS = {"starter": "cpu-hours", "3.4M": "wgan-gp-conditional"}  # preset of the shape, where there are no weights
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+PEERS = {  # name -> (package, command, path, body)
+    "FastAPI + Pillow": ("fastapi uvicorn[standard]", "{python} plain_fastapi.py {port}", "/generate", "{one}"),
+    "LitServe": ("litserve", "{python} litserve_peer.py {port}", "/predict", "{one}"),
+    "mosec": ("mosec", "{python} mosec_peer.py --port {port} --address 127.0.0.1", "/inference", "{one}"),
+    "BentoML": ("bentoml", "{python} -m bentoml serve bentoml_peer:Generate --port {port}", "/generate",
+                '{{"requests": [{one}]}}'),
+}  # fmt: skip
+START_S = 120.0
+KILN, LIMIT = "Kiln", "the limit"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--network", choices=NETWORKS, default="starter")
+    parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32, 128])
+    parser.add_argument("--n", type=int, nargs="+", default=[1, 16])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--turn-s", type=float, default=2.0)
+    parser.add_argument("--only", nargs="+", choices=[KILN, *PEERS], default=[KILN, *PEERS])
+    parser.add_argument("--environments", type=Path, default=ROOT / "data" / "serving-peers", help="Where peers live.")
+    parser.add_argument("--json", type=Path, help="Write all figures there, too.")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="kiln-serving-") as folder, ExitStack() as stack:
+        graph, config = network(options.network)
+        path = Path(folder) / GENERATOR_FILE
+        path.write_bytes(graph)
+        servers = {}
+        for name in options.only:
+            make = kiln(Path(folder), graph, config) if name == KILN else peer(name, path, options.environments)
+            servers[name] = stack.enter_context(make)
+            print(f"  {name} is up", file=sys.stderr, flush=True)
+        limit = stack.enter_context(Limit(path))
+        rows = race(servers, limit, options)
+    print(table(rows, options))
+    if options.json:
+        options.json.write_text(json.dumps(rows))
+
+
+def network(name: str) -> tuple[bytes, TrainConfig]:
+    """The graph and its config. The weights make no difference to the time."""
+    if name == "starter" and (STARTER / "manifest.json").exists():
+        manifest = ModelManifest.model_validate_json((STARTER / "manifest.json").read_text())
+        (file,) = STARTER.glob(f"*{GENERATOR_FILE}")
+        return file.read_bytes(), manifest.config
+    code = (
+        "import sys, torch; from services.trainer.export import export_generator; from shared.presets import resolve;"
+        "from services.trainer.networks import build_networks;"
+        "config = resolve(sys.argv[1], {});"
+        "sys.stdout.buffer.write(export_generator(build_networks(config, 10)[0], config))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, NETWORKS[name]], cwd=ROOT, check=True, capture_output=True)
+    return done.stdout, resolve(NETWORKS[name], {})
+
+
+@contextmanager
+def kiln(folder: Path, graph: bytes, config: TrainConfig) -> Iterator[dict[int, tuple[int, bytes]]]:
+    """As it is started by itself, with its Redis. -> n -> (port, request)"""
+    port, redis_port, data = free_port(), free_port(), folder / "kiln"
+    (data / "redis").mkdir(parents=True)
+    draft = ModelManifest(
+        id="bench", job_id="bench", created_at=datetime.now(UTC), preset="bench", config=config, dataset="cifar10",
+        classes=CLASSES, latent_dim=config.latent_dim, conditional=True,
+        parity=Parity(max_abs_difference=0.0, batch_sizes=(1,)), images_seen=1, device="none", wall_seconds=0.0,
+    )  # fmt: skip
+    ModelRegistry(ArtifactStore(f"file://{data}/artifacts")).publish(draft, {GENERATOR_FILE: graph})
+    settings = {"KILN_DATA": str(data), "KILN_PORT": str(port), "KILN_REDIS_URL": f"redis://127.0.0.1:{redis_port}/0"}
+    with process(redis_command(find_redis_server(), redis_port, data / "redis"), folder / "redis.log") as redis:
+        wait_for_redis(redis_port, redis)
+        with process([sys.executable, "-m", "services.api"], folder / "kiln.log", settings, ROOT):
+            wait_until(port, "GET", "/readyz", b"")
+            get = b"GET /generate?class=cat&n=%d HTTP/1.1\r\nHost: localhost\r\n\r\n"
+            yield {n: (port, get % n) for n in (1, 16)}
+
+
+@contextmanager
+def peer(name: str, graph: Path, environments: Path) -> Iterator[dict[int, tuple[int, bytes]]]:
+    """In an environment of its own, which is made if it is not there. -> n -> (port, request)"""
+    packages, command, path, body = PEERS[name]
+    python, port = environment(packages, environments), free_port()
+    words = command.format(python=python, port=port).split()
+    log = graph.parent / f"{port}.log"
+    with process(words, log, {"PEER_GRAPH": str(graph), "BENTOML_DO_NOT_TRACK": "1"}, HERE / "serving_peers"):
+        bodies = {n: body.format(one=json.dumps({"label": 3, "n": n})).encode() for n in (1, 16)}
+        try:
+            wait_until(port, "POST", path, bodies[1])
+        except TimeoutError:
+            raise SystemExit(f"{name} did not start:\n{log.read_text()[-2000:]}") from None
+        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: "
+        yield {n: (port, head.encode() + str(len(data)).encode() + b"\r\n\r\n" + data) for n, data in bodies.items()}
+
+
+def environment(packages: str, environments: Path) -> Path:
+    """The Python of an environment with these packages and what all peers need."""
+    folder = environments / packages.split(maxsplit=1)[0]
+    python = folder / "bin" / "python"
+    if not (folder / ".installed").exists():
+        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+        needed = [*packages.split(), f"onnxruntime=={onnxruntime.__version__}", "numpy", "pillow"]
+        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *needed], check=True)
+        (folder / ".installed").touch()
+    return python
+
+
+@contextmanager
+def process(
+    command: list[str], log: Path, environment: dict[str, str] | None = None, cwd: Path | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A group of processes that is gone when the block ends."""
+    with log.open("wb") as out:
+        started = subprocess.Popen(
+            command, env=os.environ | (environment or {}), cwd=cwd, stdout=out, stderr=out, start_new_session=True
+        )
+    try:
+        yield started
+    finally:
+        try:
+            os.killpg(started.pid, 15)
+            started.wait(20)
+        except (ProcessLookupError, subprocess.TimeoutExpired):
+            os.killpg(started.pid, 9)
+
+
+def wait_until(port: int, method: str, path: str, body: bytes) -> None:
+    """Until it answers as it should."""
+    deadline_s = time.monotonic() + START_S
+    while time.monotonic() < deadline_s:
+        try:
+            headers = {"content-type": "application/json"} if body else {}
+            url = f"http://127.0.0.1:{port}{path}"
+            if httpx2.request(method, url, content=body, headers=headers, timeout=60).status_code == 200:
+                return
+        except httpx2.TransportError:
+            pass
+        time.sleep(0.3)
+    raise TimeoutError
+
+
+class Limit:
+    """onnxruntime in a process of its own: `benchmarks.serving_limit`."""
+
+    def __init__(self, graph: Path) -> None:
+        self._graph = graph
+
+    def __enter__(self) -> Limit:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.serving_limit", str(self._graph)], cwd=ROOT,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        self.best = json.loads(self._read())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def images_per_second(self, seconds: float) -> float:
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{seconds}\n")
+        self._process.stdin.flush()
+        return float(self._read())
+
+    def _read(self) -> str:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline()
+
+
+def race(
+    servers: dict[str, dict[int, tuple[int, bytes]]], limit: Limit, options: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """Turns of all servers, for each number of images and of clients. The first turn of each warms up."""
+    for ways in servers.values():
+        for n in options.n:
+            turn(*ways[n], clients=8, seconds=options.turn_s)
+    rows = []
+    for n in options.n:
+        for clients in options.clients:
+            turns: dict[str, list[dict[str, Any]]] = {name: [] for name in servers}
+            limits = []
+            order = [*servers, LIMIT]
+            for number in range(options.rounds):
+                random.Random(number).shuffle(order)
+                for name in order:
+                    if name == LIMIT:
+                        limits.append(limit.images_per_second(options.turn_s))
+                    else:
+                        turns[name].append(turn(*servers[name][n], clients=clients, seconds=options.turn_s))
+            print(f"  n={n}, {clients} clients", file=sys.stderr, flush=True)
+            rows.append({"n": n, "clients": clients, "limit": statistics.median(limits), "turns": turns})
+    return rows
+
+
+def turn(port: int, request: bytes, *, clients: int, seconds: float) -> dict[str, Any]:
+    order = {"port": port, "request": base64.b64encode(request).decode(), "clients": clients, "seconds": seconds}
+    command = [sys.executable, "-m", "benchmarks.load"]
+    done = subprocess.run(command, input=json.dumps(order), cwd=ROOT, check=True, capture_output=True, text=True)
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+def table(rows: list[dict[str, Any]], options: argparse.Namespace) -> str:
+    lines = [
+        f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {platform.machine()}, {os.cpu_count()} cores, network "
+        f"`{options.network}`, {options.rounds} turns of {options.turn_s:g} s each", "",
+        "| n | clients | | requests/s | images/s | p50, ms | p99, ms | errors | Kiln / it |",
+        "| ---: | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]  # fmt: skip
+    for row in rows:
+        own = rate_of(row["turns"][KILN]) if KILN in row["turns"] else 0.0
+        for name, turns in row["turns"].items():
+            times = sorted(1000 * s for one in turns for s in one["latencies"])
+            p50, p99 = (times[int(len(times) * share)] for share in (0.5, 0.99)) if times else (0.0, 0.0)
+            rate, errors = rate_of(turns), sum(len(one["errors"]) for one in turns)
+            ratio = f"{own / rate:.2f}" if name != KILN and rate else ""
+            lines.append(
+                f"| {row['n']} | {row['clients']} | {name} | {rate:.0f} | {rate * row['n']:.0f} "
+                f"| {p50:.1f} | {p99:.1f} | {errors} | {ratio} |"
+            )
+        share = f"{own * row['n'] / row['limit']:.2f}"
+        lines.append(f"| {row['n']} | {row['clients']} | {LIMIT} | | {row['limit']:.0f} | | | | {share} |")
+    return "\n".join(lines)
+
+
+def rate_of(turns: list[dict[str, Any]]) -> float:
+    """Requests per second, the median of the turns."""
+    return float(statistics.median(len(one["latencies"]) / one["seconds"] for one in turns))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""How many images a second onnxruntime makes by itself: `python -m benchmarks.serving_limit GRAPH`.
+
+Prints the best of several batch sizes and ways to use the cores, then the rate of each turn whose seconds it reads.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+SIZES = (1, 4, 8, 16, 32, 64)
+
+
+def open_session(graph: str, threads: int) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+
+def rate(session: Any, lanes: int, size: int, seconds: float) -> float:
+    """Images a second of `lanes` threads that run batches of that size."""
+    latent_dim = next(i.shape[1] for i in session.get_inputs() if i.name == "z")
+    z = np.random.default_rng(0).standard_normal((size, latent_dim), dtype=np.float32)
+    inputs = {"z": z, "labels": np.arange(size, dtype=np.int64) % 10}
+    session.run(["images"], inputs)
+    counts, end_s = [0] * lanes, time.perf_counter() + seconds
+
+    def work(lane: int) -> None:
+        while time.perf_counter() < end_s:
+            session.run(["images"], inputs)
+            counts[lane] += size
+
+    threads = [threading.Thread(target=work, args=(lane,)) for lane in range(lanes)]
+    began_s = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return sum(counts) / (time.perf_counter() - began_s)
+
+
+def main(graph: str) -> None:
+    cores = os.cpu_count() or 1
+    ways = {(cores, 1): open_session(graph, cores), (1, cores): open_session(graph, 1)}
+    best = max(
+        (rate(session, lanes, size, 0.5), threads, lanes, size)
+        for (threads, lanes), session in ways.items()
+        for size in SIZES
+    )
+    found, threads, lanes, size = best
+    print(json.dumps({"threads": threads, "lanes": lanes, "batch": size, "images_per_second": found}), flush=True)
+    for line in sys.stdin:
+        print(rate(ways[threads, lanes], lanes, size, float(line)), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
