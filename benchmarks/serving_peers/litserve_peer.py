@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+
 import litserve as ls
 from fastapi import Response
 from model import Model
