@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import httpx2
@@ -32,6 +33,12 @@ def post(server: Server, key: str) -> tuple[httpx2.Response, float]:
     began_s = time.monotonic()
     answer = server.http.post("/jobs", json={"preset": "tiny"}, headers={"Idempotency-Key": key})
     return answer, time.monotonic() - began_s
+
+
+def seconds_of_a_list(server: Server, _: int) -> float:
+    began_s = time.monotonic()
+    assert server.http.get("/jobs").status_code == 200
+    return time.monotonic() - began_s
 
 
 def ask(client: httpx2.Client, number: int) -> httpx2.Response:
@@ -86,21 +93,24 @@ def test_redis_hangs_during_post(server: Server, drill: Drill) -> None:
     Broken by hand: `services/api/app.py`: `JOB_THREADS = 8` -> the last post took 8.3 s.
     `services/api/routes/generate.py`: `await kiln.store_health.check()` first -> the others got 503.
     """
-    with Crowd(server.url, ask, 4) as crowd, ThreadPoolExecutor(64) as pool, server.frozen_redis():
-        assert [post(server, "key-0")[1] < WITHIN_S for _ in range(3)] == [True] * 3
-        posts = [pool.submit(post, server, f"key-{number}") for number in range(64)]
-        count = len(crowd.answers)
-        wait_for(lambda: len(crowd.answers), lambda now: now > count + 20)
-        assert server.http.get("/readyz").status_code == 503
-        told = [future.result() for future in posts]
+    with Crowd(server.url, ask, 4) as crowd, ThreadPoolExecutor(64) as pool:
+        # What 64 threads of this process take while all is well, on a machine that may have other work
+        usual_s = max(pool.map(partial(seconds_of_a_list, server), range(64)))
+        with server.frozen_redis():
+            assert [post(server, "key-0")[1] < WITHIN_S for _ in range(3)] == [True] * 3
+            posts = [pool.submit(post, server, f"key-{number}") for number in range(64)]
+            count = len(crowd.answers)
+            wait_for(lambda: len(crowd.answers), lambda now: now > count + 20)
+            assert server.http.get("/readyz").status_code == 503
+            told = [future.result() for future in posts]
     assert (crowd.errors, {status for status, _ in crowd.answers}) == ([], {200})
     assert {answer.status_code for answer, _ in told} == {503}
     assert min(int(answer.headers["retry-after"]) for answer, _ in told) >= 1
     slowest_s = max(took_s for _, took_s in told)
-    assert slowest_s < 2 * WITHIN_S  # of 64 threads of this process, on a machine that has other work
+    assert slowest_s < 2 * WITHIN_S + 2 * usual_s
     assert_all_is_well_again(server, "key-0")
     ids = {post(server, f"key-{number}")[0].json()["id"] for number in range(64)}
     assert len(ids) == 64
     listed = [job["id"] for job in server.http.get("/jobs?limit=100").json()["data"]]
     assert sorted(listed) == sorted(ids)  # nothing twice, and nothing that nobody was told of
-    drill.record("redis hangs during POST", 1, detail=f"slowest answer {slowest_s:.2f} s")
+    drill.record("redis hangs during POST", 1, detail=f"slowest answer {slowest_s:.2f} s, usually {usual_s:.2f} s")
