@@ -84,7 +84,7 @@ out, err = Console(), Console(stderr=True)
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def up(context: typer.Context) -> None:
-    """Start redis, a worker and the API on this machine; Ctrl-C stops them. Options as of `python -m services.dev`."""
+    """Start everything on this machine, the dashboard too; Ctrl-C stops it. Options as of `python -m services.dev`."""
     os.execv(sys.executable, [sys.executable, "-m", "services.dev", *context.args])  # noqa: S606
 
 

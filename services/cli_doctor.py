@@ -18,7 +18,9 @@ from services.client_wire import ApiError
 from shared.settings import Settings, read_client_settings, read_settings
 
 MIN_FREE_GB = 10.0  # checkpoints and sample grids of a few long runs
-PACKAGES = {"API": ("fastapi", "onnxruntime-gpu"), "trainer": ("torch", "torchvision", "celery")}
+PACKAGES = {
+    "API": ("fastapi", "onnxruntime-gpu"), "trainer": ("torch", "torchvision", "celery"), "dashboard": ("nicegui",),
+}  # fmt: skip
 CONNECT_S = 2.0
 
 

@@ -36,7 +36,9 @@ class Visitor:
         page.on("response", self._check)
 
     def go(self, path: str) -> Page:
+        """Returns when the page listens: what is typed into one that does not yet is lost."""
         self.page.goto(f"{self.url}{path}")
+        self.page.wait_for_function("() => window.did_handshake")
         return self.page
 
     def button(self, name: str) -> Locator:
