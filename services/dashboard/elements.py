@@ -165,6 +165,13 @@ def table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[object]]
     return made
 
 
+def curves(options: dict[str, Any], label: str, classes: str = "chart") -> ui.echart:
+    """A chart; for who cannot see it, a picture with a name."""
+    drawn = ui.echart(options, renderer="svg").classes(classes)
+    drawn.props.update({"role": "img", "aria-label": label})
+    return drawn
+
+
 def confirm(question: str, consequence: str, verb: str, on_yes: Handler, *, is_dangerous: bool = False) -> Element:
     """A dialog that asks before something happens. -> the dialog; `open_dialog` shows it."""
     with dialog(question) as made:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from nicegui import ui
 
 from services.dashboard.curves import ACCURACIES, FIGURES, LOSSES, NAMES, Row, chart, points
-from services.dashboard.elements import box, heading, slider, switch, text
+from services.dashboard.elements import box, curves, heading, slider, switch, text
 
 APART = {*LOSSES, *ACCURACIES, *FIGURES, "nimg"}
 
@@ -69,8 +69,7 @@ class LiveCurves:
             with place:
                 if title:
                     heading(title, 3)
-                drawn = ui.echart(options, renderer="svg").classes("chart" if key == "losses" else "chart small")
-                drawn.props["role"] = "img"
+                drawn = curves(options, f"Curves: {key}", "chart" if key == "losses" else "chart small")
             self._charts[key] = (drawn, tuple(names))
         else:
             drawn, _ = self._charts[key]

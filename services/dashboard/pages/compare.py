@@ -12,7 +12,7 @@ from services import client_wire as wire
 from services.client_wire import JobData
 from services.dashboard import sentences
 from services.dashboard.curves import ACCURACIES, FIGURES, LOSSES, NAMES, chart, points
-from services.dashboard.elements import box, heading, link, picture, slider, switch, table, text
+from services.dashboard.elements import box, curves, heading, link, picture, slider, switch, table, text
 from services.dashboard.site import Page, Site
 
 MOST = 8  # more curves nobody can tell apart
@@ -124,10 +124,9 @@ class ComparePage:
                     title = {"loss_g": "Generator loss", "loss_d": "Discriminator loss"}.get(name, NAMES[name])
                     title = f"D accuracy, {title}" if name in ACCURACIES else title
                     heading(title, 2 if name in LOSSES else 3)
-                    curves = {job: points(rows, name) for job, rows in series.items()}
+                    by_job = {job: points(rows, name) for job, rows in series.items()}
                     is_log = self._is_log and name in LOSSES
-                    drawn = ui.echart(chart(curves, title, smoothing=self._smoothing, is_log=is_log), renderer="svg")
-                    drawn.classes("chart small").props["role"] = "img"
+                    curves(chart(by_job, title, smoothing=self._smoothing, is_log=is_log), title, "chart small")
 
     def _draw_grids(self, grids: dict[str, tuple[str, list[dict[str, int]]]]) -> None:
         with box("card", tag="section", **{"aria-label": "Samples"}):

@@ -8,12 +8,10 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import urlencode
 
-from nicegui import ui
-
 from services import client_wire as wire
 from services.dashboard import sentences
 from services.dashboard.curves import search_chart
-from services.dashboard.elements import box, button, confirm, heading, link, open_dialog, picture, table, text
+from services.dashboard.elements import box, button, confirm, curves, heading, link, open_dialog, picture, table, text
 from services.dashboard.job_rows import Bar
 from services.dashboard.site import Page, Site
 
@@ -103,8 +101,7 @@ class SweepPage:
                 heading(f"{metric}, trial by trial")
                 is_min = sweep["objective"]["direction"] == "minimize"
                 values = [(trial["number"], trial["value"]) for trial in sweep["trials"] if trial["value"] is not None]
-                chart = ui.echart(search_chart(values, metric, is_min), renderer="svg").classes("chart")
-                chart.props["role"] = "img"
+                curves(search_chart(values, metric, is_min), f"{metric} of each trial")
             with box("card", tag="section", **{"aria-label": "Importances"}):
                 heading("What made the difference")
                 if len(values) > 1:
