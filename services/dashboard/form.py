@@ -59,9 +59,11 @@ class Spec:
             return written
 
 
-def read_specs(description: Mapping[str, Any]) -> list[Spec]:
-    """The fields of a config, out of the API's OpenAPI document."""
-    properties = description["components"]["schemas"]["JobRequest"]["properties"]["overrides"]["properties"]
+def read_specs(description: Mapping[str, Any], config: Mapping[str, Any]) -> list[Spec]:
+    """The fields of such a config, out of the API's OpenAPI document, which may know configs of several kinds."""
+    overrides = description["components"]["schemas"]["JobRequest"]["properties"]["overrides"]
+    kinds_of_config = [kind.get("properties", {}) for kind in overrides.get("anyOf", [overrides])]
+    properties = max(kinds_of_config, key=lambda names: len(names.keys() & config.keys()))
     group, specs = "Other", []
     for name, schema in properties.items():
         group = GROUPS.get(name, group)
@@ -81,7 +83,7 @@ class JobForm:
     def __init__(self, page: Page, presets: Sequence[Mapping[str, Any]], description: Mapping[str, Any]) -> None:
         self.page = page
         self._presets = {preset["name"]: preset for preset in presets}
-        self._specs = {spec.name: spec for spec in read_specs(description)}
+        self._description = description
         self._preset = "tiny" if "tiny" in self._presets else next(iter(self._presets))
         self._overrides: dict[str, Any] = {}
         self._fields: dict[str, Field] = {}
@@ -91,6 +93,7 @@ class JobForm:
         """`query` may name a preset, a data set and overrides: a link that fills the form."""
         if query.get("preset") in self._presets:
             self._preset = query["preset"]
+        self._read_specs()
         heading("New job")
         with box("form-grid"):
             options = {name: name for name in self._presets}
@@ -110,15 +113,16 @@ class JobForm:
                 self._overrides[name] = self._specs[name].parse(written)
         self._draw_fields()
 
+    def _read_specs(self) -> None:
+        config = self._presets[self._preset]["config"]
+        self._specs = {spec.name: spec for spec in read_specs(self._description, config)}
+
     # --- Fields ------------------------------------------------------------------------------------------------------
 
     def _draw_fields(self) -> None:
         preset = self._presets[self._preset]
-        counts = preset["parameters"]
-        self._summary.text = (
-            f"{preset['summary']} {counts['generator']:,} parameters in the generator, "
-            f"{counts['discriminator']:,} in the discriminator."
-        )
+        counts = ", ".join(f"{count:,} in the {network}" for network, count in preset["parameters"].items())
+        self._summary.text = f"{preset['summary']} Parameters: {counts}." if counts else preset["summary"]
         self._groups.clear()
         self._fields = {}
         with self._groups:
@@ -168,6 +172,7 @@ class JobForm:
 
     def _choose(self, preset: str) -> None:
         self._preset, self._overrides = preset, {}
+        self._read_specs()
         self._draw_fields()
 
     # --- What the API thinks of it -----------------------------------------------------------------------------------
