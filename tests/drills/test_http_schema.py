@@ -18,6 +18,7 @@ PHASES = "examples,coverage,fuzzing,stateful"
 
 
 @pytest.mark.slow_drill
+@pytest.mark.timeout(1500)
 @pytest.mark.parametrize("seed", [1, 2])
 def test_the_whole_openapi_document(seed: int, tmp_path: Path, drill: Drill) -> None:
     """Invariant: requests that schemathesis draws from /openapi.json, valid and not, alone and along links, are
