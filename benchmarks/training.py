@@ -76,7 +76,7 @@ def ablate(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
         whole = kiln("all")
         pairs = [(without, whole, without) for without in (kiln(name, paths={name: False}) for name in names)]
-        compiled = kiln("compile", paths={"compile": True})
+        compiled = kiln("compile", paths={"compile": True, "winograd": False})
         is_bf16 = config.precision == "bf16"
         other = kiln("bf16", overrides=task["overrides"] | {"precision": "fp32" if is_bf16 else "bf16"})
         reference = Contestant("reference", task | {"way": "reference"})

@@ -45,4 +45,6 @@ def choose_runtime(device: torch.device, settings: Settings) -> Runtime:
     changes = {word.lstrip("+-"): not word.startswith("-") for word in words if word.lstrip("+-") in FAST_PATHS}
     runtime = replace(runtime, **changes)
     is_cuda = device.type == "cuda"
-    return replace(runtime, capture=runtime.capture and is_cuda, winograd=runtime.winograd and not is_cuda)
+    # Winograd's maps are autograd functions of their own, at each of which compiled code would end and begin again.
+    winograd = runtime.winograd and not is_cuda and not runtime.compile
+    return replace(runtime, capture=runtime.capture and is_cuda, winograd=winograd)

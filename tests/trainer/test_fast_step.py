@@ -183,10 +183,11 @@ def test_paths_are_chosen_by_name_and_wrong_names_are_told(monkeypatch: pytest.M
     assert {f.name for f in fields(Runtime)} == set(FAST_PATHS)
     chosen = {
         words: choose_runtime(CPU, Settings(fast_paths=words))
-        for words in ("auto", "none", "auto,-winograd", "none,+fused", "+capture")
+        for words in ("auto", "none", "auto,-winograd", "none,+fused", "+capture", "auto,+compile")
     }
     assert chosen["auto"] == chosen["+capture"] == fastest(CPU)  # there is nothing to record on a CPU
     assert chosen["none"] == PLAIN
+    assert chosen["auto,+compile"] == replace(fastest(CPU), compile=True, winograd=False)
     assert chosen["auto,-winograd"] == replace(fastest(CPU), winograd=False)
     assert chosen["none,+fused"] == replace(PLAIN, fused=True)
     monkeypatch.setenv("KILN_FAST_PATHS", "auto,-winogrand")
@@ -196,10 +197,12 @@ def test_paths_are_chosen_by_name_and_wrong_names_are_told(monkeypatch: pytest.M
 
 @pytest.mark.slow_drill
 @pytest.mark.timeout(1800)
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # torch's own
 @pytest.mark.parametrize("case", ["wgan-gp", "cpu-hours"])
 def test_a_compiled_run_agrees_with_the_eager_one_and_is_taken_up_exactly(case: str) -> None:
     """About 40 s of the C++ compiler, the first time. The penalty is differentiated twice, and is not compiled."""
-    compiled, eager = replace(fastest(CPU), compile=True), fastest(CPU)
+    compiled = choose_runtime(CPU, Settings(fast_paths="auto,+compile"))
+    eager = replace(compiled, compile=False)
     # Given one iteration of each, Then they drew the same numbers and differ by rounding
     reference = trained(CASES[case], eager, 1)
     drawn = torch.get_rng_state()
