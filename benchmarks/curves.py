@@ -3,8 +3,8 @@
     python -m services.trainer evaluate <weights/*.safetensors of a run> --images 10000 --json > figures.json
     python -m benchmarks.curves --add NAME figures.json --images-per-second 300
 
-adds the figures of a run's snapshots to that file. Seconds are images over the rate of the run's config on a machine
-with nothing beside it: the wall times of runs that shared a machine would compare what they shared it with.
+adds the figures of a run's snapshots to that file. Seconds are CPU seconds of the training process, taken as images over its
+rate: the wall times of runs that shared a machine would compare what they shared it with.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 CURVES, IMAGES = Path("docs/curves.json"), Path("docs/images")
 KEPT = ("fid", "kid", "inception_score", "precision", "recall", "class_accuracy")
-PLOTS = {"fid_by_images": ("real images seen", 1.0), "fid_by_seconds": ("seconds of one core", None)}
+PLOTS = {"fid_by_images": ("real images seen", 1.0), "fid_by_seconds": ("CPU seconds of the training process", None)}
 
 
 def load(file: Path) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def main() -> None:
     parser.add_argument(
         "--add", nargs=2, metavar=("NAME", "FILE"), help="a run, and `evaluate --json` of its snapshots"
     )
-    parser.add_argument("--images-per-second", type=float, help="the rate of its config, alone on the machine")
+    parser.add_argument("--images-per-second", type=float, help="its images per CPU second")
     parser.add_argument("--curves", type=Path, default=CURVES)
     parser.add_argument("--out", type=Path, default=IMAGES, help="folder of the pictures")
     options = parser.parse_args()
