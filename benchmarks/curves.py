@@ -3,8 +3,8 @@
     python -m services.trainer evaluate <weights/*.safetensors of a run> --images 10000 --json > figures.json
     python -m benchmarks.curves --add NAME figures.json --images-per-second 300
 
-adds the figures of a run's snapshots to that file. Seconds are CPU seconds of the training process, taken as images over
-its rate: the wall times of runs that shared a machine would compare what they shared it with.
+adds the figures of a run's snapshots to that file. Seconds are CPU seconds of the training process: its images over
+its rate. The wall times of runs that shared a machine would compare what they shared it with.
 """
 
 from __future__ import annotations
