@@ -56,7 +56,12 @@ def test_the_commands_do_what_the_readme_says(stack: Stack, tmp_path: Path) -> N
     assert '"status":4' not in done.stdout
     assert '"status":5' not in done.stdout
     assert done.stdout.count('"alias":"default"') == 1
-    for name, size in (("cats.png", (128, 128)), ("preview.png", (320, 320)), ("ships.png", (640, 64))):
+    for name, size in (
+        ("cats.png", (128, 128)),
+        ("all.png", (640, 640)),
+        ("preview.png", (320, 320)),
+        ("ships.png", (640, 64)),
+    ):
         with Image.open(tmp_path / name) as image:
             assert (image.format, image.size) == ("PNG", size)
 
