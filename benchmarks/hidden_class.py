@@ -1,0 +1,87 @@
+"""Images by class out of a model that knows no classes, with a way to tell whether the classifier was right.
+
+    python -m benchmarks.hidden_class cpu-hours-interim --images 20      # KILN_DATA and KILN_URL are the API's
+
+A conditional model is published once more with its class hidden: the label is drawn from ten further values of the
+latent vector, and nobody outside can choose it. To Kiln that is an unconditional model. Images of each class are
+asked for, which the classifier picks; the latent vectors of the accepted draws then tell which class each was really
+made of.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from services.api.latents import draw_latents
+from services.api.png import read_provenance
+from services.client import Kiln
+from services.client_wire import InvalidInput
+from shared.artifacts import ArtifactStore
+from shared.registry import GENERATOR_FILE, ModelManifest, ModelRegistry
+from shared.settings import read_settings
+
+SEED = 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.hidden_class", description=__doc__.split("\n")[0])
+    parser.add_argument("model", help="id of a conditional model")
+    parser.add_argument("--images", type=int, default=20, help="of each class")
+    parser.add_argument("--max-draws", type=int, default=5000)
+    options = parser.parse_args()
+    registry = ModelRegistry(ArtifactStore(read_settings().artifact_url))
+    hidden = publish_hidden(registry, registry.get(options.model))
+    print("| class | draws per image | mean confidence | really of it |")
+    print("| --- | ---: | ---: | ---: |")
+    with Kiln(timeout_s=600) as kiln:
+        for name in hidden.classes:
+            try:
+                png = kiln.generate_png(name, options.images, seed=SEED, model=hidden.id, max_draws=options.max_draws)
+            except InvalidInput as error:
+                print(f"| {name} | {error} | | |", flush=True)
+                continue
+            told = read_provenance(png) or {}
+            drawn = draw_latents(SEED, told["indices"], hidden.latent_dim)[:, -len(hidden.classes) :].argmax(1)
+            right = float((drawn == hidden.classes.index(name)).mean())
+            draws, sure = told["draws"] / options.images, float(np.mean(told["confidences"]))
+            print(f"| {name} | {draws:.1f} | {sure:.2f} | {right:.0%} |", flush=True)
+    return 0
+
+
+def publish_hidden(registry: ModelRegistry, manifest: ModelManifest) -> ModelManifest:
+    """The model as one that cannot be told a class; published once, and found again."""
+    graph = hide_class(registry.read_file(manifest, GENERATOR_FILE), manifest.latent_dim, len(manifest.classes))
+    change = {
+        "id": f"{manifest.id}-hidden", "conditional": False, "latent_dim": manifest.latent_dim + len(manifest.classes)
+    }  # fmt: skip
+    return registry.publish(manifest.model_copy(update=change), {GENERATOR_FILE: graph})
+
+
+def hide_class(graph: bytes, latent_dim: int, num_classes: int) -> bytes:
+    """z [N, latent + classes], labels ignored: the largest of the last values of z is the class."""
+    model = onnx.load_from_string(graph)
+    for node in model.graph.node:
+        own = {"z": "own_z", "labels": "drawn_label"}
+        node.input[:] = [own.get(name, name) for name in node.input]
+    before = [
+        helper.make_node("Split", ["z", "lengths"], ["own_z", "odds"], axis=1),
+        helper.make_node("ArgMax", ["odds"], ["drawn_label"], axis=1, keepdims=0),
+    ]
+    nodes = [*before, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    lengths = np.array([latent_dim, num_classes], dtype=np.int64)
+    model.graph.initializer.append(numpy_helper.from_array(lengths, "lengths"))
+    (z,) = (value for value in model.graph.input if value.name == "z")
+    z.type.tensor_type.shape.dim[1].dim_value = latent_dim + num_classes
+    onnx.checker.check_model(model)
+    data: bytes = model.SerializeToString()
+    return data
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
