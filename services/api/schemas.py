@@ -136,7 +136,9 @@ class GenerateQuery(_Generate):
 
 
 class GenerateBody(_Generate):
-    """Body of POST /generate."""
+    """Body of POST /generate. JSON has types: true is no number, and neither is "4"."""
+
+    model_config = ConfigDict(strict=True)
 
     class_: Annotated[
         str | tuple[str, ...] | None,

@@ -36,13 +36,18 @@ class SweepRequest(JobRequest):
         ),
     ]
     objective: Annotated[Objective, Field(description="What is to become small or large.")]
-    n_trials: Annotated[int, Field(ge=1, le=MAX_TRIALS, description="How many jobs, failed and pruned ones included.")]
+    n_trials: Annotated[
+        int, Field(strict=True, ge=1, le=MAX_TRIALS, description="How many jobs, failed and pruned ones included.")
+    ]
     pruning: Annotated[
-        bool, Field(description="Stop a trial that is worse on its way than the median of the others.")
+        bool, Field(strict=True, description="Stop a trial that is worse on its way than the median of the others.")
     ] = False
-    seed: Annotated[int, Field(ge=0, lt=2**31, description="Of the search; the jobs' own is an override.")] = 0
+    seed: Annotated[
+        int, Field(strict=True, ge=0, lt=2**31, description="Of the search; the jobs' own is an override.")
+    ] = 0
     parallelism: Annotated[
-        int | None, Field(ge=1, le=1000, description="Trials at a time; null: as many as there are workers.")
+        Annotated[int, Field(strict=True, ge=1, le=1000)] | None,
+        Field(description="Trials at a time; null: as many as there are workers."),
     ] = None
 
     @property
