@@ -148,7 +148,6 @@ def test_an_unknown_class_is_answered_with_those_there_are(serving: TestClient) 
         ("GET", "/generate?class=cat&model=nope", 404),
         ("GET", "/generate?class=cat&model=..%2F..%2Fetc", 404),
         ("GET", "/nothing/here", 404),
-        ("GET", "/metrics", 404),
         ("DELETE", "/jobs", 405),
         ("PUT", "/generate", 405),
         ("GET", "/jobs?status=sleeping", 422),
