@@ -80,7 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="everything in small and without limits of time: that it runs, not how fast",
+        help="in small, without limits of time: that it runs",
     )
     parser.add_argument("--steps", type=lambda text: text.split(","), default=[step.name for step in STEPS])
     parser.add_argument("--out", type=Path, default=Path("data/bench/gpu.json"))
