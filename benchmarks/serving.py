@@ -1,7 +1,8 @@
 """Kiln against others that serve the same model, and against onnxruntime by itself: `make bench-serving`.
 
-All servers are up at the same time; they take short turns, in another order each round, under the same clients in a
-closed loop. The clients run on the same machine, and cost the same for everybody. `the limit` is onnxruntime in a
+Beside the times there is the processor time of each server, children included, which other work on the machine leaves
+alone. All servers are up at the same time; they take short turns, in another order each round, under the same clients
+in a closed loop. The clients run on the same machine, and cost the same for everybody. `the limit` is onnxruntime in a
 process of its own, with no HTTP and no PNG, at the batch size and number of threads that were best.
 """
 
@@ -19,13 +20,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import onnxruntime
+import psutil
 
 from services.dev import find_redis_server, free_port, redis_command, wait_for_redis
 from shared.artifacts import ArtifactStore
@@ -45,7 +48,7 @@ PEERS = {  # name -> (package, command, path, body)
     "BentoML": ("bentoml", "{python} -m bentoml serve bentoml_peer:Generate --port {port}", "/generate",
                 '{{"requests": [{one}]}}'),
 }  # fmt: skip
-START_S = 120.0
+START_S = 240.0
 KILN, LIMIT = "Kiln", "the limit"
 
 
@@ -76,6 +79,32 @@ def main() -> None:
         options.json.write_text(json.dumps(rows))
 
 
+@dataclass(frozen=True)
+class Server:
+    """What is to be asked, by number of images, and where."""
+
+    pid: int
+    port: int
+    requests: dict[int, bytes]
+
+    def cpu_s(self) -> float:
+        """Processor time so far, that of its children included."""
+        total, root = 0.0, psutil.Process(self.pid)
+        for one in (root, *root.children(recursive=True)):
+            with suppress(psutil.NoSuchProcess):
+                total += one.cpu_times().user + one.cpu_times().system
+        return total
+
+    def turn(self, n: int, clients: int, seconds: float) -> dict[str, Any]:
+        request = base64.b64encode(self.requests[n]).decode()
+        order = {"port": self.port, "request": request, "clients": clients, "seconds": seconds}
+        before_s = self.cpu_s()
+        command = [sys.executable, "-m", "benchmarks.load"]
+        done = subprocess.run(command, input=json.dumps(order), cwd=ROOT, check=True, capture_output=True, text=True)
+        answer: dict[str, Any] = json.loads(done.stdout)
+        return answer | {"cpu_s": self.cpu_s() - before_s}
+
+
 def network(name: str) -> tuple[bytes, TrainConfig]:
     """The graph and its config. The weights make no difference to the time."""
     if name == "starter" and (STARTER / "manifest.json").exists():
@@ -93,8 +122,8 @@ def network(name: str) -> tuple[bytes, TrainConfig]:
 
 
 @contextmanager
-def kiln(folder: Path, graph: bytes, config: TrainConfig) -> Iterator[dict[int, tuple[int, bytes]]]:
-    """As it is started by itself, with its Redis. -> n -> (port, request)"""
+def kiln(folder: Path, graph: bytes, config: TrainConfig) -> Iterator[Server]:
+    """As it is started by itself, with its Redis."""
     port, redis_port, data = free_port(), free_port(), folder / "kiln"
     (data / "redis").mkdir(parents=True)
     draft = ModelManifest(
@@ -106,27 +135,28 @@ def kiln(folder: Path, graph: bytes, config: TrainConfig) -> Iterator[dict[int, 
     settings = {"KILN_DATA": str(data), "KILN_PORT": str(port), "KILN_REDIS_URL": f"redis://127.0.0.1:{redis_port}/0"}
     with process(redis_command(find_redis_server(), redis_port, data / "redis"), folder / "redis.log") as redis:
         wait_for_redis(redis_port, redis)
-        with process([sys.executable, "-m", "services.api"], folder / "kiln.log", settings, ROOT):
+        with process([sys.executable, "-m", "services.api"], folder / "kiln.log", settings, ROOT) as api:
             wait_until(port, "GET", "/readyz", b"")
             get = b"GET /generate?class=cat&n=%d HTTP/1.1\r\nHost: localhost\r\n\r\n"
-            yield {n: (port, get % n) for n in (1, 16)}
+            yield Server(api.pid, port, {n: get % n for n in (1, 16)})
 
 
 @contextmanager
-def peer(name: str, graph: Path, environments: Path) -> Iterator[dict[int, tuple[int, bytes]]]:
-    """In an environment of its own, which is made if it is not there. -> n -> (port, request)"""
+def peer(name: str, graph: Path, environments: Path) -> Iterator[Server]:
+    """In an environment of its own, which is made if it is not there."""
     packages, command, path, body = PEERS[name]
     python, port = environment(packages, environments), free_port()
     words = command.format(python=python, port=port).split()
     log = graph.parent / f"{port}.log"
-    with process(words, log, {"PEER_GRAPH": str(graph), "BENTOML_DO_NOT_TRACK": "1"}, HERE / "serving_peers"):
+    with process(words, log, {"PEER_GRAPH": str(graph), "BENTOML_DO_NOT_TRACK": "1"}, HERE / "serving_peers") as server:
         bodies = {n: body.format(one=json.dumps({"label": 3, "n": n})).encode() for n in (1, 16)}
         try:
             wait_until(port, "POST", path, bodies[1])
         except TimeoutError:
             raise SystemExit(f"{name} did not start:\n{log.read_text()[-2000:]}") from None
         head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: "
-        yield {n: (port, head.encode() + str(len(data)).encode() + b"\r\n\r\n" + data) for n, data in bodies.items()}
+        requests = {n: f"{head}{len(data)}\r\n\r\n".encode() + data for n, data in bodies.items()}
+        yield Server(server.pid, port, requests)
 
 
 def environment(packages: str, environments: Path) -> Path:
@@ -148,7 +178,7 @@ def process(
     """A group of processes that is gone when the block ends."""
     with log.open("wb") as out:
         started = subprocess.Popen(
-            command, env=os.environ | (environment or {}), cwd=cwd, stdout=out, stderr=out, start_new_session=True
+            command, env=os.environ | (environment or {}), cwd=cwd, stdout=out, stderr=out, process_group=0
         )
     try:
         yield started
@@ -193,24 +223,24 @@ class Limit:
         self._process.kill()
         self._process.communicate()
 
-    def images_per_second(self, seconds: float) -> float:
+    def turn(self, seconds: float) -> tuple[float, float]:
+        """-> (images a second, processor seconds of an image)"""
         assert self._process.stdin is not None
         self._process.stdin.write(f"{seconds}\n")
         self._process.stdin.flush()
-        return float(self._read())
+        rate, cpu_s = json.loads(self._read())
+        return rate, cpu_s
 
     def _read(self) -> str:
         assert self._process.stdout is not None
         return self._process.stdout.readline()
 
 
-def race(
-    servers: dict[str, dict[int, tuple[int, bytes]]], limit: Limit, options: argparse.Namespace
-) -> list[dict[str, Any]]:
+def race(servers: dict[str, Server], limit: Limit, options: argparse.Namespace) -> list[dict[str, Any]]:
     """Turns of all servers, for each number of images and of clients. The first turn of each warms up."""
-    for ways in servers.values():
+    for server in servers.values():
         for n in options.n:
-            turn(*ways[n], clients=8, seconds=options.turn_s)
+            server.turn(n, 8, options.turn_s)
     rows = []
     for n in options.n:
         for clients in options.clients:
@@ -221,28 +251,21 @@ def race(
                 random.Random(number).shuffle(order)
                 for name in order:
                     if name == LIMIT:
-                        limits.append(limit.images_per_second(options.turn_s))
+                        limits.append(limit.turn(options.turn_s))
                     else:
-                        turns[name].append(turn(*servers[name][n], clients=clients, seconds=options.turn_s))
+                        turns[name].append(servers[name].turn(n, clients, options.turn_s))
             print(f"  n={n}, {clients} clients", file=sys.stderr, flush=True)
-            rows.append({"n": n, "clients": clients, "limit": statistics.median(limits), "turns": turns})
+            rate, cpu_s = (statistics.median(values) for values in zip(*limits, strict=True))
+            rows.append({"n": n, "clients": clients, "limit": rate, "limit_cpu_s": cpu_s, "turns": turns})
     return rows
-
-
-def turn(port: int, request: bytes, *, clients: int, seconds: float) -> dict[str, Any]:
-    order = {"port": port, "request": base64.b64encode(request).decode(), "clients": clients, "seconds": seconds}
-    command = [sys.executable, "-m", "benchmarks.load"]
-    done = subprocess.run(command, input=json.dumps(order), cwd=ROOT, check=True, capture_output=True, text=True)
-    answer: dict[str, Any] = json.loads(done.stdout)
-    return answer
 
 
 def table(rows: list[dict[str, Any]], options: argparse.Namespace) -> str:
     lines = [
         f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {platform.machine()}, {os.cpu_count()} cores, network "
         f"`{options.network}`, {options.rounds} turns of {options.turn_s:g} s each", "",
-        "| n | clients | | requests/s | images/s | p50, ms | p99, ms | errors | Kiln / it |",
-        "| ---: | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| n | clients | | requests/s | images/s | p50, ms | p99, ms | errors | Kiln / it | processor ms per image |",
+        "| ---: | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]  # fmt: skip
     for row in rows:
         own = rate_of(row["turns"][KILN]) if KILN in row["turns"] else 0.0
@@ -250,13 +273,18 @@ def table(rows: list[dict[str, Any]], options: argparse.Namespace) -> str:
             times = sorted(1000 * s for one in turns for s in one["latencies"])
             p50, p99 = (times[int(len(times) * share)] for share in (0.5, 0.99)) if times else (0.0, 0.0)
             rate, errors = rate_of(turns), sum(len(one["errors"]) for one in turns)
+            answered = max(1, sum(len(one["latencies"]) for one in turns))
+            cpu_ms = 1000 * sum(one["cpu_s"] for one in turns) / answered / row["n"]
             ratio = f"{own / rate:.2f}" if name != KILN and rate else ""
             lines.append(
                 f"| {row['n']} | {row['clients']} | {name} | {rate:.0f} | {rate * row['n']:.0f} "
-                f"| {p50:.1f} | {p99:.1f} | {errors} | {ratio} |"
+                f"| {p50:.1f} | {p99:.1f} | {errors} | {ratio} | {cpu_ms:.3f} |"
             )
         share = f"{own * row['n'] / row['limit']:.2f}"
-        lines.append(f"| {row['n']} | {row['clients']} | {LIMIT} | | {row['limit']:.0f} | | | | {share} |")
+        cpu_ms = 1000 * row["limit_cpu_s"]
+        lines.append(
+            f"| {row['n']} | {row['clients']} | {LIMIT} | | {row['limit']:.0f} | | | | {share} | {cpu_ms:.3f} |"
+        )
     return "\n".join(lines)
 
 
