@@ -9,18 +9,17 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
 import httpx2
 import typer
-from rich.console import Console, RenderableType
 
 from services import cli_display as display
-from services import cli_doctor
+from services import cli_doctor, cli_sweeps
 from services import client_wire as wire
+from services.cli_output import AsJson, connected, err, out, show
 from services.client import Job, Kiln
 from services.client_wire import ApiError, Conflict, InvalidInput, JobData, NotFound, Unauthorized, Unavailable
 from shared import errors
@@ -37,8 +36,6 @@ EXIT_CODES: dict[type[ApiError], int] = {
     InvalidInput: BAD_INPUT, NotFound: NOT_FOUND, Conflict: CONFLICT, Unavailable: UNAVAILABLE,
     Unauthorized: UNAUTHORIZED,
 }  # fmt: skip
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 
 
 def _starting(names: Iterable[str], typed: str) -> list[str]:
@@ -79,7 +76,8 @@ Overrides = Annotated[
     typer.Option("-o", "--override", metavar="FIELD=VALUE", help="Change a value.", autocompletion=complete_override),
 ]
 
-out, err = Console(), Console(stderr=True)
+for command in (cli_sweeps.sweep, cli_sweeps.sweeps, cli_sweeps.compare):
+    app.command()(command)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -102,17 +100,17 @@ def train(
 ) -> None:
     """Queue a training job."""
     overrides = parse_overrides(override or [])
-    with _kiln() as kiln:
+    with connected() as kiln:
         if dry_run:
             resolved = kiln.jobs.dry_run(preset, overrides, dataset=dataset)
             base = kiln.presets.get(preset)["config"]
-            _print(as_json, resolved, lambda: display.config(resolved["config"], base))
+            show(as_json, resolved, lambda: display.config(resolved["config"], base))
             return
         job = kiln.jobs.create(preset, overrides, dataset=dataset, name=name)
         if watch:
             _follow(kiln, job, as_json)
         else:
-            _print(as_json, _plain(job), lambda: display.job_line(job))
+            show(as_json, _plain(job), lambda: display.job_line(job))
 
 
 @app.command()
@@ -122,9 +120,9 @@ def jobs(
     as_json: AsJson = False,
 ) -> None:
     """List jobs, newest first."""
-    with _kiln() as kiln:
+    with connected() as kiln:
         found = list(kiln.jobs.list(status, limit))
-    _print(as_json, [_plain(job) for job in found], lambda: display.jobs(found))
+    show(as_json, [_plain(job) for job in found], lambda: display.jobs(found))
 
 
 @app.command()
@@ -132,7 +130,7 @@ def watch(
     job_id: Annotated[str, typer.Argument(metavar="ID", autocompletion=complete_job)], as_json: AsJson = False
 ) -> None:
     """Follow a job until it is over. With --json, one line for each change."""
-    with _kiln() as kiln:
+    with connected() as kiln:
         _follow(kiln, kiln.jobs.get(job_id), as_json)
 
 
@@ -176,22 +174,22 @@ def generate(
 ) -> None:
     """Make images of a class, as one PNG."""
     options = {"seed": seed, "model": model, "truncation": truncation, "columns": columns, "scale": scale}
-    with _kiln() as kiln:
+    with connected() as kiln:
         png = kiln.generate_png(label, n, **options)
     if output == Path("-"):
         sys.stdout.buffer.write(png)
         return
     path = output or Path(f"{label or 'images'}.png")
     path.write_bytes(png)
-    _print(as_json, {"file": str(path), "bytes": len(png)}, lambda: display.picture(path, png))
+    show(as_json, {"file": str(path), "bytes": len(png)}, lambda: display.picture(path, png))
 
 
 @app.command()
 def models(as_json: AsJson = False) -> None:
     """List models, newest first."""
-    with _kiln() as kiln:
+    with connected() as kiln:
         found = kiln.models.list()
-    _print(as_json, [model.model_dump(mode="json") for model in found], lambda: display.models(found))
+    show(as_json, [model.model_dump(mode="json") for model in found], lambda: display.models(found))
 
 
 @app.command()
@@ -201,9 +199,9 @@ def promote(
     as_json: AsJson = False,
 ) -> None:
     """Point an alias at a model, once that is warm."""
-    with _kiln() as kiln:
+    with connected() as kiln:
         kiln.models.promote(model_id, alias)
-    _print(as_json, {"alias": alias, "model_id": model_id}, lambda: f"{alias} -> {model_id}")
+    show(as_json, {"alias": alias, "model_id": model_id}, lambda: f"{alias} -> {model_id}")
 
 
 @app.command()
@@ -211,49 +209,20 @@ def presets(
     name: Annotated[str | None, typer.Argument(autocompletion=complete_preset)] = None, as_json: AsJson = False
 ) -> None:
     """List what can be trained, or show one preset with the origin of each value."""
-    with _kiln() as kiln:
+    with connected() as kiln:
         if name is None:
             found = kiln.presets.list()
-            _print(as_json, found, lambda: display.presets(found))
+            show(as_json, found, lambda: display.presets(found))
         else:
             preset = kiln.presets.get(name)
-            _print(as_json, preset, lambda: display.preset(preset))
-
-
-@app.command()
-def compare(job_ids: JobIds, as_json: AsJson = False) -> None:
-    """Show first and last losses, accuracies, figures and times of jobs side by side."""
-    with _kiln() as kiln:
-        rows = kiln.jobs.compare(job_ids)
-    _print(as_json, rows, lambda: display.comparison(rows))
-
-
-@app.command()
-def sweeps(
-    sweep_id: Annotated[str | None, typer.Argument(metavar="[ID]")] = None,
-    promote: Annotated[bool, typer.Option(help="Make the best trial's model the default.")] = False,
-    cancel: Annotated[bool, typer.Option(help="End it, with those of its jobs that are not over.")] = False,
-    as_json: AsJson = False,
-) -> None:
-    """List searches for good settings, or show one with its trials."""
-    with _kiln() as kiln:
-        if sweep_id is None:
-            found = kiln.send(wire.list_sweeps())
-            _print(as_json, found, lambda: display.sweeps(found))
-            return
-        if cancel:
-            kiln.send(wire.cancel_sweep(sweep_id))
-        if promote:
-            kiln.send(wire.promote_best(sweep_id))
-        sweep = kiln.send(wire.get_sweep(sweep_id))
-    _print(as_json, sweep, lambda: display.sweep(sweep))
+            show(as_json, preset, lambda: display.preset(preset))
 
 
 @app.command()
 def doctor(as_json: AsJson = False) -> None:
     """Look at what is installed and running here, and say what to do about what is missing."""
     findings = list(cli_doctor.examine())
-    _print(as_json, [finding.as_json() for finding in findings], lambda: display.findings(findings))
+    show(as_json, [finding.as_json() for finding in findings], lambda: display.findings(findings))
     if not all(finding.is_well for finding in findings):
         raise typer.Exit(1)
 
@@ -277,17 +246,10 @@ def main() -> None:
         _fail(f"no answer from {where} ({error}); is it up (`kiln up`), and is KILN_URL right?", UNAVAILABLE)
 
 
-@contextmanager
-def _kiln() -> Iterator[Kiln]:
-    # A person is waiting: a few seconds for what may pass, then the error.
-    with Kiln(max_wait_s=5.0) as kiln:
-        yield kiln
-
-
 def _act(job_ids: list[str], what: str, as_json: bool) -> None:
-    with _kiln() as kiln:
+    with connected() as kiln:
         after = [kiln.jobs.act(job_id, what) for job_id in job_ids]
-    _print(as_json, [_plain(job) for job in after], lambda: display.jobs(after))
+    show(as_json, [_plain(job) for job in after], lambda: display.jobs(after))
 
 
 def _follow(kiln: Kiln, job: Job, as_json: bool) -> None:
@@ -314,13 +276,6 @@ def _watch(kiln: Kiln, job_id: str, screen: display.Watch) -> None:
 
 def _plain(job: Job) -> dict[str, Any]:
     return job.model_dump(mode="json")
-
-
-def _print(as_json: bool, data: Any, render: Callable[[], RenderableType]) -> None:
-    if as_json:
-        typer.echo(json.dumps(data))
-    else:
-        out.print(render())
 
 
 def _fail(error: object, code: int) -> None:

@@ -141,37 +141,6 @@ def models(found: Sequence[ModelData]) -> RenderableType:
     return table
 
 
-def comparison(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
-    """A column for each job, for there are more figures than jobs."""
-    table = _table("", *(str(row["name"]) for row in rows))
-    for name in (name for name in rows[0] if name != "name"):
-        table.add_row(name.replace("_", " "), *(_figure(row.get(name)) for row in rows))
-    return table
-
-
-def sweeps(found: Sequence[Mapping[str, Any]]) -> RenderableType:
-    if not found:
-        return Text("no sweeps yet; POST /sweeps makes one", style="dim")
-    table = _table("id", "preset", "status", "trials over", "best", "with")
-    for sweep in found:
-        over = sum(count for state, count in sweep["counts"].items() if state != "running")
-        best = sweep["best"]
-        table.add_row(
-            sweep["id"], sweep["preset"], sweep["status"], f"{over} of {sweep['n_trials']}",
-            f"{sweep['objective']['metric']} {best['value']:.4g}" if best else "",
-            _params(best["params"]) if best else "",
-        )  # fmt: skip
-    return table
-
-
-def sweep(found: Mapping[str, Any]) -> RenderableType:
-    table = _table("trial", "state", found["objective"]["metric"], "with", "job")
-    for trial in found["trials"]:
-        value = _figure(trial["value"])
-        table.add_row(str(trial["number"]), trial["state"], value, _params(trial["params"]), trial["job_id"] or "")
-    return Group(sweeps([found]), Text(), table)
-
-
 def presets(found: Iterable[Mapping[str, Any]]) -> RenderableType:
     table = _table("preset", "generator", "discriminator", "what it is")
     for preset in found:
@@ -240,14 +209,6 @@ def _status(job: JobData) -> Text:
 
 def _first_line(text: str | None) -> str:
     return (text or "").partition("\n")[0][:80]
-
-
-def _params(params: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name}={_figure(value)}" for name, value in params.items())
-
-
-def _figure(value: object) -> str:
-    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _rgb(pixel: Any) -> str:

@@ -23,6 +23,7 @@ from pydantic import PrivateAttr
 
 from services import client_wire as wire
 from services.client_patience import EventStream, Retry
+from services.client_sweeps import Sweeps
 from services.client_wire import Call, JobData, ModelData, VerificationData
 from shared.jobs import Event
 from shared.settings import read_client_settings
@@ -40,7 +41,7 @@ class Kiln:
         """`max_wait_s` bounds the time spent waiting between repetitions of one call; 0: never repeat."""
         self._max_wait_s = max_wait_s
         self._http = httpx2.Client(**wire.connection(read_client_settings(url, api_key), timeout_s))
-        self.jobs, self.models, self.presets = Jobs(self), Models(self), Presets(self)
+        self.jobs, self.models, self.presets, self.sweeps = Jobs(self), Models(self), Presets(self), Sweeps(self)
 
     def generate(self, label: str | int | None = None, n: int = 16, **options: Any) -> list[Image.Image]:
         """n images of one class, 32x32 RGB. Options as in GET /generate: model, seed, truncation."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 import itertools
 import json
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, get_args
 
 from pydantic import ValidationError
 
@@ -35,6 +35,43 @@ def check_plan(plan: Plan) -> TrainConfig:
     if problems:
         raise InvalidInput(problems)
     return config
+
+
+def parse_space(pairs: Iterable[str]) -> dict[str, Any]:
+    """`lr=1e-5..1e-2,log`, `batch_size=16..64,step=16`, `loss=hinge,bce` -> the space of a request.
+
+    Raises InvalidInput.
+    """
+    space: dict[str, Any] = {}
+    for pair in pairs:
+        name, separator, text = pair.partition("=")
+        if not separator or not text:
+            raise InvalidInput.of("space", pair, "expected FIELD=LOW..HIGH[,log][,step=N] or FIELD=VALUE,VALUE")
+        space[name] = _parse_range(name, text) if ".." in text else {"type": "categorical", "choices": _values(text)}
+    return space
+
+
+def _parse_range(name: str, text: str) -> dict[str, Any]:
+    ends, *words = text.split(",")
+    try:
+        low, high = (json.loads(end) for end in ends.split(".."))
+        steps = [json.loads(word.removeprefix("step=")) for word in words if word != "log"]
+    except ValueError:
+        raise InvalidInput.of(f"space.{name}", text, "expected LOW..HIGH[,log][,step=N], all of them numbers") from None
+    field = TrainConfig.model_fields.get(name)
+    takes_floats = field is not None and float in (field.annotation, *get_args(field.annotation))
+    kind = "int" if isinstance(low, int) and isinstance(high, int) and not takes_floats else "float"
+    options = ({"log": True} if "log" in words else {}) | ({"step": steps[-1]} if steps else {})
+    return {"type": kind, "low": low, "high": high, **options}
+
+
+def _values(text: str) -> list[Any]:
+    """`1,2`, `null,0.1`, `[8,8],[16,8]`; what is no JSON is words."""
+    try:
+        values: list[Any] = json.loads(f"[{text}]")
+    except ValueError:
+        return text.split(",")
+    return values
 
 
 def _problems(name: str, parameter: Parameter, plan: Plan, base: Mapping[str, Any]) -> Iterator[FieldProblem]:

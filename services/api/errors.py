@@ -115,6 +115,8 @@ async def _on_bug(request: Request, error: Exception) -> JSONResponse:
 
 def _field_problem(details: Mapping[str, Any]) -> FieldProblem:
     where, *path = details["loc"]
+    if path[:1] == ["space"]:
+        del path[2:3]  # the kind of range, by which pydantic chose a model: `space.lr.float.low` is `space.lr.low`
     if details["type"] == "json_invalid":
         return FieldProblem("body", details.get("input"), f"not JSON: {details['ctx']['error']} at character {path[0]}")
     field = ".".join(str(part) for part in path) or str(where)

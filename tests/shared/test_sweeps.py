@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from shared.errors import IdempotencyMismatch, InvalidInput, UnknownSweep
 from shared.redis_records import Idempotency
-from shared.search_space import check_plan
+from shared.search_space import check_plan, parse_space
 from shared.sweep_store import MemorySweepStore, RedisSweepStore, SweepStore
 from shared.sweeps import (
     Parameter,
@@ -176,6 +176,28 @@ def test_an_objective_that_nobody_will_measure_is_refused(changes: dict[str, Any
         check_plan(a_plan(**changes))
 
     assert [problem.field for problem in refused.value.problems] == [field]
+
+
+@pytest.mark.parametrize(
+    ("text", "parameter"),
+    [
+        ("lr=1e-5..1e-2,log", {"type": "float", "low": 1e-5, "high": 1e-2, "log": True}),
+        ("lr_tail=0..1", {"type": "float", "low": 0, "high": 1}),
+        ("lr_d=0..1", {"type": "float", "low": 0, "high": 1}),
+        ("batch_size=16..64,step=16", {"type": "int", "low": 16, "high": 64, "step": 16}),
+        ("loss=hinge,bce", {"type": "categorical", "choices": ["hinge", "bce"]}),
+        ("lr_d=null,1e-4", {"type": "categorical", "choices": [None, 1e-4]}),
+        ("g_channels=[8,8,8],[16,8,8]", {"type": "categorical", "choices": [[8, 8, 8], [16, 8, 8]]}),
+    ],
+)
+def test_a_space_can_be_typed(text: str, parameter: dict[str, Any]) -> None:
+    assert parse_space([text]) == {text.partition("=")[0]: parameter}
+
+
+@pytest.mark.parametrize("text", ["lr", "lr=", "lr=a..b", "lr=1..2..3", "lr=1e-5..1e-2,logarithmic"])
+def test_what_is_no_space_is_refused(text: str) -> None:
+    with pytest.raises(InvalidInput, match="expected"):
+        parse_space([text])
 
 
 # One contract, two stores

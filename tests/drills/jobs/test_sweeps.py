@@ -18,7 +18,7 @@ pytestmark = pytest.mark.timeout(1800)
 TRIALS = 8
 BODY: dict[str, Any] = {
     "preset": "tiny", "dataset": "colors", "n_trials": TRIALS,
-    "overrides": small_overrides(total_nimg=3200, tick_nimg=400, snapshot_nimg=3200, checkpoint_every_s=0.2),
+    "overrides": small_overrides(total_nimg=1600, tick_nimg=400, snapshot_nimg=1600, checkpoint_every_s=0.2),
     "space": {"lr": {"type": "float", "low": 1e-5, "high": 1e-2, "log": True}},
     "objective": {"metric": "loss_g", "direction": "minimize"},
 }  # fmt: skip
@@ -31,13 +31,15 @@ def test_a_sweep_over_two_workers_survives_their_death_and_the_apis(kiln: Kiln, 
     Invariant: every trial is tried exactly once and to its end, and its value is what its job came to, whoever dies.
     Faults injected: SIGKILL to one of two workers with its trainer, and to the API that was asked for the sweep, while
     both workers train; another replica and another worker go on.
+    Broken by hand: `services/api/sweeper.py`: the job under an id of its own, not the recorded one -> seen in small, in
+    tests/api/test_sweeper.py, where the API dies after each write: a trial has no job, and the sweep no end.
     """
     victim, heir = kiln.start_worker(), kiln.start_api()
     heir.wait()
     sweep_id = kiln.api.http.post("/sweeps", json=BODY).json()["id"]
 
-    both = wait_for(lambda: [at_work(kiln, worker) for worker in kiln.workers], all)  # in parallel
-    orphan = both[kiln.workers.index(victim)]
+    orphan = wait_for(lambda: at_work(kiln, victim), bool)
+    wait_for(lambda: at_work(kiln, kiln.worker), bool)  # in parallel
     victim.kill_tree()
     kiln.apis.pop(0).kill()
     kiln.workers.remove(victim)
@@ -54,7 +56,7 @@ def test_a_sweep_over_two_workers_survives_their_death_and_the_apis(kiln: Kiln, 
     assert len({job.config.lr for job in made}) == TRIALS
     for trial in sweep.trials:
         rows = kiln.store.metrics(trial.job_id or "")
-        assert [row["nimg"] for row in rows] == list(range(400, 3201, 400))
+        assert [row["nimg"] for row in rows] == list(range(400, 1601, 400))
         assert trial.value == rows[-1]["loss_g"]
     # And the other replica, which never saw it asked for, serves the best
     promoted = heir.http.post(f"/sweeps/{sweep_id}/promote", json={"alias": "tuned"})
