@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: up test drills lint format evaluate plots lock secrets screenshots clean bench-training bench-serving bench-side-by-side bench-gpu reproduce
+.PHONY: up test drills smoke lint format evaluate plots lock secrets screenshots clean bench-training bench-serving bench-side-by-side bench-gpu reproduce
 
 up: $(VENV)/.installed
 	$(BIN)/python -m services.dev
@@ -18,6 +18,10 @@ drills: $(VENV)/.installed
 	@report=$$(mktemp) && trap 'rm -f $$report' EXIT; \
 	KILN_DRILL_REPORT=$$report $(BIN)/python -m pytest tests/drills -m "not soak" -q -n 3 --dist loadfile; status=$$?; \
 	$(BIN)/python -m tests.drills.table $$report && exit $$status
+
+# Every preset through POST /jobs, with its own networks and batch size, for two iterations: some ten seconds a row.
+smoke: $(VENV)/.installed
+	$(BIN)/python -m pytest tests/e2e/test_presets.py -m "smoke or not smoke" -q
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -25,6 +25,13 @@ def read_sample(job_id: str, nimg: int, kiln: Services) -> bytes:
         raise UnknownSample(f"{nimg} of job {job_id}") from None
 
 
+def choose(positions: Sequence[int], count: int, wanted: Sequence[int] | None) -> list[int]:
+    """The positions nearest to those that are wanted, none twice; `count` of all where none is."""
+    if wanted is None or not positions:
+        return spread(positions, count)
+    return list(dict.fromkeys(min(positions, key=lambda position: abs(position - nimg)) for nimg in wanted))
+
+
 def spread(positions: Sequence[int], count: int) -> list[int]:
     """`count` of the positions, the first and the last among them, as evenly as they lie."""
     if count >= len(positions):

@@ -26,8 +26,22 @@ class _Request(BaseModel):
 
 def _partial(*models: type[BaseModel]) -> dict[str, Any]:
     """JSON schema of an object with some of one model's fields."""
-    schemas = [{"properties": m.model_json_schema()["properties"], "additionalProperties": False} for m in models]
+    schemas = [_some_fields(model.model_json_schema()) for model in models]
     return schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
+
+
+def _some_fields(schema: dict[str, Any]) -> dict[str, Any]:
+    properties = _inlined(schema["properties"], schema.get("$defs", {}))
+    return {"properties": properties, "additionalProperties": False}
+
+
+def _inlined(node: Any, definitions: dict[str, Any]) -> Any:
+    """The schema with each `$ref` replaced by what it points at, which lies outside of where it is put."""
+    if isinstance(node, dict):
+        if "$ref" in node:
+            return _inlined(definitions[node["$ref"].rpartition("/")[2]], definitions)
+        return {name: _inlined(value, definitions) for name, value in node.items()}
+    return [_inlined(item, definitions) for item in node] if isinstance(node, list) else node
 
 
 class JobRequest(_Request):
@@ -75,7 +89,16 @@ class LossesQuery(_Request):
 
 
 class StripQuery(_Request):
-    count: Annotated[int, Field(ge=1, le=20, description="How many grids.")] = 3
+    count: Annotated[int, Field(ge=1, le=20, description="How many grids, evenly spread.")] = 3
+    epochs: Annotated[
+        str | None,
+        Field(pattern=r"^[0-9]{1,6}(,[0-9]{1,6}){0,19}$", description="The grids nearest to these: `10,50,100`."),
+    ] = None
+    images_per_epoch: Annotated[int, Field(ge=1, le=10**9, description="The default is CIFAR-10's.")] = 50_000
+
+    @property
+    def wanted_nimg(self) -> list[int] | None:
+        return None if self.epochs is None else [int(e) * self.images_per_epoch for e in self.epochs.split(",")]
 
 
 class CompareQuery(LossesQuery):
@@ -210,6 +233,7 @@ class JobView(BaseModel):
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
+    trained_s: float  # in the hands of workers, over all attempts
     model_id: str | None
     sweep: SweepTrial | None
     links: dict[str, str]

@@ -6,14 +6,16 @@ import hashlib
 import logging
 from functools import partial
 
+from services.api.beginnings import check_beginning
 from services.api.dependencies import Services
 from services.api.schemas import JobRequest
 from services.api.sweep_schemas import SweepRequest
-from shared.classifier import resolve_job
+from shared.classifier import ClassifierConfig, resolve_job
 from shared.errors import StoreUnavailable
 from shared.jobs import Job, enqueued, new_job
 from shared.redis_records import Idempotency
 from shared.sweeps import Sweep, new_sweep
+from shared.train_config import TrainConfig
 
 log = logging.getLogger("kiln.submission")
 
@@ -23,10 +25,18 @@ def submit(request: JobRequest, idempotency_key: str | None, kiln: Services) -> 
 
     Raises InvalidInput, IdempotencyMismatch or StoreUnavailable, and then nothing is stored.
     """
-    config = resolve_job(request.preset, request.overrides)
+    config = resolve_request(request, kiln)
     make = partial(new_job, preset=request.preset, config=config, dataset=request.dataset, name=request.name)
     job, is_new = kiln.store.create(make, _idempotency(request, idempotency_key))
     return send(job, kiln) if is_new else job
+
+
+def resolve_request(request: JobRequest, kiln: Services) -> TrainConfig | ClassifierConfig:
+    """What would be trained. Raises InvalidInput."""
+    config = resolve_job(request.preset, request.overrides)
+    if isinstance(config, TrainConfig):
+        check_beginning(config, kiln)
+    return config
 
 
 def submit_sweep(request: SweepRequest, idempotency_key: str | None, kiln: Services) -> Sweep:

@@ -20,16 +20,19 @@ from services.trainer import per_class
 from services.trainer import training_loop as loop
 from services.trainer.checkpoint import Checkpoints, pack, pack_weights, unpack
 from services.trainer.data import ImageDataset, load_dataset
+from services.trainer.early_stop import take_best
 from services.trainer.export import check_parity, export_generator
 from services.trainer.fast_step import check_compiler
 from services.trainer.metrics.evaluation import Evaluator
 from services.trainer.metrics.in_training import extend_last_row, final_metrics, open_evaluation
 from services.trainer.networks.dispatch import Dispatch
+from services.trainer.oversight import Oversight
 from services.trainer.per_class import PerClassState
 from services.trainer.profiling import profiled
 from services.trainer.ranks import ALONE, Ranks, joined, started
 from services.trainer.runtime import choose_runtime
 from services.trainer.sampling import NORM_IMAGES, reestimate_batch_norm, sample_grid
+from services.trainer.starting_points import begin
 from services.trainer.training_state import Resumable, TrainState
 from shared.artifacts import ArtifactStore
 from shared.errors import DISK_FULL, BadConfig
@@ -89,10 +92,14 @@ def _run(
     state = _open_state(spec.config, dataset, settings, ranks, emit)
     where = device_name(device) if ranks.count == 1 else f"{ranks.count} x {device_name(device)}"
     _tell(emit, "started", f"{len(dataset):,} images of {len(dataset.classes)} classes, on {where}")
-    restore(state, checkpoints, emit)
+    if not restore(state, checkpoints, emit) and isinstance(state, TrainState):
+        begin(state, artifacts, settings, partial(_tell, emit))
+        for row in state.metrics:  # of the run whose checkpoint was taken up
+            emit(MetricsLine(row=row))
     if isinstance(state, TrainState) and ranks.count > 1:
         ranks.hand_out(pack(state.state_dict()))
     evaluator = open_evaluation(state, settings, spec.dataset, dataset, partial(_tell, emit))
+    oversight = Oversight(state, dataset, partial(_tell, emit))
 
     def on_report(report: loop.Report) -> None:
         match report:
@@ -101,7 +108,9 @@ def _run(
             case loop.MetricsReport(row):  # the newest of state.metrics
                 extend_last_row(state, evaluator)
                 emit(MetricsLine(row=row))
+                oversight.look_at_row()
             case loop.SamplesReport(nimg, images):
+                oversight.look_at_grid(images)
                 key = f"jobs/{spec.run_id}/samples/{nimg:012d}.png"
                 with _surviving_a_full_disk(emit, "sample grid", nimg):
                     artifacts.write(key, grid_png(images))
@@ -115,14 +124,18 @@ def _run(
                         )
                     _tell(emit, "checkpoint", f"checkpoint after {saved.cur_nimg:,} images", nimg=saved.cur_nimg)
 
+    def stop() -> Stop | None:
+        return should_stop() or ("finish" if oversight.is_done else None)
+
     if isinstance(state, PerClassState):
-        how = per_class.train(state, dataset, on_report, should_stop)
+        how = per_class.train(state, dataset, on_report, stop)
     else:
-        how = loop.train(state, dataset, on_report, should_stop)
+        how = loop.train(state, dataset, on_report, stop)
     if how == "leave":
         return False
     _tell(emit, "exporting", "training is done; exporting to ONNX")
-    emit(export(spec, state, dataset, settings, evaluator))
+    images_seen = take_best(state, partial(_tell, emit)) if isinstance(state, TrainState) else state.cur_nimg
+    emit(export(spec, state, dataset, settings, evaluator, images_seen=images_seen))
     return True
 
 
@@ -173,9 +186,18 @@ def make_state(
 
 
 def export(
-    spec: RunSpec, state: Resumable, dataset: ImageDataset, settings: Settings, evaluator: Evaluator | None = None
+    spec: RunSpec,
+    state: Resumable,
+    dataset: ImageDataset,
+    settings: Settings,
+    evaluator: Evaluator | None = None,
+    *,
+    images_seen: int | None = None,
 ) -> ResultLine:
-    """Writes the model's files into a folder of the run, and describes and measures them. Raises ParityFailed."""
+    """Writes the model's files into a folder of the run, and describes and measures them. Raises ParityFailed.
+
+    `images_seen` is said where the averaged generator is not the latest.
+    """
     config = spec.config
     generator = state.ema
     if isinstance(generator, Dispatch):
@@ -203,7 +225,7 @@ def export(
         conditional=config.conditional or config.per_class,
         metrics=final_metrics(state, evaluator),
         parity=parity,
-        images_seen=state.cur_nimg,
+        images_seen=state.cur_nimg if images_seen is None else images_seen,
         device=device_name(state.device),
         wall_seconds=round(state.wall_seconds, 1),
     )
@@ -249,15 +271,15 @@ def grid_png(images: Tensor) -> bytes:
     return buffer.getvalue()
 
 
-def restore(state: Resumable, checkpoints: Checkpoints, emit: Callable[[TrainerLine], None]) -> None:
-    """Takes up the newest whole checkpoint, if there is one. Raises BadConfig when it is of another config."""
+def restore(state: Resumable, checkpoints: Checkpoints, emit: Callable[[TrainerLine], None]) -> bool:
+    """Takes up the run's newest whole checkpoint; says whether there is one. Raises BadConfig."""
 
     def on_corrupt(name: str, why: str) -> None:
         _tell(emit, "warning", f"checkpoint {name} is damaged and was passed over: {why}", checkpoint=name)
 
     saved = checkpoints.load_newest(on_corrupt)
     if saved is None:
-        return
+        return False
     if TrainConfig.model_validate_json(saved["config"]) != state.config:
         raise BadConfig("the run's checkpoint was trained with another config; start a run of another name")
     state.load_state_dict(saved)
@@ -266,6 +288,7 @@ def restore(state: Resumable, checkpoints: Checkpoints, emit: Callable[[TrainerL
     for row in state.metrics:
         emit(MetricsLine(row=row))
     _tell(emit, "resumed", f"going on after {state.cur_nimg:,} images", nimg=state.cur_nimg)
+    return True
 
 
 @contextmanager

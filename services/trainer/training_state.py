@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -49,6 +50,15 @@ class Resumable(Protocol):
     def load_state_dict(self, saved: dict[str, Any]) -> None: ...
 
 
+@dataclass(frozen=True)
+class Best:
+    """The best averaged generator so far, by the figure that the config watches."""
+
+    nimg: int
+    value: float
+    weights: dict[str, Tensor]
+
+
 class TrainState:
     """Networks, averaged generator, optimizers, position, the metrics so far and every random state.
 
@@ -78,6 +88,7 @@ class TrainState:
         self.sums = torch.zeros(len(SUMMED), dtype=torch.float64, device=device)
         self.steps_summed = 0
         self.metrics: list[dict[str, float]] = []  # one row per tick, each with its `nimg`
+        self.best: Best | None = None  # where the config has early_stop
 
     def _place(self, network: nn.Module) -> nn.Module:
         network = network.to(self.device)
@@ -155,6 +166,7 @@ class TrainState:
             "sums": self.sums,
             "steps_summed": self.steps_summed,
             "metrics": self.metrics,
+            "best": None if self.best is None else vars(self.best),
             "rng_cpu": torch.get_rng_state(),
             "rng_device": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
         }
@@ -168,6 +180,7 @@ class TrainState:
         self.sums = saved["sums"].to(self.device)
         self.steps_summed = saved["steps_summed"]
         self.metrics = saved["metrics"]
+        self.best = Best(**saved["best"]) if saved.get("best") else None
         torch.set_rng_state(saved["rng_cpu"].cpu())
         if saved["rng_device"] is not None and self.device.type == "cuda":
             torch.cuda.set_rng_state(saved["rng_device"].cpu(), self.device)

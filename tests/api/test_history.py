@@ -81,6 +81,29 @@ def test_grids_are_spread_evenly(count: int, chosen: list[int]) -> None:
     assert spread(range(5), count) == chosen
 
 
+def test_a_strip_of_epochs_shows_the_grids_nearest_to_them(
+    client: TestClient, store: RedisJobStore, settings: Settings
+) -> None:
+    # Given grids after 0, 100, ... 400 images, and a data set of 40
+    job = trained(store, settings, "mine", grids=5)
+    query: dict[str, str | int] = {"epochs": "3,10,11,2", "images_per_epoch": 40}
+    # When epochs are asked for that end after 120, 400, 440 and 80 images
+    strip = pixels(client.get(f"/jobs/{job.id}/samples.png", params=query).content)
+    # Then each has its nearest grid, in the order of the question, and none is there twice
+    assert strip.shape == (320, 2 * 320 + 8, 3)
+    assert [strip[0, left, 0] for left in (0, 328)] == [10, 40]
+
+
+@pytest.mark.parametrize("epochs", ["", "ten", "1,,2", "-1", "1.5", "1," * 20 + "1", "9" * 7])
+def test_epochs_that_are_none_are_refused(
+    client: TestClient, store: RedisJobStore, settings: Settings, epochs: str
+) -> None:
+    job = trained(store, settings, "mine", grids=1)
+    answer = client.get(f"/jobs/{job.id}/samples.png", params={"epochs": epochs})
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["field"] == "epochs"
+
+
 @pytest.mark.parametrize("path", ["samples/100.png", "samples.png", "samples/999999999999.png"])
 def test_what_is_not_there_is_a_404(client: TestClient, store: RedisJobStore, settings: Settings, path: str) -> None:
     job = trained(store, settings, "mine")

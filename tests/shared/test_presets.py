@@ -200,6 +200,8 @@ WRONG = {
     "a huge integer for a number": ("lr", HUGE),
     "a seed beyond 63 bits": ("seed", 2**63),
     "a negative seed": ("seed", -1),
+    "an object without its fields": ("early_stop", 3),
+    "a path": ("from_checkpoint", "../etc/passwd"),
     "an object": ("lr", {"value": {"of": [0.1]}}),
     "a huge integer inside an object": ("lr", {"value": [HUGE]}),
     "a lone surrogate": ("loss", "\ud800"),
@@ -252,6 +254,8 @@ def test_an_unknown_override_gets_a_suggestion_when_one_is_near(name: str, messa
 # Rules over several fields
 
 RESNET = {"architecture": "resnet", "g_channels": [8] * 4}
+RESNET_18 = {"architecture": "resnet-18", "g_channels": [8] * 4, "d_channels": [8, 16, 32, 64]}
+STOP = {"early_stop": {"metric": "class_accuracy", "patience": 3, "minimum": 0.0}}
 KERAS = {"architecture": "keras-dcgan", "g_channels": [8] * 3, "d_channels": [8] * 2}
 
 
@@ -277,6 +281,15 @@ KERAS = {"architecture": "keras-dcgan", "g_channels": [8] * 3, "d_channels": [8]
             2,
             "dropout draws anew on each device, so the result would not be the same",
         ),
+        (STOP, "early_stop", STOP["early_stop"], "needs eval_images and eval_every_nimg, or there is nothing to watch"),
+        (
+            STOP | {"eval_images": 10, "eval_every_nimg": 10, "conditional": False},
+            "early_stop",
+            STOP["early_stop"],
+            "an unconditional model has no class_accuracy",
+        ),
+        (RESNET_18 | {"d_channels": [8] * 4}, "d_channels", (8,) * 4, "resnet-18 doubles them: (8, 16, 32, 64)"),
+        (RESNET_18 | {"spectral_norm": True}, "spectral_norm", True, "resnet-18 has batch norm instead"),
         ({"architecture": "resnet"}, "g_channels", PRESETS["tiny"].config.g_channels, "resnet takes 4 values"),
         (RESNET | {"d_channels": [8] * 5}, "d_channels", (8,) * 5, "resnet takes 2 to 4 values"),
         (
@@ -312,7 +325,7 @@ scalars = (
     | st.floats()
     | any_text
     | st.integers(1, 6000).map(lambda digits: 10**digits)
-    | st.sampled_from(["dcgan", "keras-dcgan", "resnet", "hinge", "bce", "relu", "softmax"])
+    | st.sampled_from(["dcgan", "keras-dcgan", "resnet", "hinge", "bce", "relu", "softmax", "classifier"])
 )
 json_values = st.recursive(
     scalars, lambda inner: st.lists(inner, max_size=6) | st.dictionaries(any_text, inner, max_size=3), max_leaves=8

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from services.trainer.__main__ import main
+from services.trainer.metrics.collapse import is_collapsed
 from services.trainer.metrics.in_training import now_and_then
 from services.trainer.run import RunSpec, run
 from shared.artifacts import ArtifactStore
@@ -87,6 +88,12 @@ def test_rows_have_figures_where_they_are_due(whole: Told) -> None:
     assert due["fid"] > 0
     assert 1 <= due["inception_score"] <= 2
     assert 0 <= due["class_accuracy"] <= 1
+    assert 0 <= due["recall"] <= 1
+    assert due["diversity"] > 0
+    assert due["class_coverage"] > 0
+    # The networks are hardly trained; whether that is a collapse is told by the same rule as its signs
+    is_told = any("the generator has collapsed" in message for message in whole.events)
+    assert is_told == any(is_collapsed(row) for row in whole.rows)
 
 
 def test_a_model_has_all_figures_and_the_last_rows_are_the_same_network(whole: Told) -> None:
@@ -111,7 +118,7 @@ def test_a_run_that_was_left_keeps_its_figures(settings: Settings, whole: Told) 
 
 def test_measuring_does_not_change_what_is_learned(settings: Settings, whole: Told) -> None:
     unmeasured = train(settings, small_config(**EVERY_TICK | {"eval_images": 0}), "unmeasured")
-    figures = ("fid", "inception_score", "class_accuracy")
+    figures = ("fid", "inception_score", "class_accuracy", "recall", "diversity", "class_coverage")
     assert unmeasured.rows == [{k: v for k, v in row.items() if k not in figures} for row in whole.rows]
     assert unmeasured.manifest.metrics == ModelMetrics()
     assert not [event for event in unmeasured.events if "features" in event]
@@ -136,6 +143,20 @@ def test_without_a_classifier_a_run_says_so_and_goes_on(settings: Settings, tmp_
     assert told.manifest.metrics == ModelMetrics()
     expected = f"the model will have no figures: there is no classifier in '{tmp_path / 'none'}'"
     assert expected in told.events
+
+
+def test_a_run_that_has_converged_stops_and_its_best_model_is_exported(settings: Settings) -> None:
+    # Given a rule by which nothing after the first measurement can be an improvement
+    rule = {"metric": "fid", "patience": 1, "minimum": 1e6}
+    told = train(settings, small_config(**EVERY_TICK | {"total_nimg": 6400}, early_stop=rule), "converged")
+    # Then the second measurement is the end, and the model is that of the first
+    assert [row["nimg"] for row in told.rows] == [16, 32, 48, 64]
+    assert told.manifest.images_seen == 32
+    assert told.manifest.metrics.fid == pytest.approx(told.rows[1]["fid"])
+    assert told.manifest.metrics.fid != pytest.approx(told.rows[3]["fid"])
+    assert [message for message in told.events if "exported" in message] == [
+        f"the model after 32 images is exported: fid {told.rows[1]['fid']:.4g}"
+    ]
 
 
 # By command ----------------------------------------------------------------------------------------------------------

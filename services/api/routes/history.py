@@ -36,8 +36,10 @@ def get_sample(job_id: str, nimg: Annotated[int, Path(ge=0, lt=10**12)], kiln: K
 
 @router.get("/jobs/{job_id}/samples.png", response_class=Response, responses=PNG)
 def get_strip(job_id: str, query: Annotated[StripQuery, Query()], kiln: Kiln) -> Response:
-    """Some of the grids, evenly spread over the training, side by side."""
-    positions = history.spread(history.sample_positions(kiln.store.get(job_id).id, kiln), query.count)
+    """Some of the grids, evenly spread over the training or at the epochs that are named, side by side."""
+    positions = history.choose(
+        history.sample_positions(kiln.store.get(job_id).id, kiln), query.count, query.wanted_nimg
+    )
     if not positions:
         raise UnknownSample(f"of job {job_id}")
     return _png(charts.strip_png([history.read_sample(job_id, nimg, kiln) for nimg in positions]))

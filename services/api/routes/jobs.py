@@ -11,10 +11,9 @@ from fastapi.responses import JSONResponse
 from services.api.dependencies import Kiln
 from services.api.schemas import JobList, JobListQuery, JobRequest, JobView, MetricsQuery, MetricsSeries, ResolvedJob
 from services.api.security import READ, TRAIN
-from services.api.submission import send, submit
+from services.api.submission import resolve_request, send, submit
 from services.api.tables import as_csv
 from shared import jobs
-from shared.classifier import resolve_job
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
@@ -27,7 +26,7 @@ def create_job(
 ) -> Any:
     """Queues a training job. With `dry_run` it only answers what would be trained."""
     if dry_run:
-        config = resolve_job(body.preset, body.overrides)
+        config = resolve_request(body, kiln)
         resolved = ResolvedJob(preset=body.preset, dataset=body.dataset, config=config)
         return JSONResponse(resolved.model_dump(mode="json"))
     job = submit(body, idempotency_key, kiln)

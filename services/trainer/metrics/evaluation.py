@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from services.trainer.augment import to_bytes
 from services.trainer.data import ImageDataset, Sampler, load_dataset
+from services.trainer.metrics.collapse import signs
 from services.trainer.metrics.distances import (
     frechet_distance,
     inception_score,
@@ -118,10 +119,11 @@ class Evaluator:
         return extract(self.extractor, images, self.hear)
 
     def quick(self, generator: Generator, config: TrainConfig, count: int) -> Figures:
-        """FID, Inception Score and class accuracy, for a row of the metrics series."""
+        """FID, Inception Score, class accuracy and the signs of a collapse, for a row of the metrics series."""
         fake = self.extract(generator, config, count)
         guesses = {"class_accuracy": accuracy(fake)} if self._knows_classes(config) else {}
-        return measure(fake, self.reference, QUICK_MEASURES) | guesses
+        seen = signs(fake, self.reference, conditional=config.conditional)
+        return measure(fake, self.reference, QUICK_MEASURES) | guesses | seen
 
     def evaluate(self, generator: Generator, config: TrainConfig, count: int, seed: int = 0) -> ModelMetrics:
         """All figures, with their protocol."""

@@ -58,7 +58,7 @@ def is_due(state: Resumable) -> bool:
 
 
 def extend_last_row(state: Resumable, evaluator: Evaluator | None) -> None:
-    """Adds `fid`, `inception_score` and `class_accuracy` to the newest row of the series, if they are due.
+    """Adds the figures of `Evaluator.quick` to the newest row of the series, if they are due.
 
     The row is part of the state, so that they are in its checkpoints. The training itself is not touched.
     """

@@ -10,7 +10,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from services.trainer.networks import dcgan, keras_dcgan, resnet
+from services.trainer.networks import dcgan, keras_dcgan, resnet, resnet18
 from shared.presets import TrainConfig
 
 IMAGE_SIZE = 32  # pixels, both ways; every network here is built for it
@@ -20,6 +20,7 @@ _FAMILIES = {
     "dcgan": (dcgan.Generator, dcgan.Discriminator),
     "keras-dcgan": (keras_dcgan.Generator, keras_dcgan.Discriminator),
     "resnet": (resnet.Generator, resnet.Discriminator),
+    "resnet-18": (resnet.Generator, resnet18.Discriminator),
 }
 
 

@@ -1,0 +1,34 @@
+"""The classifier's network as a discriminator, so that it may begin as the trained one; resnet.py's generator."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from torch import Tensor, nn
+
+from services.trainer.classifier.network import Classifier
+from shared.presets import TrainConfig
+
+
+class Discriminator(nn.Module):
+    """ResNet-18 whose one logit is the score, plus the class by projection onto its features. [N, 3, 32, 32] -> [N]"""
+
+    def __init__(self, config: TrainConfig, num_classes: int | None) -> None:
+        super().__init__()
+        self.trunk = Classifier(config.d_channels[0], num_classes=1)
+        self.class_embedding = None if num_classes is None else nn.Embedding(num_classes, config.d_channels[-1])
+        if self.class_embedding is not None:
+            nn.init.orthogonal_(self.class_embedding.weight)
+        has_classes = num_classes is not None and config.class_weight > 0
+        self.classify = nn.Linear(config.d_channels[-1], cast(int, num_classes)) if has_classes else None
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        return self.judge(images, labels)[0]
+
+    def judge(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Scores [N], and logits [N, classes] where the config has a class loss."""
+        logits, features = self.trunk(images)  # [N, 1], [N, D]
+        score = cast(Tensor, logits).flatten()
+        if self.class_embedding is not None:
+            score = score + (self.class_embedding(labels) * features).sum(1)
+        return score, None if self.classify is None else self.classify(features)

@@ -1,0 +1,85 @@
+"""Every preset through POST /jobs: the networks, batch sizes and objectives of the rows, a budget of two iterations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from shared.presets import PRESETS
+from tests.processes import Stack, running_stack, write_color_dataset
+
+QUICK = ("dcgan-softmax", "bndrhl")  # ReLU and softmax; batch norm and dropout
+LATER = sorted(PRESETS.keys() - set(QUICK))
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    folder = tmp_path_factory.mktemp("presets")
+    write_color_dataset(folder / "datasets")
+    with running_stack(folder / "data", folder / "datasets") as stack:
+        yield stack
+
+
+def budget(name: str, iterations: int = 2) -> dict[str, Any]:
+    """What is changed of a row: how long it runs, how often it reports, and that nobody measures two iterations."""
+    config = PRESETS[name].config
+    nimg = config.batch_size * config.n_critic
+    return {
+        "total_nimg": iterations * nimg,
+        "tick_nimg": nimg,
+        "snapshot_nimg": nimg,
+        "eval_images": 0,
+        "eval_every_nimg": None,
+    }
+
+
+def check(stack: Stack, job: dict[str, Any], first_nimg: int) -> None:
+    """The job succeeded, has its measures, and images of its model can be had."""
+    assert (job["status"], job["error"]) == ("succeeded", None), job["preset"]
+    rows = stack.http.get(f"/jobs/{job['id']}/metrics").json()["data"]
+    assert [row["nimg"] for row in rows] == [first_nimg, 2 * first_nimg]
+    (measures,) = stack.http.get("/compare", params={"jobs": job["id"]}).json()["data"]
+    for name in ("initial_loss_d", "final_loss_d", "initial_loss_g", "final_loss_g", "seconds"):
+        assert isinstance(measures[name], float), name
+    for name in ("d_accuracy_real", "d_accuracy_fake"):
+        assert 0 <= measures[name] <= 1
+    assert job["trained_s"] > 0
+    assert stack.http.get(f"/models/{job['model_id']}/preview.png").status_code == 200
+
+
+def run(stack: Stack, names: tuple[str, ...] | list[str]) -> None:
+    jobs = {name: stack.submit(preset=name, dataset="colors", overrides=budget(name)) for name in names}
+    for name, job_id in jobs.items():
+        check(stack, stack.wait_until_over(job_id), budget(name)["tick_nimg"])
+
+
+def test_rows_of_report_2_with_all_that_is_new_in_them(stack: Stack) -> None:
+    run(stack, QUICK)
+
+
+def test_a_job_goes_on_from_the_checkpoint_of_another(stack: Stack) -> None:
+    # Given a job that is done, and a new one that begins with its first checkpoint and ends with the same budget
+    first = stack.wait_until_over(stack.submit(preset="bndrhl", dataset="colors", overrides=budget("bndrhl")))
+    start = f"{first['id']}@256"
+    overrides = budget("bndrhl", iterations=3) | {"from_checkpoint": start}
+    job = stack.wait_until_over(stack.submit(preset="bndrhl", dataset="colors", overrides=overrides))
+    # Then it has the other one's history, and what follows is what that one did
+    assert (job["status"], job["error"]) == ("succeeded", None)
+    rows, earlier = (stack.http.get(f"/jobs/{one['id']}/metrics").json()["data"] for one in (job, first))
+    assert [row["nimg"] for row in rows] == [256, 512, 768]
+    assert rows[:2] == earlier
+    events = stack.http.get(f"/jobs/{job['id']}/events").json()["data"]
+    assert f"going on from {start} after 256 images" in [event["message"] for event in events]
+    # And where there is nothing to begin with, no job is made
+    answer = stack.http.post("/jobs", json={"preset": "bndrhl", "overrides": {"from_checkpoint": f"{first['id']}@1"}})
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["message"].endswith("it has some after 256, 512")
+
+
+@pytest.mark.smoke
+@pytest.mark.timeout(1800)
+def test_every_row_trains_and_is_published(stack: Stack) -> None:
+    """Takes some ten seconds a row."""
+    run(stack, LATER)

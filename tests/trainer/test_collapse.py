@@ -1,0 +1,137 @@
+"""Mode collapse: its signs on features that are made up, and the event on runs that really collapse or do not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from services.trainer import training_loop as loop
+from services.trainer.data import ImageDataset
+from services.trainer.metrics.collapse import (
+    CollapseWatch,
+    effective_classes,
+    grid_diversity,
+    is_collapsed,
+    mean_distance,
+    signs,
+)
+from services.trainer.metrics.extractor import Extracted
+from services.trainer.training_state import TrainState
+from tests.trainer.small import CPU, small_config, small_resnet
+
+CLASSES, PER_CLASS, DIM = 10, 60, 16
+
+
+def features(spread: float = 1.0, classes: int = CLASSES, seed: int = 1) -> Extracted:
+    """Clouds of that spread around a centre per class; the guesses are right. Only the first classes occur."""
+    rng = torch.Generator().manual_seed(seed)
+    centres = 4 * torch.randn(CLASSES, DIM, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(CLASSES * PER_CLASS) % classes
+    points = centres[labels] + spread * torch.randn(len(labels), DIM, generator=rng)
+    return Extracted(points, torch.nn.functional.one_hot(labels, CLASSES).float(), labels)
+
+
+REAL = features(seed=2)
+
+
+def test_distances_and_classes_by_hand() -> None:
+    points = torch.tensor([[0.0, 0.0], [3.0, 4.0], [0.0, 0.0], [6.0, 8.0]])
+    # Six pairs: 0-1, 0-2, 0-3, 1-2, 1-3, 2-3
+    assert mean_distance(points) == pytest.approx((5 + 0 + 10 + 5 + 5 + 10) / 6)
+    # Of the first label 5, of the second 10; a label with one image has no pair
+    assert mean_distance(points, torch.tensor([0, 0, 2, 2])) == pytest.approx((5 + 10) / 2)
+    assert mean_distance(points, torch.tensor([0, 0, 1, 2])) == pytest.approx(5)
+    assert effective_classes(torch.tensor([3, 3, 3])) == pytest.approx(1)
+    assert effective_classes(torch.arange(10)) == pytest.approx(10)
+    assert effective_classes(torch.tensor([0, 0, 0, 1])) == pytest.approx(0.75**-0.75 * 0.25**-0.25)
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+def test_images_like_the_real_ones_show_no_sign(conditional: bool) -> None:
+    found = signs(features(), REAL, conditional=conditional)
+    assert found["diversity"] == pytest.approx(1, abs=0.05)
+    assert found["class_coverage"] == pytest.approx(1)
+    assert found["recall"] > 0.8
+    assert not is_collapsed(found)
+
+
+@pytest.mark.parametrize(
+    ("what", "fake", "conditional", "collapsed"),
+    [
+        ("one image", features(spread=0.001, classes=1), False, True),
+        ("two classes of ten, each of them whole", features(classes=2), False, True),
+        ("eight classes of ten", features(classes=8), False, False),
+        ("one image a class, by class", features(spread=0.001), True, True),
+        ("duller, but all there", features(spread=0.7), True, False),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_which_images_are_a_collapse(what: str, fake: Extracted, conditional: bool, collapsed: bool) -> None:
+    assert is_collapsed(signs(fake, REAL, conditional=conditional)) is collapsed
+
+
+def test_a_row_without_the_signs_says_nothing() -> None:
+    assert not is_collapsed({"nimg": 100, "loss_d": 0.0})
+
+
+def test_the_event_comes_when_it_happens_and_once() -> None:
+    # Given a run that is untrained, then good, collapses, recovers and collapses again
+    told: list[str] = []
+    state = TrainState(small_config(total_nimg=1000, eval_images=100), 10, CPU)
+
+    def tell(kind: str, message: str, **data: object) -> None:
+        told.append(f"{kind} {data['nimg']}")
+
+    watch = CollapseWatch(state, tell)
+    good = {"diversity": 0.9, "class_coverage": 0.9, "recall": 0.3}
+    for nimg, row in enumerate([{}, good, {}, {}, good, {}], start=1):
+        state.cur_nimg = 90 * nimg
+        state.metrics.append({"nimg": state.cur_nimg} | {"diversity": 0.01, "class_coverage": 0.1, "recall": 0.0} | row)
+        watch.look_at_row()
+    # Then nothing is said of the beginning, and each collapse is told when it is seen first
+    assert told == ["mode_collapse 270", "mode_collapse 540"]
+
+
+# Runs ----------------------------------------------------------------------------------------------------------------
+
+
+def plain_colours(count: int = 200) -> ImageDataset:
+    """Images of one colour each, any colour."""
+    colours = torch.randint(0, 256, (count, 3, 1, 1), generator=torch.Generator().manual_seed(0))
+    images = colours.to(torch.uint8).expand(count, 3, 32, 32).contiguous()
+    return ImageDataset(images, torch.zeros(count, dtype=torch.int64), ("colour",))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "collapses"),
+    [({}, False), ({"lr": 0.01, "lr_d": 1e-9}, True)],
+    ids=["both players learn", "the discriminator never learns"],
+)
+def test_a_run_that_collapses_is_told_of_and_a_good_one_is_not(overrides: dict[str, Any], collapses: bool) -> None:
+    # Given two runs on plain colours. In one the discriminator stays as it was drawn: its favourite image is the best
+    # answer to it, whatever the latent vector
+    config = small_resnet(conditional=False, total_nimg=640, lr_tail=0.0, snapshot_nimg=320, seed=2, **overrides)
+    dataset = plain_colours()
+    state, told, seen = TrainState(config, 1, CPU), list[str](), list[float]()
+    watch = CollapseWatch(state, lambda kind, *_, **__: told.append(kind))
+
+    def report(report: loop.Report) -> None:
+        if isinstance(report, loop.SamplesReport):
+            seen.append(grid_diversity(report.images, dataset, conditional=False))
+            watch.look_at_grid(report.images, dataset)
+
+    # When they train
+    loop.train(state, dataset, report, lambda: None)
+    # Then both begin with images that differ, and one ends with one image: far from the limit of 0.25 on either side
+    assert seen[0] > 0.5
+    assert (seen[-1] < 0.15) if collapses else (seen[-1] > 0.4)
+    assert told == (["mode_collapse"] if collapses else [])
+
+
+def test_a_data_set_of_one_image_has_no_diversity_to_fall_short_of() -> None:
+    same = ImageDataset(torch.zeros(3, 3, 32, 32, dtype=torch.uint8), torch.arange(3), ("a", "b", "c"))
+    images = torch.zeros(100, 3, 32, 32, dtype=torch.uint8)
+    assert grid_diversity(images, same, conditional=False) == 1
+    assert grid_diversity(images, same, conditional=True) == 1

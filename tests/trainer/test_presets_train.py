@@ -1,0 +1,32 @@
+"""Every row of the table trains: its own networks and objective, one iteration on a small batch.
+
+What POST /jobs makes of the rows at their own batch sizes: tests/e2e/test_presets.py.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from services.trainer import training_loop as loop
+from services.trainer.sampling import sample_grid
+from services.trainer.training_state import TrainState
+from shared.presets import PRESETS, resolve
+from tests.trainer.small import CPU, random_images
+
+DATASET = random_images()
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_row_trains(name: str) -> None:
+    nimg = 4 * PRESETS[name].config.n_critic
+    state = TrainState(resolve(name, {"batch_size": 4, "total_nimg": nimg, "tick_nimg": nimg}), 10, CPU)
+    parameters = [*state.generator.parameters(), *state.discriminator.parameters()]
+    before = [parameter.clone() for parameter in parameters]
+    reports: list[loop.Report] = []
+    loop.train(state, DATASET, reports.append, lambda: None)
+    (row,) = [report.row for report in reports if isinstance(report, loop.MetricsReport)]
+    assert row["nimg"] == nimg
+    assert 0 <= row["d_accuracy_real"] <= 1
+    assert not any(torch.equal(one, other) for one, other in zip(before, parameters, strict=True))
+    assert sample_grid(state.ema, state.config, DATASET).shape == (100, 3, 32, 32)

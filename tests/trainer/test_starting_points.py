@@ -1,0 +1,215 @@
+"""Runs that begin with what another one left, or with the classifier."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from services.trainer import training_loop as loop
+from services.trainer.checkpoint import Checkpoints, pack_weights
+from services.trainer.classifier.files import load_classifier
+from services.trainer.networks import resnet18
+from services.trainer.starting_points import begin
+from services.trainer.training_state import TrainState
+from shared.artifacts import ArtifactStore
+from shared.errors import BadConfig
+from shared.presets import TrainConfig
+from shared.settings import Settings
+from tests.trainer.small import CPU, random_images, small_config, small_resnet
+
+DATASET = random_images()
+HALF: dict[str, Any] = {"total_nimg": 64, "tick_nimg": 16, "snapshot_nimg": 10**6}
+
+
+@dataclass
+class Place:
+    """An artifact store, and what was told of beginning with it."""
+
+    artifacts: ArtifactStore
+    settings: Settings
+    told: list[tuple[str, str]] = field(default_factory=list)
+
+    def begin(self, config: TrainConfig, num_classes: int = 10) -> TrainState:
+        state = TrainState(config, num_classes, CPU)
+        begin(state, self.artifacts, self.settings, lambda kind, message: self.told.append((kind, message)))
+        return state
+
+    def leave(self, run_id: str, state: TrainState, *, snapshot: bool = False) -> TrainState:
+        """What a run leaves behind: a checkpoint, or the weights of a snapshot."""
+        if snapshot:
+            self.artifacts.write(f"jobs/{run_id}/weights/{state.cur_nimg:012d}.safetensors", pack_weights(state))
+        else:
+            Checkpoints(self.artifacts, run_id, 1).save(state.cur_nimg, state.state_dict())
+        return state
+
+
+@pytest.fixture
+def place(tmp_path: Path, shipped_classifier: Path) -> Place:
+    return Place(ArtifactStore(f"file://{tmp_path}"), Settings(data=tmp_path, classifier=shipped_classifier))
+
+
+def ignore(report: loop.Report) -> None:
+    pass
+
+
+def train(state: TrainState, until_nimg: int) -> TrainState:
+    loop.train(state, DATASET, ignore, lambda: "leave" if state.cur_nimg >= until_nimg else None)
+    return state
+
+
+def trained(config: TrainConfig, nimg: int) -> TrainState:
+    return train(TrainState(config, 10, CPU), nimg)
+
+
+def after_building(config: TrainConfig) -> Tensor:
+    """The random state of a run that has not begun."""
+    TrainState(config, 10, CPU)
+    return torch.get_rng_state()
+
+
+def weights(network: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in network.state_dict().items()}
+
+
+def are_equal(one: nn.Module, other: nn.Module) -> bool:
+    return all(torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items())
+
+
+# from_checkpoint -----------------------------------------------------------------------------------------------------
+
+
+def test_a_run_from_anothers_checkpoint_goes_on_as_that_one_would_have(place: Place) -> None:
+    # Given a run that left a checkpoint half way, and the same run undisturbed
+    place.leave("first", trained(small_config(**HALF), 32))
+    undisturbed = trained(small_config(**HALF), 64)
+    # When a new run begins there
+    state = place.begin(small_config(**HALF, from_checkpoint="first"))
+    assert state.cur_nimg == 32
+    train(state, 64)
+    # Then it ends as the other one, to the bit, and has the same history
+    assert are_equal(state.generator, undisturbed.generator)
+    assert are_equal(state.discriminator, undisturbed.discriminator)
+    assert state.metrics == undisturbed.metrics
+    assert place.told == [("resumed", "going on from first after 32 images")]
+
+
+def test_the_new_run_may_have_another_rate_another_budget_and_another_seed(place: Place) -> None:
+    place.leave("first", trained(small_config(**HALF), 32))
+    drawn = torch.get_rng_state()
+    changed = HALF | {"total_nimg": 640, "lr": 1e-5, "from_checkpoint": "first"}
+    # With the seed it goes on drawing where the other one stopped, and takes its time from here
+    state = place.begin(small_config(**changed))
+    assert torch.equal(torch.get_rng_state(), drawn)
+    assert (state.cur_nimg, state.wall_seconds, state.set_learning_rates()) == (32, 0.0, 1e-5)
+    # With another one it draws what that one draws
+    state = place.begin(small_config(**changed, seed=7))
+    assert torch.equal(torch.get_rng_state(), after_building(small_config(**changed, seed=7)))
+    assert state.cur_nimg == 32
+
+
+def test_the_newest_checkpoint_is_taken_or_the_one_that_is_named(place: Place) -> None:
+    first = place.leave("first", trained(small_config(**HALF), 16))
+    kept = weights(first.generator)
+    place.leave("first", train(first, 32))
+    assert place.begin(small_config(**HALF, from_checkpoint="first")).cur_nimg == 32
+    earlier = place.begin(small_config(**HALF, from_checkpoint="first@16"))
+    assert earlier.cur_nimg == 16
+    assert all(torch.equal(value, kept[name]) for name, value in earlier.generator.state_dict().items())
+
+
+def test_where_only_weights_are_left_the_optimizers_begin_anew_and_that_is_told(place: Place) -> None:
+    first = place.leave("first", trained(small_config(**HALF), 16), snapshot=True)
+    state = place.begin(small_config(**HALF, from_checkpoint="first@16"))
+    assert are_equal(state.ema, first.ema)
+    assert state.cur_nimg == 16
+    assert len(state.opt_g.state) == 0
+    assert place.told == [("resumed", "going on from the weights of first@16; the optimizers begin anew")]
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_stays(place: Place) -> None:
+    # Given two checkpoints, of which the newer is cut short
+    first = place.leave("first", trained(small_config(**HALF), 16))
+    place.leave("first", train(first, 32))
+    key = "jobs/first/checkpoints/0001-000000000032.ckpt"
+    place.artifacts.write(key, place.artifacts.read(key)[:-1])
+    # When a run begins with the newest, Then it gets the older one, and the other run's file is left alone
+    assert place.begin(small_config(**HALF, from_checkpoint="first")).cur_nimg == 16
+    assert place.artifacts.exists(key)
+    assert [kind for kind, _ in place.told] == ["warning", "resumed"]
+
+
+@pytest.mark.parametrize(
+    ("start", "overrides", "complaint"),
+    [
+        ("nobody", {}, "there is no checkpoint of a job nobody"),
+        ("first@17", {}, "job first has none after 17 images; it has some after 32"),
+        ("first", {"latent_dim": 9}, "from_checkpoint: its networks have another shape: latent_dim=8"),
+        ("first", {"g_channels": [8, 8, 4], "conditional": False},
+         "its networks have another shape: conditional=True, g_channels=(8, 8, 8)"),
+        ("first", {"total_nimg": 32}, "first has seen 32 images already; total_nimg must be more"),
+    ],
+)  # fmt: skip
+def test_a_beginning_that_cannot_be_is_a_bad_config(
+    place: Place, start: str, overrides: dict[str, Any], complaint: str
+) -> None:
+    place.leave("first", trained(small_config(**HALF), 32))
+    with pytest.raises(BadConfig) as caught:
+        place.begin(small_config(**HALF | overrides, from_checkpoint=start))
+    assert str(caught.value).endswith(complaint)
+
+
+def test_a_checkpoint_over_other_classes_is_refused(place: Place) -> None:
+    place.leave("first", trained(small_config(**HALF), 32))
+    with pytest.raises(BadConfig, match="its networks do not fit: size mismatch"):
+        place.begin(small_config(**HALF, from_checkpoint="first"), num_classes=2)
+
+
+# init_discriminator_from ---------------------------------------------------------------------------------------------
+
+
+def test_the_discriminator_of_another_job_is_taken_and_nothing_else(place: Place) -> None:
+    first = place.leave("first", trained(small_config(**HALF), 32))
+    fresh = TrainState(small_config(latent_dim=5), 10, CPU)
+    state = place.begin(small_config(latent_dim=5, init_discriminator_from="first"))
+    assert are_equal(state.discriminator, first.discriminator)
+    assert are_equal(state.generator, fresh.generator)
+    assert (state.cur_nimg, state.metrics) == (0, [])
+    assert place.told == [("initialized", "the discriminator begins as first after 32 images")]
+
+
+def test_a_discriminator_of_another_shape_is_refused(place: Place) -> None:
+    place.leave("first", trained(small_config(**HALF), 32))
+    with pytest.raises(BadConfig, match=r"init_discriminator_from: .* d_channels=\(8, 8, 8\)"):
+        place.begin(small_config(d_channels=[8, 8, 4], init_discriminator_from="first"))
+
+
+def trunk_config(width: int = 8, **overrides: Any) -> TrainConfig:
+    channels = [width * 2**stage for stage in range(4)]
+    return small_resnet(architecture="resnet-18", d_channels=channels, **overrides)
+
+
+def test_the_discriminator_begins_as_the_classifier_and_then_trains(place: Place) -> None:
+    state = place.begin(trunk_config(total_nimg=16, init_discriminator_from="classifier"))
+    classifier, _ = load_classifier(place.settings.classifier)
+    assert isinstance(state.discriminator, resnet18.Discriminator)
+    images = torch.randn(4, 3, 32, 32)
+    _, expected = classifier(images)
+    _, features = state.discriminator.trunk.eval()(images)
+    torch.testing.assert_close(features, expected)
+    # And it is a discriminator like any other
+    before = weights(state.discriminator)
+    train(state, 16)
+    assert not torch.equal(state.discriminator.state_dict()["trunk.stem.0.weight"], before["trunk.stem.0.weight"])
+
+
+def test_a_classifier_of_another_width_or_none_is_told(place: Place, tmp_path: Path) -> None:
+    with pytest.raises(BadConfig, match=r"resnet-18 with d_channels=\[8, 16, 32, 64\]"):
+        place.begin(trunk_config(width=4, init_discriminator_from="classifier"))
+    place.settings = Settings(data=tmp_path, classifier=tmp_path / "none")
+    with pytest.raises(BadConfig, match="there is no classifier in"):
+        place.begin(trunk_config(init_discriminator_from="classifier"))
