@@ -14,8 +14,8 @@ from services.api.drain import GRACE_S, DrainingServer
 from shared.errors import InvalidInput
 from shared.settings import read_settings
 
-# A lane that comes back from onnxruntime waits so long for the interpreter while another thread has it; at Python's 5 ms,
-# several times what an image takes, small batches would mostly wait.
+# A lane that comes back from onnxruntime waits so long for the interpreter while another thread has it. At
+# Python's 5 ms, several times what an image takes, small batches would mostly wait.
 SWITCH_S = 0.0005
 
 
