@@ -58,6 +58,7 @@ def draw(curves: dict[str, Any], plot: str) -> Figure:
         axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=name)
     axes.axhline(curves["floor"], color="gray", linestyle="--", linewidth=1, label="real test images")
     axes.set(xscale="log", yscale="log", xlabel=label, ylabel=f"FID of {curves['protocol']['images']:,} images")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.yaxis.set_minor_locator(LogLocator(subs="auto"))
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.grid(alpha=0.3)
