@@ -81,7 +81,8 @@ class Visitor:
             return False
 
     def _note(self, kind: str, text: str) -> None:
-        if kind in ("error", "warning"):
+        # A page that is left while its socket still connects is no trouble.
+        if kind in ("error", "warning") and "closed before the connection is established" not in text:
             self.complaints.append(f"{kind}: {text}")
 
     def _check(self, answer: Response) -> None:
