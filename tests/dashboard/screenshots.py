@@ -1,6 +1,6 @@
 """`make screenshots`: the pictures of the README, out of a Kiln that runs and has something to show.
 
-KILN_URL and KILN_DASHBOARD_PORT say which, as for everything else. Jobs that succeeded are shown, the newest first.
+KILN_URL and KILN_DASHBOARD_PORT say which, as for everything else. Of its jobs, the newest that have curves are shown.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ WIDE, PHONE = {"width": 1280, "height": 860}, {"width": 390, "height": 780}
 
 def main() -> int:
     with Kiln(max_wait_s=0) as kiln:
-        done = [job for job in kiln.jobs.list("succeeded", limit=20) if len(job.series()) > 10]
+        done = [job for job in kiln.jobs.list(limit=20) if len(job.series()) > 10]
     if not done:
-        print("no job has succeeded yet that could be shown", file=sys.stderr)
+        print("no job has curves yet that could be shown", file=sys.stderr)
         return 1
     compared = ",".join(job.id for job in done[:3])
     shots = {
-        "dashboard-playground": ("/?class=all&n=8&seed=7", WIDE, "light"),
+        "dashboard-playground": ("/?class=ship&n=16&seed=7", WIDE, "light"),
         "dashboard-job": (f"/jobs/{done[0].id}", WIDE, "light"),
         "dashboard-compare": (f"/compare?jobs={compared}", WIDE, "dark"),
         "dashboard-models": ("/models", WIDE, "light"),
@@ -41,6 +41,8 @@ def main() -> int:
         for name, (path, size, scheme) in shots.items():
             with browser.new_context(viewport=size, color_scheme=scheme, reduced_motion="reduce") as context:  # type: ignore[arg-type]
                 page = Visitor(context.new_page(), url).go(path)
+                if path.startswith("/?") or path == "/":
+                    page.locator("button.tile").first.wait_for()
                 page.wait_for_load_state("networkidle")
                 page.screenshot(path=IMAGES / f"{name}.png")
             _shrink(IMAGES / f"{name}.png")
