@@ -95,7 +95,7 @@ def main() -> int:
     seconds = sum(row.seconds for row in rows.values())
     measured = (
         f"`make drills`, {datetime.now(UTC):%Y-%m-%d}, {machine()}: {len(rows)} drills, {faults:,} faults injected, "
-        f"{lost or 'none'} of the drills lost anything, {seconds / 60:.0f} minutes."
+        f"{lost or 'none'} of the drills lost anything, {seconds / 60:.0f} minutes of drills, three files at a time."
     )
     before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
     _, _, after = rest.partition(END)
