@@ -19,7 +19,14 @@ ROOT = Path(__file__).parents[1]
 os.environ["KILN_STARTER"] = str(ROOT / "no-starter-model")
 
 # Their tests wait for processes. They come first, so that no worker of pytest-xdist waits for another at the end.
-SLOWEST_FIRST = ("tests/e2e/", "tests/drills/", "tests/trainer/test_supervisor", "tests/trainer/test_", "tests/test_")
+SLOWEST_FIRST = (
+    "tests/e2e/",
+    "tests/dashboard/test_d",
+    "tests/drills/",
+    "tests/trainer/test_supervisor",
+    "tests/trainer/test_",
+    "tests/test_",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

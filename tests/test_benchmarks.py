@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -83,4 +84,6 @@ def test_a_step_that_takes_too_long_is_ended_with_all_that_it_started(tmp_path: 
     # Then neither is left, and what was printed until then is kept
     assert (done["status"], done["printed"], done["figures"]) == ("ended after 2 s", "begun\n", None)
     child = int(told.read_text())
+    with contextlib.suppress(psutil.NoSuchProcess):
+        psutil.Process(child).wait(timeout=60)  # killed it is; the system takes a moment to say so
     assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE

@@ -262,7 +262,7 @@ def test_the_password_comes_from_a_file_that_git_and_docker_leave_out() -> None:
     assert ignored.returncode == 0
     for name in ("redis", *BACKENDS):
         assert BASE["services"][name]["secrets"] == ["redis_password"]
-    for name in IMAGES:
+    for name in BACKENDS:
         environment = BASE["services"][name]["environment"]
         assert environment["KILN_REDIS_PASSWORD_FILE"] == SECRET
         assert urlsplit(environment["KILN_REDIS_URL"]).password is None
@@ -583,6 +583,7 @@ def started(command: Sequence[str], password_file: Path, redis_port: int) -> Ite
     environment = os.environ | {
         "KILN_REDIS_URL": f"redis://127.0.0.1:{redis_port}/0", "KILN_REDIS_PASSWORD_FILE": str(password_file),
         "KILN_DATA": str(password_file.parent / "data"), "KILN_PORT": str(free_port()),
+        "KILN_ACCESS_LOG": "1",  # the most that it can say
     }  # fmt: skip
     with subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

@@ -73,7 +73,7 @@ def test_a_folder_of_classes_trains_a_model_that_knows_them(stack: Stack) -> Non
     assert blue[:, :, 2].mean() > blue[:, :, 0].mean() + 40
 
 
-def test_an_unconditional_model_takes_no_class(stack: Stack) -> None:
+def test_an_unconditional_model_takes_no_class_that_the_classifier_does_not_know(stack: Stack) -> None:
     overrides = {"g_channels": [16, 8, 8], "d_channels": [8, 8, 16], "latent_dim": 8, "batch_size": 16, "n_critic": 2,
                  "total_nimg": 320, "eval_images": 0}  # fmt: skip
     job = stack.wait_until_over(stack.submit(preset="wgan-gp", dataset="colors", overrides=overrides))
@@ -83,7 +83,9 @@ def test_an_unconditional_model_takes_no_class(stack: Stack) -> None:
     assert stack.http.get("/generate", params={"model": job["model_id"]}).status_code == 200
     refused = stack.http.get("/generate", params={"model": job["model_id"], "class": "red"})
     assert refused.status_code == 422
-    assert "unconditional" in refused.json()["errors"][0]["message"]
+    (error,) = refused.json()["errors"]
+    assert (error["field"], error["value"]) == ("class", "red")
+    assert "the classifier knows airplane" in error["message"]
 
 
 def test_the_default_alias_stays_until_it_is_told_to_move(stack: Stack) -> None:
