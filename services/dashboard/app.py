@@ -49,6 +49,8 @@ def build(settings: ClientSettings) -> Site:
     app.add_static_files("/static", STATIC, max_cache_age=0)
     app.add_middleware(PageHeaders)
     app.on_shutdown(site.close)
+    # Quasar's bar over every request has no name for screen readers; the pages say themselves what they wait for.
+    app.config.quasar_config["loadingBar"]["skipHijack"] = True
     app.get("/healthz")(healthz)
     _serve_files(site)
     for module in (playground, jobs, job, compare, models, sweeps):

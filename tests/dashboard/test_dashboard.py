@@ -33,6 +33,8 @@ def test_a_job_is_made_in_the_form_and_watched_to_its_end(visitor: Visitor, stac
     # Then its page shows the curve as it grows, and the grids
     page.wait_for_url("**/jobs/2*")
     expect(page.get_by_role("heading", level=1)).to_have_text("by hand")
+    job_id = page.url.rpartition("/")[2]
+    stack.wait_for_job(job_id, lambda job: job["progress"]["images_seen"] > 0)
     some = visitor.sees_more_points_than(0)
     visitor.sees_more_points_than(some)
     grid = page.locator("img.grid-image")
@@ -43,6 +45,8 @@ def test_a_job_is_made_in_the_form_and_watched_to_its_end(visitor: Visitor, stac
     # And a finish, asked for and confirmed, makes a model of it
     visitor.button("Finish now").click()
     visitor.says_yes("Finish now")
+    visitor.sees("by hand: it finishes at its next step.")
+    stack.wait_until_over(job_id)
     expect(page.locator(".pill")).to_have_text("succeeded")
     page.get_by_role("link", name="Try the model").click()
     expect(page.locator("button.tile").first).to_be_visible()
@@ -61,7 +65,9 @@ def test_a_job_is_cancelled_in_the_list_after_a_question(visitor: Visitor, stack
     assert stack.job(job_id)["status"] in ("queued", "running")
     row.get_by_role("button", name="Cancel").click()
     visitor.says_yes("Cancel")
+    visitor.sees("one too many: it is")
 
+    stack.wait_until_over(job_id)
     expect(row.locator(".pill")).to_have_text("cancelled")
     assert stack.job(job_id)["reason"] == "cancelled_by_user"
 
@@ -84,7 +90,8 @@ def test_the_playground_draws_and_shows_where_an_image_comes_from(
     visitor: Visitor, stack: Stack, two_models: tuple[str, str]
 ) -> None:
     page = visitor.go("/?class=red&n=4&seed=7")
-    expect(page.locator("button.tile")).to_have_count(4)
+    tiles = page.get_by_role("region", name="Images").locator("button.tile")
+    expect(tiles).to_have_count(4)
     assert "seed=7" in page.url
 
     # Another class, another seed: the address follows, so it can be kept
@@ -99,7 +106,7 @@ def test_the_playground_draws_and_shows_where_an_image_comes_from(
     expect(page.locator("pre", has_text="curl")).to_contain_text(f"{stack.http.base_url}")
 
     # One of them, looked at closely
-    page.locator("button.tile").nth(2).click()
+    tiles.nth(2).click()
     dialog = page.locator("dialog[open]")
     expect(dialog.get_by_text("2 of this seed")).to_be_visible()
     with page.expect_download() as download:
