@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 from services.api.app import create_app
 from shared.artifacts import ArtifactStore
 from shared.presets import PRESETS, TrainConfig
-from shared.registry import GENERATOR_FILE, ModelManifest, ModelRegistry, Parity
+from shared.registry import GENERATOR_FILE, ModelManifest, ModelMetrics, ModelRegistry, Parity
 from shared.settings import Settings
 from tests.api.graphs import make_generator
 
@@ -54,6 +54,7 @@ def served(redis_server: str, tmp_path_factory: pytest.TempPathFactory) -> Itera
 def publish(
     registry: ModelRegistry, model_id: str, *, graph: bytes | None = None, conditional: bool = True,
     more: dict[str, bytes] | None = None, config: TrainConfig = PRESETS["tiny"].config,
+    metrics: ModelMetrics | None = None,
 ) -> ModelManifest:  # fmt: skip
     """Publishes a model whose images depend on z and on the class; by default every id has other weights."""
     graph = graph if graph is not None else make_generator(LATENT, len(CLASSES), seed=sum(model_id.encode()))
@@ -61,6 +62,7 @@ def publish(
         id=model_id, job_id=f"job-of-{model_id}", created_at=datetime.now(UTC), preset="tiny",
         config=config, dataset="cifar10", classes=CLASSES, latent_dim=LATENT, conditional=conditional,
         parity=Parity(max_abs_difference=0.0, batch_sizes=(1,)), images_seen=1, device="hand", wall_seconds=0.0,
+        metrics=metrics or ModelMetrics(),
     )  # fmt: skip
     return registry.publish(draft, {GENERATOR_FILE: graph} | (more or {}))
 

@@ -11,6 +11,10 @@ import pytest
 from playwright.sync_api import Browser, sync_playwright
 
 from services.dev import free_port
+from shared.artifacts import ArtifactStore
+from shared.registry import ModelMetrics, ModelRegistry
+from shared.settings import Settings
+from tests.api.conftest import CLASSES, publish
 from tests.dashboard.visitor import AXE, Visitor
 from tests.processes import ROOT, Stack, running_stack, small_overrides, wait_for, write_color_dataset
 
@@ -74,6 +78,15 @@ def two_models(stack: Stack) -> tuple[str, str]:
     for job_id in (first, second):
         assert stack.wait_until_over(job_id)["status"] == "succeeded"
     return first, second
+
+
+@pytest.fixture(scope="session")
+def judged_model(stack: Stack, two_models: tuple[str, str]) -> str:
+    """Id of a model that a classifier knew some classes of, from never to always. It is not the default."""
+    shares = {label: number / (len(CLASSES) - 1) for number, label in enumerate(CLASSES)}
+    metrics = ModelMetrics(class_accuracy=0.5, protocol={"images": 100, "class_accuracy": shares})
+    registry = ModelRegistry(ArtifactStore(Settings(data=stack.data).artifact_url))
+    return publish(registry, "judged", metrics=metrics).id
 
 
 @pytest.fixture

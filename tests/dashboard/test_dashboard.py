@@ -157,19 +157,26 @@ MODES: dict[str, tuple[Literal["light", "dark"], ViewportSize]] = {
     )
     for scheme in ("light", "dark")
 }
-PAGES = {
-    "playground": "/?class=red&seed=7", "jobs": "/jobs", "new-job": "/jobs?preset=tiny&lr=5", "job": "/jobs/{first}",
-    "compare": "/compare?jobs={first},{second}", "models": "/models", "sweeps": "/sweeps",
-    "unknown-job": "/jobs/nothing",
-}  # fmt: skip
+PAGES = {  # name -> path, and what is to be seen there once all is loaded
+    "playground": ("/?class=red&seed=7", "button.tile"),
+    "jobs": ("/jobs", "li.job"),
+    "new-job": ("/jobs?preset=tiny&lr=5", ".is-wrong"),
+    "job": ("/jobs/{first}", ".chart svg"),
+    "compare": ("/compare?jobs={first},{second}", ".chart svg"),
+    "models": ("/models", ".heat .cell"),
+    "sweeps": ("/sweeps", ".empty"),
+    "unknown-job": ("/jobs/nothing", ".empty"),
+}
 
 
 @pytest.mark.parametrize("name", PAGES)
 def test_every_page_is_accessible_fits_and_keeps_to_itself(
-    name: str, visitor: Visitor, axe: str, two_models: tuple[str, str]
+    name: str, visitor: Visitor, axe: str, two_models: tuple[str, str], judged_model: str
 ) -> None:
     """On a desk and on a phone, by day and by night. Leaves a picture of each in build/screenshots."""
-    page = visitor.go(PAGES[name].format(first=two_models[0], second=two_models[1]))
+    path, content = PAGES[name]
+    page = visitor.go(path.format(first=two_models[0], second=two_models[1]))
+    expect(page.locator(content).first).to_be_visible()
     page.wait_for_load_state("networkidle")
     for mode, (scheme, size) in MODES.items():
         page.emulate_media(color_scheme=scheme)
