@@ -22,6 +22,7 @@ from services.api.judge import Bench
 from services.api.limits import BodyLimit
 from services.api.models import ModelPool
 from services.api.reaper import Reaper
+from services.api.rounds import Rounds
 from services.api.routes import (
     docs,
     events,
@@ -38,7 +39,7 @@ from services.api.routes import (
 )
 from services.api.starter import publish_starter
 from services.api.store_health import StoreHealth
-from services.api.sweeper import SweeperThread, sweeper_of
+from services.api.sweeper import ROUND_S, sweeper_of
 from services.api.telemetry import Telemetry
 from shared.announcements import Announcements
 from shared.artifacts import ArtifactStore
@@ -65,7 +66,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         current_default_thread_limiter().total_tokens = JOB_THREADS
         kiln = open_services(settings, app.state.drain)
         app.state.services = kiln
-        reaper, sweeper = Reaper(kiln), SweeperThread(sweeper_of(kiln))
+        reaper = Rounds("reaper", Reaper(kiln).go, settings.lease_s / 3)
+        sweeper = Rounds("sweeper", sweeper_of(kiln).advance_all, ROUND_S)
         reaper.start()
         sweeper.start()
         announcements = Announcements(settings.redis_url)

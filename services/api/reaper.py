@@ -6,7 +6,6 @@ Several replicas may run one each: every change is atomic in the store, and a me
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Iterator
 from datetime import timedelta
@@ -22,32 +21,24 @@ log = logging.getLogger("kiln.reaper")
 
 
 class Reaper:
+    """Goes rounds of `reap`, which expire no lease before workers had the time of one to renew theirs."""
+
     def __init__(self, kiln: Services) -> None:
         self._kiln = kiln
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="reaper", daemon=True)
+        self._wait_for_renewals()
 
-    def start(self) -> None:
-        self._thread.start()
+    def go(self) -> None:
+        """One round. Raises StoreUnavailable."""
+        try:
+            reap(self._kiln, expire=time.monotonic() >= self._expire_from_s)
+        except StoreUnavailable:
+            # While the store was away no worker could renew. Each gets the time of a lease to do so, or a restart
+            # of Redis would take their jobs from workers that are alive.
+            self._wait_for_renewals()
+            raise
 
-    def stop(self) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        lease_s = self._kiln.settings.lease_s
-        expire_from_s = time.monotonic() + lease_s
-        while not self._stop.is_set():
-            try:
-                reap(self._kiln, expire=time.monotonic() >= expire_from_s)
-            except StoreUnavailable as error:
-                log.warning("%s", error)
-                # While the store was away no worker could renew. Each gets the time of a lease to do so, or a restart
-                # of Redis would take their jobs from workers that are alive.
-                expire_from_s = time.monotonic() + lease_s
-            except Exception:
-                log.exception("this round failed; the next one comes")
-            self._stop.wait(lease_s / 3)
+    def _wait_for_renewals(self) -> None:
+        self._expire_from_s = time.monotonic() + self._kiln.settings.lease_s
 
 
 def reap(kiln: Services, *, expire: bool = True) -> None:

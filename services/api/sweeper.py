@@ -8,7 +8,6 @@ several replicas may run one each, as with the reaper: whoever comes second find
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -175,29 +174,3 @@ def reports_of(rows: Sequence[Metrics], sweep: Sweep, job: Job) -> dict[int, flo
 
 def _columns(rows: Sequence[Metrics]) -> str:
     return f"there are {', '.join(rows[-1])}" if rows else "it has no metrics series"
-
-
-class SweeperThread:
-    """Goes its rounds for as long as the API runs."""
-
-    def __init__(self, sweeper: Sweeper) -> None:
-        self._sweeper = sweeper
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="sweeper", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            try:
-                self._sweeper.advance_all()
-            except StoreUnavailable as error:
-                log.warning("%s", error)
-            except Exception:
-                log.exception("this round failed; the next one comes")
-            self._stop.wait(ROUND_S)
