@@ -31,8 +31,9 @@ def missing(what: str) -> None:
     pytest.skip(what)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    """While it is open, an event loop of Playwright runs in this thread, where other files' tests need their own."""
     program = shutil.which("chromium")
     if program is None:
         missing("needs Chromium: apt-get install chromium")
@@ -56,7 +57,7 @@ def axe() -> str:
     return AXE.read_text()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """Everything, the dashboard on a port of its own."""
     folder = tmp_path_factory.mktemp("dashboard")
@@ -68,7 +69,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         yield stack
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def two_models(stack: Stack) -> tuple[str, str]:
     """Ids of two jobs that made a model each; the first model is the default."""
     first = stack.submit(
@@ -80,7 +81,7 @@ def two_models(stack: Stack) -> tuple[str, str]:
     return first, second
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def judged_model(stack: Stack, two_models: tuple[str, str]) -> str:
     """Id of a model that a classifier knew some classes of, from never to always. It is not the default."""
     shares = {label: number / (len(CLASSES) - 1) for number, label in enumerate(CLASSES)}
