@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
 
+from services.api.answers import Question
 from services.api.dependencies import Kiln, Services
 from services.api.disconnects import unless_gone
 from services.api.formats import FORMATS
-from services.api.generation import place_order
+from services.api.generation import Order, place_order
 from services.api.schemas import GenerateBody, GenerateQuery
 from services.api.security import GENERATE
 
@@ -28,7 +30,7 @@ async def generate(
     query: Annotated[GenerateQuery, Query()], request: Request, kiln: Kiln, if_none_match: IfNoneMatch = None
 ) -> Response:
     """n images of one class, or of each of several. The same model, class, seed and index give the same image."""
-    return await respond(query, request, kiln, if_none_match)
+    return await respond(_order(query, kiln), request, kiln, if_none_match)
 
 
 @router.head("/generate", include_in_schema=False, dependencies=[GENERATE])
@@ -36,7 +38,7 @@ async def generate_head(
     query: Annotated[GenerateQuery, Query()], request: Request, kiln: Kiln, if_none_match: IfNoneMatch = None
 ) -> Response:
     """What GET would answer, without its body: the server leaves that away."""
-    return await respond(query, request, kiln, if_none_match)
+    return await respond(_order(query, kiln), request, kiln, if_none_match)
 
 
 @router.post("/generate", response_class=Response, responses=IMAGES, dependencies=[GENERATE])
@@ -44,13 +46,16 @@ async def generate_from_body(
     body: GenerateBody, request: Request, kiln: Kiln, if_none_match: IfNoneMatch = None
 ) -> Response:
     """The same as JSON, where `class` may be a list."""
-    return await respond(body, request, kiln, if_none_match)
+    return await respond(_order(body, kiln), request, kiln, if_none_match)
 
 
-async def respond(
-    query: GenerateQuery | GenerateBody, request: Request, kiln: Services, if_none_match: str | None
-) -> Response:
+async def respond(asking: Awaitable[Question], request: Request, kiln: Services, if_none_match: str | None) -> Response:
+    """The answer to the question that comes of `asking`, unless the client goes first."""
     with kiln.telemetry.counting_refusals():
-        order = await place_order(query, await kiln.models.get(query.model), kiln.bench)
-        answer = await unless_gone(request, kiln.answers.answer(order, if_none_match))
+        question = await asking
+        answer = await unless_gone(request, kiln.answers.answer(question, if_none_match))
     return Response(answer.body, answer.status, answer.all_headers, answer.media_type or None)
+
+
+async def _order(query: GenerateQuery | GenerateBody, kiln: Services) -> Order:
+    return await place_order(query, await kiln.models.get(query.model), kiln.bench)

@@ -6,10 +6,9 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
-from services.api.dependencies import Kiln
-from services.api.disconnects import unless_gone
+from services.api.dependencies import Kiln, Services
 from services.api.interpolation import Interpolation
-from services.api.routes.generate import IfNoneMatch
+from services.api.routes.generate import IfNoneMatch, respond
 from services.api.schemas import InterpolateQuery
 from services.api.security import GENERATE
 
@@ -26,7 +25,8 @@ async def interpolate(
     query: Annotated[InterpolateQuery, Query()], request: Request, kiln: Kiln, if_none_match: IfNoneMatch = None
 ) -> Response:
     """In `steps` images from one class and latent vector to another; the first and the last are those of /generate."""
-    with kiln.telemetry.counting_refusals():
-        question = Interpolation(query, await kiln.models.get(query.model))
-        answer = await unless_gone(request, kiln.answers.answer(question, if_none_match))
-    return Response(answer.body, answer.status, answer.all_headers, answer.media_type or None)
+    return await respond(_question(query, kiln), request, kiln, if_none_match)
+
+
+async def _question(query: InterpolateQuery, kiln: Services) -> Interpolation:
+    return Interpolation(query, await kiln.models.get(query.model))
