@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -81,7 +82,7 @@ def _run(
     ranks: Ranks,
 ) -> bool:
     device = pick_device(settings, ranks)
-    _tell(
+    tell(
         emit,
         "loading",
         f"loading data set {spec.dataset} from {settings.dataset_root}; CIFAR-10 is downloaded if absent",
@@ -91,15 +92,15 @@ def _run(
     dataset = load_dataset(settings.dataset_root, spec.dataset).to(device)
     state = _open_state(spec.config, dataset, settings, ranks, emit)
     where = device_name(device) if ranks.count == 1 else f"{ranks.count} x {device_name(device)}"
-    _tell(emit, "started", f"{len(dataset):,} images of {len(dataset.classes)} classes, on {where}")
+    tell(emit, "started", f"{len(dataset):,} images of {len(dataset.classes)} classes, on {where}")
     if not restore(state, checkpoints, emit) and isinstance(state, TrainState):
-        begin(state, artifacts, settings, partial(_tell, emit))
+        begin(state, artifacts, settings, partial(tell, emit))
         for row in state.metrics:  # of the run whose checkpoint was taken up
             emit(MetricsLine(row=row))
     if isinstance(state, TrainState) and ranks.count > 1:
         ranks.hand_out(pack(state.state_dict()))
-    evaluator = open_evaluation(state, settings, spec.dataset, dataset, partial(_tell, emit))
-    oversight = Oversight(state, dataset, partial(_tell, emit))
+    evaluator = open_evaluation(state, settings, spec.dataset, dataset, partial(tell, emit))
+    oversight = Oversight(state, dataset, partial(tell, emit))
 
     def on_report(report: loop.Report) -> None:
         match report:
@@ -114,7 +115,7 @@ def _run(
                 key = f"jobs/{spec.run_id}/samples/{nimg:012d}.png"
                 with _surviving_a_full_disk(emit, "sample grid", nimg):
                     artifacts.write(key, grid_png(images))
-                    _tell(emit, "sample", f"sample grid after {nimg:,} images", nimg=nimg, key=key)
+                    tell(emit, "sample", f"sample grid after {nimg:,} images", nimg=nimg, key=key)
             case loop.CheckpointReport(saved, is_snapshot):
                 with _surviving_a_full_disk(emit, "checkpoint", saved.cur_nimg):
                     checkpoints.save(saved.cur_nimg, saved.state_dict())
@@ -122,7 +123,7 @@ def _run(
                         artifacts.write(
                             f"jobs/{spec.run_id}/weights/{saved.cur_nimg:012d}.safetensors", pack_weights(saved)
                         )
-                    _tell(emit, "checkpoint", f"checkpoint after {saved.cur_nimg:,} images", nimg=saved.cur_nimg)
+                    tell(emit, "checkpoint", f"checkpoint after {saved.cur_nimg:,} images", nimg=saved.cur_nimg)
 
     def stop() -> Stop | None:
         return should_stop() or ("finish" if oversight.is_done else None)
@@ -133,8 +134,8 @@ def _run(
         how = loop.train(state, dataset, on_report, stop)
     if how == "leave":
         return False
-    _tell(emit, "exporting", "training is done; exporting to ONNX")
-    images_seen = take_best(state, partial(_tell, emit)) if isinstance(state, TrainState) else state.cur_nimg
+    tell(emit, "exporting", "training is done; exporting to ONNX")
+    images_seen = take_best(state, partial(tell, emit)) if isinstance(state, TrainState) else state.cur_nimg
     emit(export(spec, state, dataset, settings, evaluator, images_seen=images_seen))
     return True
 
@@ -180,7 +181,7 @@ def make_state(
     num_classes = len(dataset.classes)
     state = TrainState(config, num_classes, device, runtime, ranks)
     if why_not := check_compiler(state, num_classes):
-        _tell(emit, "warning", f"torch.compile does not work here, training goes on without it: {why_not}")
+        tell(emit, "warning", f"torch.compile does not work here, training goes on without it: {why_not}")
         state = TrainState(config, num_classes, device, replace(runtime, compile=False), ranks)
     return state
 
@@ -273,11 +274,7 @@ def grid_png(images: Tensor) -> bytes:
 
 def restore(state: Resumable, checkpoints: Checkpoints, emit: Callable[[TrainerLine], None]) -> bool:
     """Takes up the run's newest whole checkpoint; says whether there is one. Raises BadConfig."""
-
-    def on_corrupt(name: str, why: str) -> None:
-        _tell(emit, "warning", f"checkpoint {name} is damaged and was passed over: {why}", checkpoint=name)
-
-    saved = checkpoints.load_newest(on_corrupt)
+    saved = load_newest(checkpoints, emit)
     if saved is None:
         return False
     if TrainConfig.model_validate_json(saved["config"]) != state.config:
@@ -287,8 +284,17 @@ def restore(state: Resumable, checkpoints: Checkpoints, emit: Callable[[TrainerL
     # in case the last worker died before it could pass it on.
     for row in state.metrics:
         emit(MetricsLine(row=row))
-    _tell(emit, "resumed", f"going on after {state.cur_nimg:,} images", nimg=state.cur_nimg)
+    tell(emit, "resumed", f"going on after {state.cur_nimg:,} images", nimg=state.cur_nimg)
     return True
+
+
+def load_newest(checkpoints: Checkpoints, emit: Callable[[TrainerLine], None]) -> dict[str, Any] | None:
+    """The newest whole checkpoint, if there is one; warns of each damaged one that is passed over."""
+
+    def on_corrupt(name: str, why: str) -> None:
+        tell(emit, "warning", f"checkpoint {name} is damaged and was passed over: {why}", checkpoint=name)
+
+    return checkpoints.load_newest(on_corrupt)
 
 
 @contextmanager
@@ -299,12 +305,13 @@ def _surviving_a_full_disk(emit: Callable[[TrainerLine], None], what: str, nimg:
     except OSError as error:
         if error.errno not in DISK_FULL:
             raise
-        _tell(emit, "warning", f"the {what} after {nimg:,} images could not be written: {error.strerror}", nimg=nimg)
+        tell(emit, "warning", f"the {what} after {nimg:,} images could not be written: {error.strerror}", nimg=nimg)
 
 
 def _ignore(report: object) -> None:
     pass
 
 
-def _tell(emit: Callable[[TrainerLine], None], kind: str, message: str, **data: object) -> None:
+def tell(emit: Callable[[TrainerLine], None], kind: str, message: str, **data: object) -> None:
+    """An event of the run."""
     emit(EventLine(event=Event(kind=kind, message=message, data=data)))

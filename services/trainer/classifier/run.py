@@ -13,12 +13,12 @@ from services.trainer.checkpoint import Checkpoints
 from services.trainer.classifier.files import export_classifier
 from services.trainer.classifier.training import ClassifierState, class_accuracies, train
 from services.trainer.data import load_dataset
-from services.trainer.run import device_name, pick_device, run_folder
+from services.trainer.run import device_name, load_newest, pick_device, run_folder, tell
 from shared.artifacts import ArtifactStore
 from shared.classifier import ClassifierConfig, ClassifierManifest, write_classifier
 from shared.errors import BadConfig
-from shared.jobs import Event, Job
-from shared.reports import ClassifierLine, EventLine, MetricsLine, ProgressLine, Stop, TrainerLine
+from shared.jobs import Job
+from shared.reports import ClassifierLine, MetricsLine, ProgressLine, Stop, TrainerLine
 from shared.settings import Settings
 
 
@@ -53,12 +53,12 @@ def train_classifier(
     started_s = time.monotonic() - state.wall_seconds
     total_nimg = spec.config.epochs * len(images)
     what = f"{len(images):,} images of {len(images.classes)} classes, {total_nimg:,} to see, on {device_name(device)}"
-    _tell(emit, "started", what)
+    tell(emit, "started", what)
 
     def save() -> None:
         state.wall_seconds = time.monotonic() - started_s
         checkpoints.save(state.cur_nimg, state.state_dict())
-        _tell(emit, "checkpoint", f"checkpoint after {state.cur_nimg:,} images", nimg=state.cur_nimg)
+        tell(emit, "checkpoint", f"checkpoint after {state.cur_nimg:,} images", nimg=state.cur_nimg)
 
     def tick(row: dict[str, float]) -> None:
         emit(MetricsLine(row=row))
@@ -67,7 +67,7 @@ def train_classifier(
 
     if train(state, images, tick, save, should_stop) == "leave":
         return None
-    _tell(emit, "measuring", f"training is done; measuring on {len(test):,} test images")
+    tell(emit, "measuring", f"training is done; measuring on {len(test):,} test images")
     accuracies = class_accuracies(state.result, test)
     files, parity = export_classifier(state.result)
     is_right = accuracies * test.labels.bincount(minlength=len(test.classes))
@@ -105,17 +105,10 @@ def run_job(
 
 
 def _restore(state: ClassifierState, checkpoints: Checkpoints, emit: Callable[[TrainerLine], None]) -> None:
-    def on_corrupt(name: str, why: str) -> None:
-        _tell(emit, "warning", f"checkpoint {name} is damaged and was passed over: {why}", checkpoint=name)
-
-    saved = checkpoints.load_newest(on_corrupt)
+    saved = load_newest(checkpoints, emit)
     if saved is None:
         return
     if ClassifierConfig.model_validate_json(saved["config"]) != state.config:
         raise BadConfig("the run's checkpoint was trained with another config; start a run of another name")
     state.load_state_dict(saved)
-    _tell(emit, "resumed", f"going on after {state.cur_nimg:,} images", nimg=state.cur_nimg)
-
-
-def _tell(emit: Callable[[TrainerLine], None], kind: str, message: str, **data: object) -> None:
-    emit(EventLine(event=Event(kind=kind, message=message, data=data)))
+    tell(emit, "resumed", f"going on after {state.cur_nimg:,} images", nimg=state.cur_nimg)
