@@ -81,7 +81,7 @@ def train_classifier(
         test_accuracy=round(is_right.sum().item() / len(test), 6),
         class_accuracy=dict(zip(images.classes, accuracies.tolist(), strict=True)),
         images_seen=state.cur_nimg,
-        wall_seconds=round(state.wall_seconds, 1),
+        wall_seconds=round(state.wall_seconds, 3),
         images_per_second=round(state.cur_nimg / state.wall_seconds, 1),
         device=device_name(device),
         command=shlex.join(spec.command),
