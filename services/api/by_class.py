@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from services.api.judge import Bench, Judge
 from services.api.latents import draw_latents
-from services.api.loaded_model import MAX_BATCH, LoadedModel
+from services.api.loaded_model import MAX_BATCH, LoadedModel, index_of_class
 from shared.errors import InvalidInput
 
 THRESHOLD = 0.5  # above a half, no image is two classes
@@ -106,7 +106,10 @@ async def sift(wish: Wish, model: LoadedModel, bench: Bench) -> list[Drawn]:
     """
     judge = await bench.judge()
     threshold = THRESHOLD if wish.threshold is None else wish.threshold
-    shelves = [_Shelf(_label_of(wanted, judge), wish.first_index + wish.n) for wanted in wish.classes]
+    shelves = [
+        _Shelf(index_of_class(wanted, judge.classes, "the classifier knows"), wish.first_index + wish.n)
+        for wanted in wish.classes
+    ]
     drawn, limit = 0, wish.draws_allowed
     while (missing := max(shelf.missing for shelf in shelves)) and drawn < limit:
         # About one in so many will do; a batch is cut short rather than drawn for nothing.
@@ -149,15 +152,6 @@ class _Shelf:
 
 async def _latents(wish: Wish, model: LoadedModel, indices: range) -> NDArray[np.float32]:
     return await asyncio.to_thread(draw_latents, wish.seed, indices, model.manifest.latent_dim, wish.truncation)
-
-
-def _label_of(wanted: str, judge: Judge) -> int:
-    names = judge.classes
-    if wanted in names:
-        return names.index(wanted)
-    if wanted.isascii() and wanted.isdigit() and int(wanted[:9]) < len(names):
-        return int(wanted[:9])
-    raise InvalidInput.of("class", wanted, f"unknown class; the classifier knows {', '.join(names)}")
 
 
 def _too_few(wish: Wish, shelves: Sequence[_Shelf], threshold: float, judge: Judge) -> InvalidInput:

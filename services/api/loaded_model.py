@@ -28,6 +28,15 @@ Stream = tuple[int, int, float | None]  # seed, index, truncation
 Value = TypeVar("Value")
 
 
+def index_of_class(wanted: str | None, names: Sequence[str], knows: str) -> int:
+    """A class's place among the names, by name or by number. Raises InvalidInput, which says who `knows` which."""
+    if wanted in names:
+        return names.index(wanted)
+    if wanted is not None and wanted.isascii() and wanted.isdigit() and int(wanted[:9]) < len(names):
+        return int(wanted[:9])
+    raise InvalidInput.of("class", wanted, f"unknown class; {knows} {', '.join(names)}")
+
+
 class Draw(NamedTuple):
     """One image to make: its class, and its latent vector or the number in its stream that stands for one."""
 
@@ -137,8 +146,4 @@ class LoadedModel:
                     "class", wanted, f"model {self.manifest.id} is unconditional and knows no classes"
                 )
             return 0
-        if wanted in names:
-            return names.index(wanted)
-        if wanted is not None and wanted.isascii() and wanted.isdigit() and int(wanted[:9]) < len(names):
-            return int(wanted[:9])
-        raise InvalidInput.of("class", wanted, f"unknown class; model {self.manifest.id} has {', '.join(names)}")
+        return index_of_class(wanted, names, f"model {self.manifest.id} has")
