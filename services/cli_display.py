@@ -16,13 +16,9 @@ from rich.table import Table
 from rich.text import Text
 
 from services.cli_doctor import Finding
+from services.cli_output import COLORS, new_table
 from services.client_wire import JobData, ModelData
-from shared.jobs import JobStatus
 
-COLORS = {
-    JobStatus.QUEUED: "cyan", JobStatus.RUNNING: "blue", JobStatus.PAUSED: "yellow", JobStatus.SUCCEEDED: "green",
-    JobStatus.FAILED: "red", JobStatus.LOST: "red", JobStatus.CANCELLED: "dim",
-}  # fmt: skip
 PICTURE_COLUMNS = 80  # characters, and so pixels, of a picture in the terminal
 TILE, SMALL_TILE, GRID_ROWS = 32, 16, 2  # of a sample grid, so many rows of images, each shrunk to half
 SPARKS, SPARK_CHARS = "▁▂▃▄▅▆▇█", 40
@@ -31,7 +27,7 @@ SPARKS, SPARK_CHARS = "▁▂▃▄▅▆▇█", 40
 def jobs(found: Sequence[JobData]) -> RenderableType:
     if not found:
         return Text("no jobs yet; `kiln train` makes one", style="dim")
-    table = _table("id", "preset", "name", "status", "progress", "images/s", "left", "model or error")
+    table = new_table("id", "preset", "name", "status", "progress", "images/s", "left", "model or error")
     for job in found:
         rate = job.progress.images_per_second
         table.add_row(
@@ -129,7 +125,7 @@ def spark(values: Sequence[float]) -> str:
 def models(found: Sequence[ModelData]) -> RenderableType:
     if not found:
         return Text("no models yet; `kiln train` makes one", style="dim")
-    table = _table("id", "aliases", "preset", "images seen", "FID", "classes", "served")
+    table = new_table("id", "aliases", "preset", "images seen", "FID", "classes", "served")
     for model in found:
         manifest = model.manifest
         fid = manifest["metrics"].get("fid")
@@ -142,7 +138,7 @@ def models(found: Sequence[ModelData]) -> RenderableType:
 
 
 def presets(found: Iterable[Mapping[str, Any]]) -> RenderableType:
-    table = _table("preset", "generator", "discriminator", "what it is")
+    table = new_table("preset", "generator", "discriminator", "what it is")
     for preset in found:
         counts = preset["parameters"]
         table.add_row(preset["name"], f"{counts['generator']:,}", f"{counts['discriminator']:,}", preset["summary"])
@@ -150,7 +146,7 @@ def presets(found: Iterable[Mapping[str, Any]]) -> RenderableType:
 
 
 def preset(found: Mapping[str, Any]) -> RenderableType:
-    table = _table("field", "value", "where it comes from")
+    table = new_table("field", "value", "where it comes from")
     for name, value in found["config"].items():
         table.add_row(name, str(value), found["sources"].get(name, ""))
     return Group(Text(found["summary"]), table)
@@ -158,7 +154,7 @@ def preset(found: Mapping[str, Any]) -> RenderableType:
 
 def config(resolved: Mapping[str, Any], base: Mapping[str, Any]) -> RenderableType:
     """The resolved config; what differs from the preset stands out."""
-    table = _table("field", "value", "preset")
+    table = new_table("field", "value", "preset")
     for name, value in resolved.items():
         changed = value != base.get(name)
         table.add_row(name, str(value), str(base.get(name)) if changed else "", style="bold yellow" if changed else "")
@@ -166,7 +162,7 @@ def config(resolved: Mapping[str, Any], base: Mapping[str, Any]) -> RenderableTy
 
 
 def findings(found: Sequence[Finding]) -> RenderableType:
-    table = _table("", "what", "found", "what to do")
+    table = new_table("", "what", "found", "what to do")
     for finding in found:
         mark = Text("ok", style="green") if finding.is_well else Text("!!", style="red")
         table.add_row(mark, finding.what, finding.found, "" if finding.is_well else finding.fix)
@@ -213,10 +209,3 @@ def _first_line(text: str | None) -> str:
 
 def _rgb(pixel: Any) -> str:
     return f"rgb({pixel[0]},{pixel[1]},{pixel[2]})"
-
-
-def _table(*names: str) -> Table:
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in names:
-        table.add_column(name, overflow="fold")
-    return table

@@ -1,4 +1,4 @@
-"""What the commands of `kiln` share: a connection to the API, and how an answer is printed."""
+"""What the commands of `kiln` share: a connection to the API, colours, tables, and how an answer is printed."""
 
 from __future__ import annotations
 
@@ -9,10 +9,17 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console, RenderableType
+from rich.table import Table
 
 from services.client import Kiln
+from shared.jobs import JobStatus
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+
+COLORS: dict[str, str] = {
+    JobStatus.QUEUED: "cyan", JobStatus.RUNNING: "blue", JobStatus.PAUSED: "yellow", JobStatus.SUCCEEDED: "green",
+    JobStatus.FAILED: "red", JobStatus.LOST: "red", JobStatus.CANCELLED: "dim",
+}  # fmt: skip
 
 out, err = Console(), Console(stderr=True)
 
@@ -29,3 +36,10 @@ def show(as_json: bool, data: Any, render: Callable[[], RenderableType]) -> None
         typer.echo(json.dumps(data))
     else:
         out.print(render())
+
+
+def new_table(*names: str) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in names:
+        table.add_column(name, overflow="fold")
+    return table

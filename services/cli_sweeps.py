@@ -9,18 +9,16 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from services import client_wire as wire
-from services.cli_output import AsJson, connected, show
+from services.cli_output import COLORS, AsJson, connected, new_table, show
 from services.client_sweeps import SweepData
 from shared.presets import parse_overrides
 from shared.search_space import parse_space
 
 SWEEP_FAILED = 1
-COLORS = {"running": "blue", "succeeded": "green", "complete": "green", "pruned": "yellow", "failed": "red",
-          "cancelled": "dim"}  # fmt: skip
+STATE_COLORS = COLORS | {"complete": "green", "pruned": "yellow"}
 ACCEPTS = {".png": "image/png", ".csv": "text/csv", ".md": "text/markdown", ".json": "application/json"}
 
 
@@ -121,7 +119,7 @@ def _show(sweep: SweepData, as_json: bool) -> None:
 def _list(found: Sequence[SweepData]) -> RenderableType:
     if not found:
         return Text("no sweeps yet; `kiln sweep` makes one", style="dim")
-    table = _table("id", "preset", "name", "status", "trials", "varied", "best")
+    table = new_table("id", "preset", "name", "status", "trials", "varied", "best")
     for sweep in found:
         best = "" if sweep.best is None else f"{sweep.objective['metric']} {sweep.best.value:.4g}"
         table.add_row(sweep.id, sweep.preset, sweep.name or "", _colored(sweep.status), _counts(sweep),
@@ -139,7 +137,7 @@ def _line(sweep: SweepData) -> RenderableType:
 
 
 def _details(sweep: SweepData) -> RenderableType:
-    table = _table("trial", "state", sweep.objective["metric"], *sweep.space, "job", "")
+    table = new_table("trial", "state", sweep.objective["metric"], *sweep.space, "job", "")
     for trial in sweep.trials:
         is_best = sweep.best is not None and trial.number == sweep.best.number
         value = "" if trial.value is None else f"{trial.value:.4g}"
@@ -152,7 +150,7 @@ def _details(sweep: SweepData) -> RenderableType:
 def _comparison(rows: Sequence[dict[str, Any]]) -> RenderableType:
     """Turned on its side: a column for each job."""
     flat = [{name: value for name, value in row.items() if name != "config"} | row["config"] for row in rows]
-    table = _table("", *(str(row["name"]) for row in flat))
+    table = new_table("", *(str(row["name"]) for row in flat))
     for name in dict.fromkeys(name for row in flat for name in row):
         if name != "name":
             table.add_row(name.replace("_", " "), *(_value(row.get(name)) for row in flat))
@@ -170,11 +168,4 @@ def _value(value: Any) -> str:
 
 
 def _colored(word: str) -> Text:
-    return Text(word, style=COLORS[word])
-
-
-def _table(*names: str) -> Table:
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in names:
-        table.add_column(name, overflow="fold")
-    return table
+    return Text(word, style=STATE_COLORS[word])
