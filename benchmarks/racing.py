@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from shared.presets import resolve
 
-WAIT_POLICY = {"OMP_WAIT_POLICY": "PASSIVE"}  # what `python -m services.trainer` sets
+WAITING = {"GOMP_SPINCOUNT": "10000"}  # what `python -m services.trainer` sets
 
 
 class ContestantFailed(Exception):
@@ -36,7 +36,9 @@ class Contestant:
 
     def __enter__(self) -> Self:
         command = [sys.executable, "-m", "benchmarks.contestant", json.dumps(self.task)]
-        environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"} | self.environment
+        environment = {
+            k: v for k, v in os.environ.items() if k not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+        } | self.environment
         self.said = tempfile.TemporaryFile("w+")  # as long as the process
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.said, text=True, env=environment

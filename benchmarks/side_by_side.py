@@ -31,6 +31,7 @@ MODEL = {"total_nimg": 2_000, "tick_nimg": 1_000, "snapshot_nimg": 10**6}
 CASES: tuple[tuple[str, dict[str, str] | None], ...] = (
     ("no job", None),
     ("job, nice 0, spinning", {"KILN_TRAINER_NICE": "0", "OMP_WAIT_POLICY": "ACTIVE"}),
+    ("job, nice 0, sleeping", {"KILN_TRAINER_NICE": "0", "OMP_WAIT_POLICY": "PASSIVE"}),
     ("job, nice 0", {"KILN_TRAINER_NICE": "0"}),
     ("job, as shipped", {}),
 )

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from benchmarks.arithmetic import flops_per_image, matmul_flops_per_second
-from benchmarks.racing import WAIT_POLICY, Contestant, median, race, ratios
+from benchmarks.racing import WAITING, Contestant, median, race, ratios
 from benchmarks.tables import as_markdown
 from benchmarks.where import operations
 from shared.presets import PRESETS, resolve
@@ -31,7 +31,8 @@ ABLATION = {
     "cuda": ("capture", "lean", "channels_last", "fused", "foreach"),
 }
 ONLY_FOR = {"winograd": "dcgan", "resample": "resnet"}
-MEASURED = ("wgan-gp", "wgan-gp-conditional", "tiny")  # unless others are asked for
+MEASURED = ("wgan-gp", "wgan-gp-conditional", "tiny", "cpu-hours")  # unless others are asked for
+PRECISIONS = ("fp32", "bf16")
 BATCHES, DIVISORS = (16, 32, 64, 128, 256), (8, 4, 2, 1)
 # For `--quick`, which shows that all of it runs and measures nothing.
 QUICK = {"latent_dim": 8, "batch_size": 4, "n_critic": 1}
@@ -39,20 +40,32 @@ QUICK_CHANNELS = {"dcgan": (3, 3), "keras-dcgan": (3, 3), "resnet": (4, 3)}  # h
 
 
 def compare_presets(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Kiln against the plain way, preset by preset."""
+    """Kiln, in both precisions, against the plain way in fp32, preset by preset; and against the peer."""
     for preset in options.presets:
         task = _task(options, preset)
-        kiln = Contestant("Kiln", task | {"way": "kiln"}, WAIT_POLICY)
-        plain = Contestant("plain PyTorch", task | {"way": "plain"})
-        race([kiln, plain], options.rounds, options.turn_s)
-        precision = resolve(preset, task["overrides"]).precision
-        yield _row(preset, kiln, plain) | {"flops_per_image": _flops(task), "precision": precision}
+        yield from _against(options, Contestant("plain PyTorch", task | {"way": "plain"}), task, preset)
     if options.peer:
         task = _task(options, "wgan-gp") | {"path": str(options.peer)}
-        kiln = Contestant("Kiln", task | {"way": "kiln"}, WAIT_POLICY)
-        peer = Contestant("peer", task | {"way": "peer"})
-        race([kiln, peer], options.rounds, options.turn_s)
-        yield _row("pytorch-gan-collections' CNN, WGAN-GP", kiln, peer)
+        yield from _against(
+            options, Contestant("peer", task | {"way": "peer"}), task, "pytorch-gan-collections' CNN, WGAN-GP"
+        )
+
+
+def _against(
+    options: argparse.Namespace, other: Contestant, task: dict[str, Any], what: str
+) -> Iterator[dict[str, Any]]:
+    kilns = {
+        precision: Contestant(
+            f"Kiln, {precision}",
+            task | {"way": "kiln", "overrides": task["overrides"] | {"precision": precision}},
+            WAITING,
+        )
+        for precision in PRECISIONS
+    }
+    race([*kilns.values(), other], options.rounds, options.turn_s)
+    for precision, kiln in kilns.items():
+        row = _row(f"{what}, {precision}", kiln, other) | {"precision": precision}
+        yield row if "path" in task else row | {"flops_per_image": _flops(task)}
 
 
 def _row(what: str, kiln: Contestant, other: Contestant) -> dict[str, Any]:
@@ -72,7 +85,7 @@ def ablate(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         names = [n for n in ABLATION[options.device] if ONLY_FOR.get(n, config.architecture) == config.architecture]
 
         def kiln(name: str, task: dict[str, Any] = task, **changes: Any) -> Contestant:
-            return Contestant(name, task | {"way": "kiln"} | changes, WAIT_POLICY)
+            return Contestant(name, task | {"way": "kiln"} | changes, WAITING)
 
         whole = kiln("all")
         pairs = [(without, whole, without) for without in (kiln(name, paths={name: False}) for name in names)]
@@ -86,8 +99,9 @@ def ablate(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             tried = kiln("cudnn.benchmark", cudnn_benchmark=True)
             pairs.append((tried, tried, whole))
         else:
-            spinning = Contestant("waiting threads sleep", task | {"way": "kiln"})
-            pairs.append((spinning, whole, spinning))
+            for waiting, environment in (("spin", {}), ("sleep", {"OMP_WAIT_POLICY": "PASSIVE"})):
+                other_way = Contestant(f"threads {waiting} while they wait", task | {"way": "kiln"}, environment)
+                pairs.append((other_way, whole, other_way))
         race([whole, *(of for of, _, _ in pairs), reference, plain], options.rounds, options.turn_s)
         for of, with_it, without in pairs:
             yield _measure(preset, of.name, with_it, without, of)
@@ -113,7 +127,7 @@ def compare_sizes(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     for name, overrides in cases[:1] if options.quick else cases:
         task = _task(options, "wgan-gp", overrides) | {"way": "kiln"}
         in_bf16 = task | {"overrides": task["overrides"] | {"precision": "bf16"}}
-        pairs.append((Contestant(name, task, WAIT_POLICY), Contestant(f"{name}, bf16", in_bf16, WAIT_POLICY)))
+        pairs.append((Contestant(name, task, WAITING), Contestant(f"{name}, bf16", in_bf16, WAITING)))
     # On a GPU the processes take longer to start than to be measured, so they start together.
     for together in [pairs] if options.device == "cuda" else [[pair] for pair in pairs]:
         race([contestant for pair in together for contestant in pair], options.rounds, options.turn_s)

@@ -45,8 +45,10 @@ def main(arguments: list[str] | None = None) -> int:
         rank.add_argument(name, type=kind, required=True)
     add_commands(commands)
     options = parser.parse_args(arguments)
-    # Threads that wait for each other spin by default, and then a busy core costs a multiple: docs/performance.md.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Threads that wait for each other spin. By default they do so for milliseconds, and then a busy core costs a
+    # multiple; not to spin at all costs a third where the cores are free: docs/performance.md.
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
+        os.environ["GOMP_SPINCOUNT"] = "10000"
     try:
         settings = read_settings()
         if options.command == "rank":

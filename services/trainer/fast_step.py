@@ -164,7 +164,7 @@ def _keep(parameters: list[nn.Parameter], grads: tuple[Tensor | None, ...], stat
 
 def _fast_forward(network: nn.Module, state: TrainState) -> Forward:
     """The network's fast forward pass where it has one, else its own."""
-    if _goes_by_winograd(state) and type(network) is dcgan.Generator:
+    if state.runtime.winograd and type(network) is dcgan.Generator:
         return lambda z, labels: fast_dcgan.generate(network, z, labels)
     if state.runtime.resample and type(network) is resnet.Generator:
         return lambda z, labels: fast_resnet.generate(network, z, labels)
@@ -172,15 +172,11 @@ def _fast_forward(network: nn.Module, state: TrainState) -> Forward:
 
 
 def _fast_judge(network: nn.Module, state: TrainState) -> Judge:
-    if _goes_by_winograd(state) and type(network) is dcgan.Discriminator:
+    if state.runtime.winograd and type(network) is dcgan.Discriminator:
         return lambda images, labels: fast_dcgan.judge(network, images, labels)
     if state.runtime.resample and type(network) is resnet.Discriminator:
         return lambda images, labels: fast_resnet.judge(network, images, labels)
     return judge_of(network)
-
-
-def _goes_by_winograd(state: TrainState) -> bool:
-    return state.runtime.winograd and state.config.precision == "fp32"
 
 
 def _compiled(part: Part) -> Part:

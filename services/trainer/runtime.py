@@ -19,7 +19,7 @@ class Runtime:
     channels_last: bool = False  # pixels of one place lie together
     fused: bool = False  # Adam in one kernel
     foreach: bool = False  # averaging all weights in one call
-    winograd: bool = False  # the 4x4 convolutions by nine matrix products; CPU and fp32 only
+    winograd: bool = False  # the 4x4 convolutions by nine matrix products; CPU only
     resample: bool = False  # doubling and halving of images folded into the convolution beside them; residual networks
     lean: bool = False  # a step that walks no modules and switches nothing back and forth
     compile: bool = False  # torch.compile where nothing is differentiated twice

@@ -37,6 +37,7 @@ CASES: dict[str, TrainConfig] = {
     "dcgan, class loss": small_config("tiny", class_weight=2.0, n_critic=2, **WIDE),
     "best": small_resnet("best", d_channels=[8, 8, 8, 8], n_critic=2, total_nimg=10**6),
     "cpu-hours": small_resnet("cpu-hours", d_channels=[8, 8, 8], total_nimg=10**6),
+    "wgan-gp, bf16": small_config("wgan-gp", n_critic=2, precision="bf16", **WIDE),
     "resnet, penalty": small_resnet("wgan-gp", n_critic=2, total_nimg=10**6),
 }
 
@@ -115,20 +116,24 @@ def test_each_path_alone_agrees_with_the_plain_reference(case: str, path: str) -
             assert difference.max() < 2.1 * lr * CASES[case].n_critic, name
 
 
+def gradients_of(config: TrainConfig, runtime: Runtime) -> dict[str, Tensor | None]:
+    """What one iteration would have handed to the optimizers."""
+    state = TrainState(config, 10, CPU, runtime)
+    for optimizer in (state.opt_d, state.opt_g):
+        optimizer.step = _nothing  # type: ignore[method-assign]
+    chosen = torch.arange(8 * config.n_critic)
+    if runtime.lean:
+        FastIteration(state, DATASET).iterate(chosen)
+    else:
+        loop.reference_iteration(state, DATASET, chosen)
+    networks = {"d": state.discriminator, "g": state.generator}
+    return {f"{n}.{k}": p.grad for n, net in networks.items() for k, p in net.named_parameters()}
+
+
 @pytest.mark.parametrize("case", ["wgan-gp", "wgan-gp-conditional", "tiny", "dcgan, class loss"])
 def test_gradients_of_the_fast_networks_are_those_of_the_plain_ones(case: str) -> None:
     """No optimizer between: the sharper comparison."""
-    gradients = []
-    for runtime in (PLAIN, fastest(CPU)):
-        state = TrainState(CASES[case], 10, CPU, runtime)
-        for optimizer in (state.opt_d, state.opt_g):
-            optimizer.step = _nothing  # type: ignore[method-assign]
-        if runtime.lean:
-            FastIteration(state, DATASET).iterate(torch.arange(8 * state.config.n_critic))
-        else:
-            loop.reference_iteration(state, DATASET, torch.arange(8 * state.config.n_critic))
-        networks = {"d": state.discriminator, "g": state.generator}
-        gradients.append({f"{n}.{k}": p.grad for n, net in networks.items() for k, p in net.named_parameters()})
+    gradients = [gradients_of(CASES[case], runtime) for runtime in (PLAIN, fastest(CPU))]
     for name, expected in gradients[0].items():
         assert expected is not None
         if name.startswith("d."):  # the reference leaves none in D after G's step, nor does the fast step change them
@@ -138,8 +143,21 @@ def test_gradients_of_the_fast_networks_are_those_of_the_plain_ones(case: str) -
         assert (got - expected).norm() <= 1e-4 * expected.norm() + 1e-9, name
 
 
+def test_winograd_products_in_bf16_are_about_as_near_to_fp32_as_plain_ones() -> None:
+    # Given the gradients of one iteration, second derivatives among them: exact ones, and two ways in bf16
+    exact = gradients_of(CASES["wgan-gp"], PLAIN)
+    plain = gradients_of(CASES["wgan-gp, bf16"], PLAIN)
+    fast = gradients_of(CASES["wgan-gp, bf16"], replace(PLAIN, lean=True, winograd=True))
+    # Then no layer's is further off than a few roundings more would make it: a lost derivative is off by all of itself
+    for name, expected in exact.items():
+        assert expected is not None
+        ways = plain[name], fast[name]
+        one, other = (((way if way is not None else 0) - expected).norm() / expected.norm() for way in ways)
+        assert 0 < other < 3 * one < 0.5, name
+
+
 @pytest.mark.parametrize("runtime", [PLAIN, fastest(CPU)], ids=["all off", "all on"])
-@pytest.mark.parametrize("case", ["wgan-gp-conditional", "tiny", "cpu-hours"])
+@pytest.mark.parametrize("case", ["wgan-gp-conditional", "tiny", "cpu-hours", "wgan-gp, bf16"])
 def test_a_run_that_was_taken_up_is_as_exact_with_every_path_as_with_none(case: str, runtime: Runtime) -> None:
     # Given a run of four iterations, and one that was saved after two and loaded elsewhere
     whole = trained(CASES[case], runtime, 4)

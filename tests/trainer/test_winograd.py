@@ -48,3 +48,23 @@ def test_in_single_precision_it_rounds_no_worse_than_torch_does() -> None:
     fast = (conv4x4(images.float(), weight.float()) - exact).abs().max().item() / scale
     assert 0 < plain < 5e-6
     assert 0 < fast < 5e-6
+
+
+def test_in_bf16_it_rounds_a_few_times_more_than_torch_does() -> None:
+    # Given the same layer under autocast, and its derivatives
+    images, weight = doubles(8, 128, 16, 16), doubles(256, 128, 4, 4)
+    exact = F.conv2d(images, weight, stride=2, padding=1)
+    back = torch.randn(exact.shape, dtype=torch.double, generator=torch.Generator().manual_seed(1))
+    exacts = (exact, *torch.autograd.grad(exact, (images, weight), back))
+    errors: list[list[float]] = []
+    for product in (lambda x, w: F.conv2d(x, w, stride=2, padding=1), conv4x4):
+        inputs = [t.detach().float().requires_grad_() for t in (images, weight)]
+        with torch.autocast("cpu", torch.bfloat16):
+            out = product(*inputs)
+        assert out.dtype == torch.bfloat16
+        got = (out, *torch.autograd.grad(out, inputs, back.bfloat16()))
+        errors.append([((a.double() - b).norm() / b.norm()).item() for a, b in zip(got, exacts, strict=True)])
+    # Then it is a fraction of a percent off, as bf16 is
+    plain, fast = errors
+    assert 1e-3 < max(plain) < 4e-3
+    assert 1e-3 < max(fast) < 1e-2

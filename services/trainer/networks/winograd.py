@@ -2,8 +2,9 @@
 
 A stride of two splits the image into four phases, and the 4x4 kernel into four of 2x2 with stride one. Those go by
 Winograd's F(2x2, 2x2): two neighbouring outputs of a two-tap filter from three products instead of four, each way
-(Lavin and Gray 2016, arXiv:1509.09308, section 4). All its transforms are sums and differences, so it rounds no worse
-than a plain convolution; the products become nine matrix products, which a BLAS does at its best rate.
+(Lavin and Gray 2016, arXiv:1509.09308, section 4). All its transforms are sums and differences, so in fp32 it rounds no
+worse than a plain convolution; the products become nine matrix products, which a BLAS does at its best rate. In bf16
+the transforms round once more: the error is 2.4 times that of a plain convolution in bf16.
 
 Every transform is a linear map that comes with its adjoint, and each is the other's derivative. That is all autograd
 needs to differentiate to any order, as a gradient penalty must.
@@ -27,8 +28,9 @@ def conv4x4(images: Tensor, weight: Tensor) -> Tensor:
     Fastest where the weight lies as `lay_out_weight` puts it.
     """
     shape = tuple(images.shape)
-    tiles = _apply(images, _tiles, lambda v: _untiles(v, shape))  # [9, P, 4C]
-    filters = _apply(weight.permute(2, 3, 1, 0), _filters_first, _unfilters_first)  # [4, 4, C, D] -> [9, 4C, D]
+    tiles = _apply(_to_multiply(images), _tiles, lambda v: _untiles(v, shape))  # [9, P, 4C]
+    taps = _to_multiply(weight).permute(2, 3, 1, 0)  # [4, 4, C, D]
+    filters = _apply(taps, _filters_first, _unfilters_first)  # [9, 4C, D]
     height, width = images.shape[2] // 2, images.shape[3] // 2
     return _apply(torch.bmm(tiles, filters), lambda m: _outputs(m, height, width), _unoutputs)
 
@@ -40,9 +42,16 @@ def conv_transpose4x4(images: Tensor, weight: Tensor) -> Tensor:
     """
     count, _, height, width = images.shape
     shape = (count, weight.shape[1], 2 * height, 2 * width)
-    spread = _apply(images, _unoutputs, lambda m: _outputs(m, height, width))  # [9, P, D]
-    filters = _apply(weight.permute(0, 2, 3, 1), _filters_last, _unfilters_last)  # [D, 4, 4, C] -> [9, D, 4C]
+    spread = _apply(_to_multiply(images), _unoutputs, lambda m: _outputs(m, height, width))  # [9, P, D]
+    taps = _to_multiply(weight).permute(0, 2, 3, 1)  # [D, 4, 4, C]
+    filters = _apply(taps, _filters_last, _unfilters_last)  # [9, D, 4C]
     return _apply(torch.bmm(spread, filters), lambda v: _untiles(v, shape), _tiles)
+
+
+def _to_multiply(x: Tensor) -> Tensor:
+    """`x` in the precision in which autocast would multiply it."""
+    device = x.device.type
+    return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
 
 
 def lay_out_weight(weight: Tensor) -> Tensor:
