@@ -45,8 +45,8 @@ bench-side-by-side: $(VENV)/.installed
 bench-gpu: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.gpu $(BENCH)
 
-# Both reports, run again through the API: docs/reproduction.md. smoke: a minute; minutes: an hour; hours: a day of two
-# cores; full: for a GPU. What was trained is not trained again; KILN_URL uses a stack that runs already.
+# Both reports, run again through the API: docs/reproduction.md. smoke: minutes; hours: an hour or two of two cores; day:
+# a day of them; full: for a GPU. What was trained is not trained again; KILN_URL uses a stack that runs already.
 REPRODUCE_BUDGET ?= smoke
 reproduce: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.reproduction --budget $(REPRODUCE_BUDGET) $(REPRODUCE)

@@ -1,4 +1,4 @@
-"""Both reports, run again through the public API: `make reproduce REPRODUCE_BUDGET=smoke|minutes|hours|full`.
+"""Both reports, run again through the public API: `make reproduce REPRODUCE_BUDGET=smoke|hours|day|full`.
 
 Starts a stack of its own, or uses the one at KILN_URL. Each row of the studies is a job with a key of its own, so a
 second start goes on where the first one was stopped. The result is a page: the reports' values, Kiln's, and pictures.
@@ -32,12 +32,11 @@ EPOCH = 50_000  # images of CIFAR-10
 
 @dataclass(frozen=True)
 class Budget:
-    """What of a report's training is run. `minutes` bounds each row in time, and everything in it ends with that."""
+    """What of a report's training is run."""
 
     about: str
     share: float = 1.0  # of the report's images; whatever the config counts in images shrinks with it
     most_epochs: float | None = None
-    minutes: Mapping[str, float] | None = None  # by report
     eval_images: int = 10_000  # that report 1's model is measured by
 
     def overrides(self, report: str, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -50,18 +49,13 @@ class Budget:
             scale = total / config["total_nimg"]
             counted = ("total_nimg", "tick_nimg", "snapshot_nimg", "lr_step_nimg")
             changed |= {name: max(1, round(config[name] * scale)) for name in counted if config[name] is not None}
-        if self.minutes:
-            changed |= {"max_minutes": self.minutes[report], "tick_nimg": 2 * config["batch_size"]}
         return changed
 
 
 BUDGETS = {
     "smoke": Budget("a few steps of each row: shows that it runs, and nothing else", most_epochs=0.02, eval_images=0),
-    "minutes": Budget(
-        "a minute and a half for each row of report 2, the export included, and five minutes for report 1",
-        minutes={"report_1": 5.0, "report_2": 1.5}, eval_images=2000,
-    ),
-    "hours": Budget("a third of each row's epochs, and at most 20", share=1 / 3, most_epochs=20),
+    "hours": Budget("two epochs of each row", most_epochs=2),
+    "day": Budget("a third of each row's epochs, and at most 20", share=1 / 3, most_epochs=20),
     "full": Budget("all epochs of both reports", eval_images=50_000),
 }  # fmt: skip
 

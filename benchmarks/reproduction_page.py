@@ -16,8 +16,8 @@ LOSSES = {
 INTRODUCTION = """\
 Each row is a job of the preset of that name, submitted through `POST /jobs`. Nothing was tuned to match: what came
 out is printed. A loss of D is the mean of its real and its fake half, as Keras prints it; *first* and *last* are the
-means over the first and the last tick of a run, which is an epoch in the reports and in the budget `full`, and less
-in smaller ones. Accuracies are of the batches that D was trained with."""
+means over a run's first and last epoch; of a run shorter than two epochs, over its first and last tick. Accuracies are
+means of the last epoch, on the batches that D was trained with."""
 ACCURACIES = {"d_accuracy_real": "D real", "d_accuracy_fake": "D fake"}
 
 
