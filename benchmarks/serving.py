@@ -14,6 +14,7 @@ import json
 import os
 import platform
 import random
+import signal
 import statistics
 import subprocess
 import sys
@@ -63,6 +64,7 @@ def main() -> None:
     parser.add_argument("--environments", type=Path, default=ROOT / "data" / "serving-peers", help="Where peers live.")
     parser.add_argument("--json", type=Path, help="Write all figures there, too.")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # or the servers would be left behind
     with tempfile.TemporaryDirectory(prefix="kiln-serving-") as folder, ExitStack() as stack:
         graph, config = network(options.network)
         path = Path(folder) / GENERATOR_FILE
