@@ -1,13 +1,14 @@
 """Whoever asks for what, when, and beside whom: the same image is the same bytes.
 
-The engine is the real one and the network of the starter's kind, with weights drawn at random; what is left to chance
-are the numbers of images, their order, the load and the company.
+The engine is the real one, the networks are the model that ships and a smaller one of its kind with weights drawn at
+random; what is left to chance are the numbers of images, their order, the load and the company.
 """
 
 from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,6 +29,7 @@ from shared.settings import Settings
 from tests.api.conftest import CLASSES
 
 SEEDS, INDICES = 3, 20
+STARTER = Path(__file__).parents[2] / "models" / "starter"
 CONFIG = resolve("tiny", {"architecture": "resnet", "g_channels": [16, 16, 8, 8], "latent_dim": 16})
 
 
@@ -43,19 +45,23 @@ def graph() -> bytes:
     return export_generator(generator, CONFIG)
 
 
-@pytest.fixture(scope="module")
-def model(graph: bytes, tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+@pytest.fixture(scope="module", params=["small", "starter"])
+def model(request: pytest.FixtureRequest, graph: bytes, tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     """With two lanes, so that batches really run at the same time."""
-    manifest = ModelManifest(
-        id="small", job_id="small", created_at=datetime.now(UTC), preset="tiny", config=CONFIG, dataset="cifar10",
-        classes=CLASSES, latent_dim=CONFIG.latent_dim, conditional=True, images_seen=1, device="cpu", wall_seconds=0.0,
-        parity=Parity(max_abs_difference=0.0, batch_sizes=(1,)), files={GENERATOR_FILE: "0" * 64},
-    )  # fmt: skip
+    if request.param == "starter":
+        manifest = ModelManifest.model_validate_json((STARTER / "manifest.json").read_text())
+        graph = (STARTER / GENERATOR_FILE).read_bytes()
+    else:
+        manifest = ModelManifest(
+            id="small", job_id="small", created_at=datetime.now(UTC), preset="tiny", config=CONFIG, dataset="cifar10",
+            classes=CLASSES, latent_dim=CONFIG.latent_dim, conditional=True, images_seen=1, device="cpu",
+            wall_seconds=0.0, parity=Parity(max_abs_difference=0.0, batch_sizes=(1,)), files={GENERATOR_FILE: "0" * 64},
+        )  # fmt: skip
     return LoadedModel(manifest, graph, Settings(data=tmp_path_factory.mktemp("same"), threads=2), Telemetry())
 
 
 @pytest.fixture(scope="module")
-def alone(graph: bytes, model: LoadedModel) -> dict[tuple[int, int, int], bytes]:
+def alone(model: LoadedModel) -> dict[tuple[int, int, int], bytes]:
     """(class, seed, index) -> the image, made by itself."""
     keys = [(label, seed, index) for label in (0, 3, 9) for seed in range(SEEDS) for index in range(INDICES)]
 
