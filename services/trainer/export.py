@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from services.trainer.dispatch_graph import dispatching
 from services.trainer.networks.dispatch import Dispatch
+from services.trainer.networks.folded import folded
 from shared.errors import ParityFailed
 from shared.presets import TrainConfig
 from shared.registry import Parity
@@ -36,12 +37,14 @@ class _Graph(nn.Module):
 
 
 def export_generator(generator: nn.Module, config: TrainConfig) -> bytes:
-    """ONNX bytes of the generator in evaluation mode, with a dynamic batch; labels are an input even if unused."""
+    """ONNX bytes of the generator in evaluation mode, with a dynamic batch; labels are an input even if unused.
+
+    The graph is that of `networks.folded`, which makes the same images; check_parity compares it with the original.
+    """
     if isinstance(generator, Dispatch):
         return dispatching([export_generator(part, config) for part in generator.parts])
-    network = copy.deepcopy(generator).cpu().eval().to(memory_format=torch.contiguous_format)
     inputs = {"z": torch.randn(2, config.latent_dim), "labels": torch.zeros(2, dtype=torch.int64)}
-    return to_onnx(_Graph(network), inputs, ["images"])
+    return to_onnx(_Graph(folded(generator)), inputs, ["images"])
 
 
 def to_onnx(network: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[str]) -> bytes:

@@ -1,0 +1,155 @@
+"""What export folds: other graphs, the same images."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from services.api.mixing import SHARES, with_shares
+from services.trainer.export import export_generator
+from services.trainer.networks import build_networks
+from services.trainer.networks.dispatch import Dispatch
+from services.trainer.networks.fast_resnet import double_filters
+from services.trainer.networks.folded import _Doubling, _SquareBySquare, folded
+from shared.presets import TrainConfig
+from tests.trainer.small import small_config, small_keras, small_resnet
+
+ATOL = 2e-5  # what float32 rounds, of a range of 2
+WIDE = [16, 16, 16]  # of fewer, nothing is doubled by folding
+KINDS = {
+    "dcgan": small_config("wgan-gp", g_channels=WIDE),
+    "dcgan, conditional": small_config(g_channels=WIDE),
+    "dcgan, conditional, of two widths": small_config(g_channels=[16, 8, 16]),
+    "keras-dcgan": small_keras(batch_norm=True),
+    "keras-dcgan, conditional, softmax": small_keras(conditional=True, batch_norm=True, g_output="softmax"),
+    "resnet": small_resnet("wgan-gp"),
+    "resnet, conditional": small_resnet(),
+}
+KNOWS_CLASSES_BY_NORM = ["dcgan, conditional", "dcgan, conditional, of two widths", "resnet, conditional"]
+
+
+def trained(config: TrainConfig) -> nn.Module:
+    """A generator none of whose norms is trivial: some variances are a hundred times their epsilon, no more."""
+    torch.manual_seed(0)
+    generator, _ = build_networks(config, num_classes=10)
+    for module in generator.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean = 0.1 * torch.randn(module.num_features)
+            module.running_var = 10 ** torch.empty(module.num_features).uniform_(-3, 0)
+        if isinstance(module, nn.BatchNorm2d) and module.affine:
+            module.weight.data, module.bias.data = torch.randn(2, module.num_features)
+        if isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight)
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            module.weight.data *= 0.1 / module.weight.std()
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d) and module.bias is not None:
+            nn.init.normal_(module.bias, std=0.1)
+    last = [module for module in generator.modules() if isinstance(module, nn.Conv2d | nn.ConvTranspose2d)][-1]
+    with torch.no_grad():  # colours in the middle of their range, where tanh hides nothing
+        last.weight *= 0.5 / contrast(generator.eval(), last)
+    return generator
+
+
+def contrast(generator: nn.Module, last: nn.Module) -> float:
+    """Standard deviation of what the last convolution makes of 64 images."""
+    made: list[Tensor] = []
+    hook = last.register_forward_hook(lambda _module, _inputs, output: made.append(output))
+    generator(torch.randn(64, 8), torch.arange(64) % 10)
+    hook.remove()
+    return made[0].std().item()
+
+
+def run(graph: bytes, **inputs: Tensor) -> Tensor:
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    (images,) = session.run(["images"], {name: value.numpy() for name, value in inputs.items()})
+    return torch.from_numpy(np.asarray(images))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_folded_graph_makes_the_same_images(kind: str) -> None:
+    # Given a generator with statistics and tables of a training, and what it makes
+    generator = trained(KINDS[kind])
+    z, labels = torch.randn(20, 8), torch.arange(20) % 10
+    with torch.no_grad():
+        expected = generator(z, labels)
+    assert expected.std() > 0.1
+    # When it is exported, Then the graph makes the same
+    torch.testing.assert_close(
+        run(export_generator(generator, KINDS[kind]), z=z, labels=labels), expected, rtol=0, atol=ATOL
+    )
+    # And the generator is as it was
+    with torch.no_grad():
+        assert torch.equal(generator(z, labels), expected)
+
+
+@pytest.mark.parametrize("kind", KNOWS_CLASSES_BY_NORM)
+def test_no_batch_norm_is_left_where_classes_have_tables(kind: str) -> None:
+    model = onnx.load_from_string(export_generator(trained(KINDS[kind]), KINDS[kind]))
+    operators = [node.op_type for node in model.graph.node]
+    assert "BatchNormalization" not in operators
+    assert operators.count("Gather") >= 2
+
+
+@pytest.mark.parametrize("kind", ["resnet", "resnet, conditional"])
+def test_only_shortcuts_are_doubled_by_repeating_pixels(kind: str) -> None:
+    model = onnx.load_from_string(export_generator(trained(KINDS[kind]), KINDS[kind]))
+    doubled = {node.output[0] for node in model.graph.node if node.op_type == "Resize"}
+    readers = [node.op_type for node in model.graph.node if doubled & set(node.input)]
+    assert readers == ["Add"] * 3
+
+
+def test_classes_mix_in_folded_tables_as_in_the_original_ones() -> None:
+    # Given a network whose class 0 is three parts of class 3 and one of class 7
+    config = KINDS["resnet, conditional"]
+    generator = trained(config)
+    graph = with_shares(export_generator(generator, config))
+    assert graph is not None
+    for module in generator.modules():
+        if isinstance(module, nn.Embedding):
+            module.weight.data[0] = 0.75 * module.weight[3] + 0.25 * module.weight[7]
+    z, shares = torch.randn(5, 8), torch.zeros(5, 10)
+    shares[:, 3], shares[:, 7] = 0.75, 0.25
+    # When the exported graph mixes them, Then it is that class
+    with torch.no_grad():
+        expected = generator(z, torch.zeros(5, dtype=torch.int64))
+    torch.testing.assert_close(run(graph, z=z, **{SHARES: shares}), expected, rtol=0, atol=ATOL)
+
+
+def test_each_part_of_a_dispatch_is_folded() -> None:
+    config = KINDS["dcgan"]
+    parts = [trained(config), trained(config)]
+    parts[1].convolutions[-1].weight.data *= -1  # type: ignore[index,union-attr]
+    z, labels = torch.randn(6, 8), torch.tensor([0, 1, 1, 0, 1, 0])
+    whole = Dispatch(parts).eval()
+    with torch.no_grad():
+        expected = whole(z, labels)
+    torch.testing.assert_close(run(export_generator(whole, config), z=z, labels=labels), expected, rtol=0, atol=ATOL)
+
+
+def test_doubling_and_squares_are_the_convolutions_they_stand_for() -> None:
+    torch.manual_seed(0)
+    x, convolution = torch.randn(2, 3, 6, 6), nn.Conv2d(3, 5, 3, padding=1).requires_grad_(False)
+    doubled = convolution(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+    bias = convolution.bias
+    assert bias is not None
+    torch.testing.assert_close(_Doubling(double_filters(convolution.weight), bias)(x), doubled)
+    torch.testing.assert_close(_SquareBySquare(convolution)(x), convolution(x))
+
+
+def test_a_pixel_of_each_square_by_hand() -> None:
+    """A filter that is one tap of 1: the upper left one, which moves the doubled image by one pixel."""
+    weight = torch.zeros(1, 1, 3, 3)
+    weight[0, 0, 0, 0] = 1
+    x = torch.tensor([[[[1.0, 2], [3, 4]]]])
+    moved = torch.tensor([[[[0.0, 0, 0, 0], [0, 1, 1, 2], [0, 1, 1, 2], [0, 3, 3, 4]]]])
+    assert torch.equal(_Doubling(double_filters(weight), torch.zeros(1))(x), moved)
+
+
+def test_an_unknown_network_stays_as_it_is() -> None:
+    network = nn.Linear(2, 3)
+    assert torch.equal(folded(network)(torch.ones(1, 2)), network(torch.ones(1, 2)))
