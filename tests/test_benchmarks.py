@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ from typing import Any
 import psutil
 import pytest
 
-from benchmarks import gpu
+from benchmarks import gpu, graphs
 from benchmarks.racing import Contestant, median, race, ratios
 from benchmarks.tables import as_markdown
+from tests.conftest import ROOT
 
 TASK: dict[str, Any] = {
     "preset": "tiny", "device": "cpu", "threads": 1, "way": "reference",
@@ -87,3 +89,13 @@ def test_a_step_that_takes_too_long_is_ended_with_all_that_it_started(tmp_path: 
     with contextlib.suppress(psutil.NoSuchProcess):
         psutil.Process(child).wait(timeout=60)  # killed it is; the system takes a moment to say so
     assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
+
+
+def test_graphs_are_compared_with_the_first_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("plain", "other"):
+        shutil.copy(ROOT / "models" / "starter" / "generator.onnx", tmp_path / f"{name}.onnx")
+    graphs.main([str(tmp_path / "plain.onnx"), str(tmp_path / "other.onnx"), "--rounds", "1"])
+    head, _, plain, other = capsys.readouterr().out.splitlines()
+    assert head == "| graph | n=1 | n=8 | n=32 | n=64 |"
+    assert plain.startswith("| plain | 1.00 (")
+    assert other.startswith("| other | ")

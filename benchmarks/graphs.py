@@ -1,0 +1,65 @@
+"""ONNX graphs of the same network against each other, in turns: `python -m benchmarks.graphs A.onnx B.onnx`.
+
+One thread of onnxruntime on the CPU, and the processor time of that thread; ratios are taken within a round, for the
+machine may be busy. Prints a table: how many times as fast as the first graph each is, and its microseconds per image.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+SIZES = (1, 8, 32, 64)  # images per call
+IMAGES = 48  # in each turn, at least
+
+
+def measure(graphs: dict[str, bytes], size: int, rounds: int) -> dict[str, list[float]]:
+    """Microseconds per image of each graph in each round."""
+    sessions = {name: _open(graph) for name, graph in graphs.items()}
+    rng = np.random.default_rng(0)
+    latent_dim = {i.name: i.shape for i in next(iter(sessions.values())).get_inputs()}["z"][1]
+    feed = {"z": rng.standard_normal((size, latent_dim)).astype(np.float32), "labels": np.arange(size) % 10}
+    calls = -(-IMAGES // size)
+    taken: dict[str, list[float]] = {name: [] for name in graphs}
+    for _ in range(rounds):
+        for name, session in sessions.items():
+            session.run(["images"], feed)  # the caches are this graph's again
+            began_s = time.thread_time()
+            for _ in range(calls):
+                session.run(["images"], feed)
+            taken[name].append((time.thread_time() - began_s) * 1e6 / calls / size)
+    return taken
+
+
+def _open(graph: bytes) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("graphs", nargs="+", type=Path)
+    parser.add_argument("--rounds", type=int, default=20)
+    arguments = parser.parse_args(argv)
+    graphs = {path.stem: path.read_bytes() for path in arguments.graphs}
+    cells: dict[str, list[str]] = {name: [] for name in graphs}
+    for size in SIZES:
+        taken = measure(graphs, size, arguments.rounds)
+        first = next(iter(taken.values()))
+        for name, times in taken.items():
+            ratio = statistics.median(a / b for a, b in zip(first, times, strict=True))
+            cells[name].append(f"{ratio:.2f} ({statistics.median(times):.0f} µs)")
+    rows = [["graph", *(f"n={size}" for size in SIZES)], ["---", *["---:"] * len(SIZES)]]
+    for row in [*rows, *([name, *row] for name, row in cells.items())]:
+        print("|", " | ".join(row), "|")
+
+
+if __name__ == "__main__":
+    main()
