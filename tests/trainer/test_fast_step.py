@@ -224,7 +224,9 @@ def test_a_compiled_run_agrees_with_the_eager_one_and_is_taken_up_exactly(case: 
     # Given one iteration of each, Then they drew the same numbers and differ by rounding
     reference = trained(CASES[case], eager, 1)
     drawn = torch.get_rng_state()
-    torch.testing.assert_close(trained(CASES[case], compiled, 1).sums, reference.sums, rtol=1e-4, atol=1e-4)
+    # Compiled code keeps in fp32 between its steps what eager code rounds to the 8 bits of bf16
+    step = 2**-7 if CASES[case].precision == "bf16" else 1e-4
+    torch.testing.assert_close(trained(CASES[case], compiled, 1).sums, reference.sums, rtol=step, atol=step)
     assert torch.equal(torch.get_rng_state(), drawn)
     # And given a run of three iterations, and one that was taken up after one, Then both end with the same bits
     whole = trained(CASES[case], compiled, 3)
