@@ -17,7 +17,8 @@ INTRODUCTION = """\
 Each row is a job of the preset of that name, submitted through `POST /jobs`. Nothing was tuned to match: what came
 out is printed. A loss of D is the mean of its real and its fake half, as Keras prints it; *first* and *last* are the
 means over a run's first and last epoch; of a run shorter than two epochs, over its first and last tick. Accuracies are
-means of the last epoch, on the batches that D was trained with."""
+means of the last epoch, on the batches that D was trained with. What a preset counts in images, the steps of the
+learning rate among it, shrinks with the budget."""
 ACCURACIES = {"d_accuracy_real": "D real", "d_accuracy_fake": "D fake"}
 
 
