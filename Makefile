@@ -33,7 +33,7 @@ lint: $(VENV)/.installed
 bench-training: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.training $(BENCH)
 
-# Kiln against others that serve the same model: docs/serving.md. E.g. make bench-serving BENCH="--network 3.4M".
+# Kiln against others that serve the same model: docs/performance.md. E.g. make bench-serving BENCH="--network 3.4M".
 bench-serving: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.serving $(BENCH)
 
