@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.processes import Stack, running_stack, small_overrides, write_color_dataset
+from tests.processes import Stack, running_stack, small_overrides, wait_for, write_color_dataset
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,8 @@ def test_an_unconditional_model_takes_no_class_that_the_classifier_does_not_know
 def test_the_default_alias_stays_until_it_is_told_to_move(stack: Stack) -> None:
     # Given a model that became `default` because it was the first
     first = stack.wait_until_over(stack.submit(preset="tiny", dataset="colors", overrides=small_overrides()))
-    default = stack.http.get("/readyz").json()["model_id"]
+    ready = wait_for(lambda: stack.http.get("/readyz"), lambda answer: answer.status_code == 200)  # it loads by itself
+    default = ready.json()["model_id"]
 
     # When another one is trained, nothing moves; when told, it moves at once
     second = stack.wait_until_over(stack.submit(preset="tiny", dataset="colors", overrides=small_overrides(seed=1)))
