@@ -10,10 +10,10 @@ import argparse
 import statistics
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import onnxruntime
+
+from benchmarks.serving_limit import open_session
 
 SIZES = (1, 8, 32, 64)  # images per call
 IMAGES = 48  # in each turn, at least
@@ -21,7 +21,7 @@ IMAGES = 48  # in each turn, at least
 
 def measure(graphs: dict[str, bytes], size: int, rounds: int) -> dict[str, list[float]]:
     """Microseconds per image of each graph in each round."""
-    sessions = {name: _open(graph) for name, graph in graphs.items()}
+    sessions = {name: open_session(graph, 1) for name, graph in graphs.items()}
     rng = np.random.default_rng(0)
     latent_dim = {i.name: i.shape for i in next(iter(sessions.values())).get_inputs()}["z"][1]
     feed = {"z": rng.standard_normal((size, latent_dim)).astype(np.float32), "labels": np.arange(size) % 10}
@@ -35,12 +35,6 @@ def measure(graphs: dict[str, bytes], size: int, rounds: int) -> dict[str, list[
                 session.run(["images"], feed)
             taken[name].append((time.thread_time() - began_s) * 1e6 / calls / size)
     return taken
-
-
-def _open(graph: bytes) -> Any:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
 def main(argv: list[str] | None = None) -> None:

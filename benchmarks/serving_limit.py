@@ -18,7 +18,7 @@ import onnxruntime
 SIZES = (1, 4, 8, 16, 32, 64)
 
 
-def open_session(graph: str, threads: int) -> Any:
+def open_session(graph: str | bytes, threads: int) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
