@@ -13,7 +13,7 @@ from services.trainer.data import ImageDataset
 from services.trainer.runtime import PLAIN
 from services.trainer.training_loop import reference_iteration
 from services.trainer.training_state import TrainState
-from shared.presets import TrainConfig
+from shared.configs.presets import TrainConfig
 
 SIDE, REPEATS = {"cpu": 1024, "cuda": 8192}, 10
 

@@ -24,7 +24,7 @@ from services.trainer.fast_step import FastIteration, check_compiler
 from services.trainer.runtime import PLAIN, fastest
 from services.trainer.training_loop import reference_iteration
 from services.trainer.training_state import TrainState
-from shared.presets import resolve
+from shared.configs.presets import resolve
 
 IMAGES = 5_000  # random ones: what they show does not matter for speed
 

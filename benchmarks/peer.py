@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from benchmarks.plain_pytorch import PlainTraining
 from services.trainer.training_state import TrainState
-from shared.presets import TrainConfig
+from shared.configs.presets import TrainConfig
 
 LOADER_WORKERS = 4  # as its script has it
 

@@ -18,7 +18,7 @@ from torchvision import transforms
 
 from services.trainer.losses import LOSSES
 from services.trainer.networks import build_networks
-from shared.presets import TrainConfig
+from shared.configs.presets import TrainConfig
 
 
 class PilImages(Dataset[tuple[Tensor, int]]):

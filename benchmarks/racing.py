@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from shared.presets import resolve
+from shared.configs.presets import resolve
 
 WAITING = {"GOMP_SPINCOUNT": "10000"}  # what `python -m services.trainer` sets
 

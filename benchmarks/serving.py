@@ -33,9 +33,9 @@ import psutil
 
 from services.dev import find_redis_server, free_port, redis_command, wait_for_redis
 from shared.artifacts import ArtifactStore
-from shared.presets import resolve
+from shared.configs.presets import resolve
 from shared.registry import GENERATOR_FILE, ModelManifest, ModelRegistry, Parity
-from shared.train_config import TrainConfig
+from shared.configs.train import TrainConfig
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -127,7 +127,7 @@ def network(name: str) -> tuple[bytes, TrainConfig]:
         (file,) = STARTER.glob(f"*{GENERATOR_FILE}")
         return file.read_bytes(), manifest.config
     code = (
-        "import sys, torch; from services.trainer.export import export_generator; from shared.presets import resolve;"
+        "import sys, torch; from services.trainer.export import export_generator; from shared.configs.presets import resolve;"
         "from services.trainer.networks import build_networks;"
         "config = resolve(sys.argv[1], {});"
         "sys.stdout.buffer.write(export_generator(build_networks(config, 10)[0], config))"

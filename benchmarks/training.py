@@ -24,7 +24,7 @@ from benchmarks.arithmetic import flops_per_image, matmul_flops_per_second
 from benchmarks.racing import WAITING, Contestant, median, race, ratios
 from benchmarks.tables import as_markdown
 from benchmarks.where import operations
-from shared.presets import PRESETS, resolve
+from shared.configs.presets import PRESETS, resolve
 
 ABLATION = {
     "cpu": ("winograd", "resample", "lean", "channels_last", "fused", "foreach"),

@@ -24,7 +24,7 @@ from services.client import Job, Kiln
 from services.client_wire import ApiError, Conflict, InvalidInput, JobData, NotFound, Unauthorized, Unavailable
 from shared import errors
 from shared.jobs import JobStatus
-from shared.presets import PRESETS, TrainConfig, parse_overrides
+from shared.configs.presets import PRESETS, TrainConfig, parse_overrides
 
 app = typer.Typer(
     name="kiln", no_args_is_help=True, help="Train class-conditional GANs as durable jobs, and serve their images.",

@@ -14,7 +14,7 @@ from rich.text import Text
 from services import client_wire as wire
 from services.cli_output import COLORS, AsJson, connected, new_table, show
 from services.client_sweeps import SweepData
-from shared.presets import parse_overrides
+from shared.configs.presets import parse_overrides
 from shared.search_space import parse_space
 
 SWEEP_FAILED = 1

@@ -13,9 +13,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from shared.classifier import ClassifierConfig
+from shared.configs.classifier import ClassifierConfig
 from shared.errors import IllegalTransition, StaleFence
-from shared.presets import TrainConfig
+from shared.configs.presets import TrainConfig
 
 
 class JobStatus(StrEnum):

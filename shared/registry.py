@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from shared.artifacts import ArtifactStore
 from shared.errors import Conflict, CorruptArtifact, InvalidInput, UnknownAlias, UnknownModel
-from shared.presets import TrainConfig
+from shared.configs.presets import TrainConfig
 
 DEFAULT_ALIAS = "default"
 GENERATOR_FILE = "generator.onnx"

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from shared.classifier import ClassifierManifest
+from shared.configs.classifier import ClassifierManifest
 from shared.jobs import Event, Reason
 from shared.registry import ModelManifest
 

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.reproduction import BUDGETS, REPORTS, idempotency_key
 from benchmarks.reproduction_page import Outcome, write_page
-from shared.presets import PRESETS, resolve
+from shared.configs.presets import PRESETS, resolve
 
 REPORT_VALUES: dict[str, Any] = json.loads(REPORTS.read_text())
 ROWS = {"wgan-gp": "report_1"} | dict.fromkeys(REPORT_VALUES["report_2"]["rows"], "report_2")

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from services.api.dependencies import Services
 from shared.errors import InvalidInput, UnknownJob
-from shared.starting_points import (
+from shared.configs.checkpoint_refs import (
     DISCRIMINATOR_FIELDS,
     NETWORK_FIELDS,
     StartingPoint,
@@ -15,7 +15,7 @@ from shared.starting_points import (
     is_classifier,
     job_of,
 )
-from shared.train_config import TrainConfig
+from shared.configs.train import TrainConfig
 
 
 def check_beginning(config: TrainConfig, kiln: Services) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from shared.classifier import GRAPH_FILE, read_file, read_manifest
+from shared.configs.classifier import GRAPH_FILE, read_file, read_manifest
 from shared.errors import CorruptArtifact, NoModelReady, UnknownClassifier
 from shared.settings import Settings
 

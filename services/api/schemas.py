@@ -9,9 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, field_validat
 
 from services.api.by_class import MAX_DRAWS
 from services.api.latents import MAX_SEED
-from shared.classifier import CLASSIFIER, ClassifierConfig
+from shared.configs.classifier import CLASSIFIER, ClassifierConfig
 from shared.jobs import Event, Job, JobStatus, Kind, Progress, Reason, SweepTrial
-from shared.presets import PRESETS, Preset, TrainConfig
+from shared.configs.presets import PRESETS, Preset, TrainConfig
 from shared.registry import ModelManifest
 
 MAX_IMAGES = 1024

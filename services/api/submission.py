@@ -10,12 +10,12 @@ from services.api.beginnings import check_beginning
 from services.api.dependencies import Services
 from services.api.schemas import JobRequest
 from services.api.sweep_schemas import SweepRequest
-from shared.classifier import ClassifierConfig, resolve_job
+from shared.configs.classifier import ClassifierConfig, resolve_job
 from shared.errors import StoreUnavailable
 from shared.jobs import Job, enqueued, new_job
 from shared.redis_records import Idempotency
 from shared.sweeps import Sweep, new_sweep
-from shared.train_config import TrainConfig
+from shared.configs.train import TrainConfig
 
 log = logging.getLogger("kiln.submission")
 

@@ -19,7 +19,7 @@ from shared.sweeps import (
     Trial,
     TrialState,
 )
-from shared.train_config import TrainConfig
+from shared.configs.train import TrainConfig
 
 SPACE = {"lr": {"type": "float", "low": 1e-5, "high": 1e-3, "log": True},
          "batch_size": {"type": "int", "low": 16, "high": 64, "step": 16},

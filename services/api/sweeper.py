@@ -19,7 +19,7 @@ from shared import jobs, sweeps
 from shared.errors import CorruptArtifact, InvalidInput, StoreUnavailable, UnknownJob, UnknownModel
 from shared.job_store import JobStore, Metrics
 from shared.jobs import Event, Job, JobStatus, SweepTrial
-from shared.presets import resolve
+from shared.configs.presets import resolve
 from shared.registry import ModelRegistry
 from shared.sweep_store import SweepStore
 from shared.sweeps import Sweep, Trial, TrialState

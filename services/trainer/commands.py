@@ -17,10 +17,10 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from services.trainer.terminal import describe
-from shared.classifier import resolve_classifier
+from shared.configs.classifier import resolve_classifier
 from shared.errors import InvalidInput, KilnError
 from shared.jobs import new_job_id
-from shared.presets import parse_overrides
+from shared.configs.presets import parse_overrides
 from shared.reports import EXIT_LEFT, ProgressLine, Stop, TrainerLine
 from shared.settings import Settings
 

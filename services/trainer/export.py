@@ -17,7 +17,7 @@ from services.trainer.dispatch_graph import dispatching
 from services.trainer.networks.dispatch import Dispatch
 from services.trainer.networks.folded import folded
 from shared.errors import ParityFailed
-from shared.presets import TrainConfig
+from shared.configs.presets import TrainConfig
 from shared.registry import Parity
 
 PARITY_BATCH_SIZES = (1, 2, 37)  # one, the smallest real batch, and an odd one that no kernel is tuned for

@@ -22,7 +22,7 @@ from services.trainer.sampling import NORM_IMAGES, reestimate_batch_norm, sample
 from services.trainer.schedules import training_seconds
 from services.trainer.training_state import TrainState
 from shared.errors import BadConfig
-from shared.presets import TrainConfig
+from shared.configs.presets import TrainConfig
 from shared.reports import Stop
 
 SHARED = ("total_nimg", "lr_step_nimg", "ema_halflife_nimg", "tick_nimg", "snapshot_nimg")

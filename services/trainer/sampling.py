@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from services.trainer.augment import to_bytes
 from services.trainer.data import ImageDataset
-from shared.presets import TrainConfig
+from shared.configs.presets import TrainConfig
 
 GRID_IMAGES = 100  # ten rows of ten; one class per row where there are ten
 BATCH = 64

@@ -18,7 +18,7 @@ from services.trainer.training_state import TrainState
 from shared.artifacts import ArtifactStore
 from shared.errors import BadConfig, CorruptArtifact, UnknownClassifier
 from shared.settings import Settings
-from shared.starting_points import (
+from shared.configs.checkpoint_refs import (
     DISCRIMINATOR_FIELDS,
     NETWORK_FIELDS,
     StartingPoint,
@@ -26,7 +26,7 @@ from shared.starting_points import (
     find_starting_points,
     is_classifier,
 )
-from shared.train_config import TrainConfig
+from shared.configs.train import TrainConfig
 
 Tell = Callable[[str, str], None]  # (kind of event, message)
 

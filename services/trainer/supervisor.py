@@ -22,7 +22,7 @@ from typing import TypeVar
 from services.trainer.trainer_process import TrainerProcess
 from shared import jobs
 from shared.artifacts import ArtifactStore
-from shared.classifier import MANIFEST_FILE, classifier_key
+from shared.configs.classifier import MANIFEST_FILE, classifier_key
 from shared.errors import (
     DISK_FULL,
     CorruptArtifact,

@@ -14,7 +14,7 @@ from services.trainer.networks import build_networks, fast_dcgan
 from services.trainer.ranks import ALONE, Ranks, synchronize_batch_norms
 from services.trainer.runtime import Runtime, fastest
 from services.trainer.schedules import ema_decay, learning_rate_factor, scheduled_nimg
-from shared.presets import TrainConfig
+from shared.configs.presets import TrainConfig
 
 # What is summed over a tick, in this order; `count` is the number of steps that were summed.
 SUMMED = (

@@ -10,7 +10,7 @@ from fastapi.testclient import TestClient
 
 from services.api.app import create_app
 from shared.artifacts import ArtifactStore
-from shared.presets import PRESETS, TrainConfig
+from shared.configs.presets import PRESETS, TrainConfig
 from shared.registry import GENERATOR_FILE, ModelManifest, ModelMetrics, ModelRegistry, Parity
 from shared.settings import Settings
 from tests.api.graphs import make_generator

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from shared.classifier import GRAPH_FILE, WEIGHTS_FILE, ClassifierConfig, ClassifierManifest, write_classifier
+from shared.configs.classifier import GRAPH_FILE, WEIGHTS_FILE, ClassifierConfig, ClassifierManifest, write_classifier
 from shared.registry import Parity
 
 PIXELS = 3 * 32 * 32

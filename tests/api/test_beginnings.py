@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 from shared import jobs
 from shared.artifacts import ArtifactStore
 from shared.job_store import RedisJobStore
-from shared.presets import resolve
+from shared.configs.presets import resolve
 from shared.settings import Settings
 from tests.api.test_bad_input import assert_problem
 

@@ -12,8 +12,8 @@ from fastapi.testclient import TestClient
 
 from services.api.app import create_app
 from services.api.png import read_provenance
-from shared.classifier import ClassifierManifest
-from shared.presets import PRESETS
+from shared.configs.classifier import ClassifierManifest
+from shared.configs.presets import PRESETS
 from shared.registry import ModelRegistry
 from shared.settings import Settings
 from tests.api.conftest import CLASSES, LATENT, publish, wait_until_ready

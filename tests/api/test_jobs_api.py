@@ -16,7 +16,7 @@ from services.api.reaper import reap
 from shared import jobs
 from shared.broker import TRAINING_QUEUE
 from shared.jobs import JobStatus
-from shared.presets import PRESETS
+from shared.configs.presets import PRESETS
 from shared.settings import Settings
 
 TINY = {"preset": "tiny"}

@@ -14,7 +14,7 @@ from services.dashboard.curves import chart, search_chart, smooth, thin
 from services.dashboard.form import GROUPS, Spec, read_specs
 from services.dashboard.sheets import Sheet
 from shared.jobs import Reason
-from shared.presets import PRESETS
+from shared.configs.presets import PRESETS
 from shared.settings import Settings
 
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from shared.job_store import RedisJobStore
 from shared.jobs import enqueued, new_job
-from shared.presets import PRESETS
+from shared.configs.presets import PRESETS
 from tests.drills.clients import connect, read_all
 from tests.drills.report import Drill
 from tests.drills.servers import Server, running

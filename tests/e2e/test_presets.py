@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from shared.presets import PRESETS
+from shared.configs.presets import PRESETS
 from tests.processes import Stack, running_stack, write_color_dataset
 
 QUICK = ("dcgan-softmax", "bndrhl")  # ReLU and softmax; batch norm and dropout

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from shared.presets import PRESETS
+from shared.configs.presets import PRESETS
 from tests.processes import ROOT, Stack, running_stack
 
 CELLS = re.findall(r"^```python\n(.*?)^```$", (ROOT / "docs/client.md").read_text(), re.MULTILINE | re.DOTALL)

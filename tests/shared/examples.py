@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from shared.jobs import Job, JobStatus, new_job
-from shared.presets import PRESETS
+from shared.configs.presets import PRESETS
 from shared.registry import ModelManifest, Parity
 from shared.sweeps import Plan
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from services.trainer.classifier.files import export_classifier
 from services.trainer.classifier.network import Classifier
 from services.trainer.data import ImageDataset
-from shared.classifier import ClassifierConfig, ClassifierManifest, write_classifier
-from shared.presets import TrainConfig, resolve
+from shared.configs.classifier import ClassifierConfig, ClassifierManifest, write_classifier
+from shared.configs.presets import TrainConfig, resolve
 
 CPU = torch.device("cpu")
 

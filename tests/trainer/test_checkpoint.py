@@ -17,7 +17,7 @@ from services.trainer.checkpoint import Checkpoints, pack, pack_weights, unpack
 from services.trainer.training_state import TrainState
 from shared.artifacts import ArtifactStore
 from shared.errors import CorruptArtifact
-from shared.presets import TrainConfig
+from shared.configs.presets import TrainConfig
 from tests.trainer.small import CPU, small_config, small_resnet
 
 FOLDER = "jobs/a-run/checkpoints"

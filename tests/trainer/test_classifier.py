@@ -19,7 +19,7 @@ from services.trainer.classifier.network import Classifier
 from services.trainer.classifier.training import ClassifierState, augment, class_accuracies, one_cycle, shrink, train
 from services.trainer.data import ImageDataset
 from services.trainer.networks import count_parameters
-from shared.classifier import GRAPH_FILE, WEIGHTS_FILE, ClassifierConfig
+from shared.configs.classifier import GRAPH_FILE, WEIGHTS_FILE, ClassifierConfig
 from shared.errors import CorruptArtifact, Diverged, UnknownClassifier
 from shared.reports import Stop
 from tests.trainer.small import CPU, random_images

@@ -15,7 +15,7 @@ from services.trainer.__main__ import main
 from services.trainer.classifier.files import load_classifier
 from services.trainer.classifier.run import ClassifierSpec, train_classifier
 from services.trainer.terminal import describe
-from shared.classifier import GRAPH_FILE, MANIFEST_FILE, WEIGHTS_FILE, ClassifierConfig, read_manifest
+from shared.configs.classifier import GRAPH_FILE, MANIFEST_FILE, WEIGHTS_FILE, ClassifierConfig, read_manifest
 from shared.errors import BadConfig, BadDataset
 from shared.reports import EXIT_LEFT, ProgressLine, Stop, TrainerLine
 from shared.settings import Settings

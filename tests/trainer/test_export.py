@@ -21,7 +21,7 @@ from services.trainer.networks import build_networks
 from services.trainer.networks.folded import folded
 from services.trainer.sampling import reestimate_batch_norm
 from shared.errors import ParityFailed
-from shared.presets import TrainConfig
+from shared.configs.presets import TrainConfig
 from tests.trainer.small import small_config, small_keras, small_resnet
 
 KINDS = {

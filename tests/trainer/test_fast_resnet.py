@@ -9,7 +9,7 @@ from torch import Tensor
 
 from services.trainer.networks import fast_resnet, resnet
 from services.trainer.networks.conditioning import ConditionalBatchNorm2d
-from shared.presets import TrainConfig
+from shared.configs.presets import TrainConfig
 from tests.trainer.small import small_resnet
 
 

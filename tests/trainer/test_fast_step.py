@@ -19,7 +19,7 @@ from services.trainer.runtime import PLAIN, Runtime, choose_runtime, fastest
 from services.trainer.stopwatch import OFF
 from services.trainer.training_state import TrainState
 from shared.errors import InvalidInput
-from shared.presets import TrainConfig
+from shared.configs.presets import TrainConfig
 from shared.settings import FAST_PATHS, Settings, read_settings
 from tests.trainer.small import CPU, random_images, small_config, small_keras, small_resnet
 

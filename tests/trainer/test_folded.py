@@ -16,7 +16,7 @@ from services.trainer.networks import build_networks
 from services.trainer.networks.dispatch import Dispatch
 from services.trainer.networks.fast_resnet import double_filters
 from services.trainer.networks.folded import _Doubling, _SquareBySquare, folded
-from shared.presets import TrainConfig
+from shared.configs.presets import TrainConfig
 from tests.trainer.small import small_config, small_keras, small_resnet
 
 ATOL = 2e-5  # what float32 rounds, of a range of 2

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from services.trainer.networks import build_networks, count_parameters, keras_dcgan
-from shared.presets import PRESETS
+from shared.configs.presets import PRESETS
 from tests.trainer.small import small_keras
 
 # Weights and biases of a 3x3 convolution: 9 * in * out + out. Of a dense layer: in * out + out.

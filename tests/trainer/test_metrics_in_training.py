@@ -16,7 +16,7 @@ from services.trainer.metrics.collapse import is_collapsed
 from services.trainer.metrics.in_training import now_and_then
 from services.trainer.run import RunSpec, run
 from shared.artifacts import ArtifactStore
-from shared.presets import TrainConfig
+from shared.configs.presets import TrainConfig
 from shared.registry import ModelManifest, ModelMetrics, ModelRegistry
 from shared.reports import EventLine, MetricsLine, ResultLine, TrainerLine
 from shared.settings import Settings

@@ -18,10 +18,10 @@ from services.trainer.per_class import PerClassState, config_of_part, images_of
 from services.trainer.run import RunSpec, export
 from services.trainer.training_state import TrainState
 from shared.errors import BadConfig, InvalidInput
-from shared.presets import resolve
+from shared.configs.presets import resolve
 from shared.registry import GENERATOR_FILE
 from shared.settings import Settings
-from shared.train_config import TrainConfig
+from shared.configs.train import TrainConfig
 from tests.trainer.small import CPU, random_images, small_config
 
 COLORS = ("red", "green", "blue")

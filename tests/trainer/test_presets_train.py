@@ -11,7 +11,7 @@ import torch
 from services.trainer import sampling
 from services.trainer import training_loop as loop
 from services.trainer.training_state import TrainState
-from shared.presets import PRESETS, resolve
+from shared.configs.presets import PRESETS, resolve
 from tests.trainer.small import CPU, random_images
 
 DATASET = random_images()

@@ -15,7 +15,7 @@ from services.trainer.checkpoint import Checkpoints
 from services.trainer.run import RunSpec, run
 from shared.artifacts import ArtifactStore
 from shared.errors import InvalidInput, TrainingFailed
-from shared.presets import resolve
+from shared.configs.presets import resolve
 from shared.reports import EventLine, MetricsLine, TrainerLine
 from shared.settings import Settings
 from tests.processes import small_overrides, write_color_dataset

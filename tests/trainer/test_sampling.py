@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from services.trainer.networks import build_networks
 from services.trainer.sampling import GRID_IMAGES, reestimate_batch_norm, sample_grid
-from shared.presets import TrainConfig
+from shared.configs.presets import TrainConfig
 from tests.trainer.small import random_images, small_config, small_resnet
 
 DATASET = random_images()

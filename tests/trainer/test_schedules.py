@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from services.trainer.schedules import ema_decay, learning_rate_factor
-from shared.presets import PRESETS, resolve
+from shared.configs.presets import PRESETS, resolve
 
 EPOCH = 50_000
 REPORT_1 = PRESETS["wgan-gp"].config

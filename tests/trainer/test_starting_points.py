@@ -18,7 +18,7 @@ from services.trainer.starting_points import begin
 from services.trainer.training_state import TrainState
 from shared.artifacts import ArtifactStore
 from shared.errors import BadConfig
-from shared.presets import TrainConfig
+from shared.configs.presets import TrainConfig
 from shared.settings import Settings
 from tests.trainer.small import CPU, random_images, small_config, small_resnet
 

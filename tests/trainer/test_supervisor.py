@@ -18,10 +18,10 @@ from services.trainer.classifier.files import load_classifier
 from services.trainer.supervisor import Supervisor
 from shared import jobs
 from shared.artifacts import ArtifactStore
-from shared.classifier import read_manifest, resolve_job
+from shared.configs.classifier import read_manifest, resolve_job
 from shared.job_store import RedisJobStore
 from shared.jobs import Job, JobStatus
-from shared.presets import resolve
+from shared.configs.presets import resolve
 from shared.registry import ModelRegistry
 from shared.settings import Settings
 from tests.processes import processes_of, small_overrides, wait_for, write_color_dataset

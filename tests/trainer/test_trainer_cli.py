@@ -17,7 +17,7 @@ from PIL import Image
 from services.trainer.__main__ import main
 from shared.artifacts import ArtifactStore
 from shared.errors import UnknownModel
-from shared.presets import PRESETS
+from shared.configs.presets import PRESETS
 from shared.registry import GENERATOR_FILE, PREVIEW_FILE, ModelRegistry
 from shared.reports import EXIT_LEFT
 

@@ -19,7 +19,7 @@ from services.trainer.losses import LOSSES
 from services.trainer.networks import judge_of
 from services.trainer.training_state import TrainState
 from shared.errors import Diverged
-from shared.presets import TrainConfig
+from shared.configs.presets import TrainConfig
 from shared.reports import Stop
 from tests.trainer.small import CPU, LinearCritic, random_images, small_config, small_keras, small_resnet
 

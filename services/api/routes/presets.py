@@ -7,7 +7,7 @@ from fastapi import APIRouter
 from services.api.schemas import PresetList, PresetView
 from services.api.security import READ
 from shared.errors import UnknownPreset
-from shared.presets import PRESETS
+from shared.configs.presets import PRESETS
 
 router = APIRouter(prefix="/presets", tags=["presets"])
 

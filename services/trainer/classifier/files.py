@@ -12,7 +12,7 @@ import torch
 
 from services.trainer.classifier.network import Classifier
 from services.trainer.export import PARITY_BATCH_SIZES, to_onnx
-from shared.classifier import GRAPH_FILE, WEIGHTS_FILE, ClassifierManifest, read_file, read_manifest
+from shared.configs.classifier import GRAPH_FILE, WEIGHTS_FILE, ClassifierManifest, read_file, read_manifest
 from shared.errors import ParityFailed
 from shared.registry import Parity
 

@@ -15,7 +15,7 @@ from services.trainer.classifier.training import ClassifierState, class_accuraci
 from services.trainer.data import load_dataset
 from services.trainer.run import device_name, load_newest, pick_device, run_folder, tell
 from shared.artifacts import ArtifactStore
-from shared.classifier import ClassifierConfig, ClassifierManifest, write_classifier
+from shared.configs.classifier import ClassifierConfig, ClassifierManifest, write_classifier
 from shared.errors import BadConfig
 from shared.jobs import Job
 from shared.reports import ClassifierLine, MetricsLine, ProgressLine, Stop, TrainerLine

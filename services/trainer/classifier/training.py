@@ -15,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from services.trainer.augment import crop, cutout, flip, to_unit_range
 from services.trainer.classifier.network import Classifier
 from services.trainer.data import ImageDataset, Sampler
-from shared.classifier import ClassifierConfig
+from shared.configs.classifier import ClassifierConfig
 from shared.errors import Diverged
 from shared.reports import Stop
 

@@ -15,7 +15,7 @@ from services.trainer.metrics.extractor import find_extractor
 from services.trainer.metrics.subjects import open_subject
 from services.trainer.run import device_name, pick_device
 from shared.errors import InvalidInput
-from shared.presets import MIN_EVAL_IMAGES
+from shared.configs.presets import MIN_EVAL_IMAGES
 from shared.settings import Settings
 
 COLUMNS = (  # (field, heading, format)

@@ -23,7 +23,7 @@ from services.trainer.metrics.extractor import BATCH, Extracted, Extractor, Hear
 from services.trainer.metrics.reference import dataset_digest, real_features
 from shared.artifacts import ArtifactStore
 from shared.errors import BadDataset
-from shared.presets import MIN_EVAL_IMAGES, TrainConfig
+from shared.configs.presets import MIN_EVAL_IMAGES, TrainConfig
 from shared.registry import ModelMetrics
 from shared.settings import Settings
 

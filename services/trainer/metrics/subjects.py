@@ -20,7 +20,7 @@ from services.trainer.networks import build_networks
 from services.trainer.sampling import NORM_IMAGES, reestimate_batch_norm
 from shared.artifacts import ArtifactStore
 from shared.errors import CorruptArtifact, InvalidInput
-from shared.presets import TrainConfig
+from shared.configs.presets import TrainConfig
 from shared.registry import GENERATOR_FILE, MANIFEST_FILE, ModelManifest, ModelRegistry, read_folder
 from shared.settings import Settings
 

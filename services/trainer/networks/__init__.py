@@ -11,7 +11,7 @@ from typing import cast
 from torch import Tensor, nn
 
 from services.trainer.networks import dcgan, keras_dcgan, resnet, resnet18
-from shared.presets import TrainConfig
+from shared.configs.presets import TrainConfig
 
 IMAGE_SIZE = 32  # pixels, both ways; every network here is built for it
 IMAGE_CHANNELS = 3

@@ -12,7 +12,7 @@ from typing import cast
 from torch import Tensor, nn
 
 from services.trainer.networks.conditioning import ConditionalBatchNorm2d, add_spectral_norm
-from shared.presets import TrainConfig
+from shared.configs.presets import TrainConfig
 
 LEAKY_SLOPE = 0.2
 WEIGHT_STD = 0.02  # DCGAN, section 4

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from services.trainer.networks.conditioning import add_spectral_norm
-from shared.presets import TrainConfig
+from shared.configs.presets import TrainConfig
 
 LEAKY_SLOPE = 0.3  # of the layer `keras.layers.LeakyReLU`, in Keras 2 and 3; of the function in Keras 3 it is 0.2
 FIRST_PX, LAST_PX = 8, 8  # what the generator starts from, and what the discriminator flattens

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from services.trainer.networks.conditioning import ConditionalBatchNorm2d, add_spectral_norm
-from shared.presets import TrainConfig
+from shared.configs.presets import TrainConfig
 
 
 class GeneratorBlock(nn.Module):

@@ -7,7 +7,7 @@ from typing import cast
 from torch import Tensor, nn
 
 from services.trainer.classifier.network import Classifier
-from shared.presets import TrainConfig
+from shared.configs.presets import TrainConfig
 
 
 class Discriminator(nn.Module):

@@ -18,7 +18,7 @@ from shared.broker import TRAINING_QUEUE, Broker
 from shared.errors import IllegalTransition
 from shared.job_store import RedisJobStore
 from shared.jobs import Job, JobStatus
-from shared.presets import resolve
+from shared.configs.presets import resolve
 from tests.drills.harness import ENDLESS, RUN, Kiln, is_gone
 from tests.drills.report import Drill
 from tests.drills.wire import Fate, wire_to

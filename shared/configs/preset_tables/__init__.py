@@ -1,11 +1,11 @@
-"""The rows of the table of presets, a file for each source; shared/presets.py puts them together."""
+"""The rows of the table of presets, a file for each source; shared/configs/presets.py puts them together."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from shared.train_config import TrainConfig
+from shared.configs.train import TrainConfig
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from shared.artifacts import ArtifactStore
-from shared.train_config import CLASSIFIER, TrainConfig
+from shared.configs.train import CLASSIFIER, TrainConfig
 
 # What two runs must have in common for the one to take up networks of the other; the sizes follow from these.
 DISCRIMINATOR_FIELDS = (

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from shared.preset_rows import Preset
-from shared.train_config import TrainConfig
+from shared.configs.preset_tables import Preset
+from shared.configs.train import TrainConfig
 
 REPORT_2 = "report 2 (hyper-parameters of a DCGAN made with Keras)"
 KERAS = "Keras' default; report 2 does not state it"

@@ -10,12 +10,16 @@ from typing import Any
 from pydantic import ValidationError
 
 from shared.errors import FieldProblem, InvalidInput
-from shared.preset_rows import Preset, by_class, own, report_1, report_2
-from shared.train_config import MIN_EVAL_IMAGES, TrainConfig
+from shared.configs.preset_tables import Preset
+from shared.configs.preset_tables import per_class
+from shared.configs.preset_tables import kiln
+from shared.configs.preset_tables import wgan_gp
+from shared.configs.preset_tables import keras_dcgan
+from shared.configs.train import MIN_EVAL_IMAGES, TrainConfig
 
 __all__ = ["MIN_EVAL_IMAGES", "PRESETS", "Preset", "TrainConfig", "find_preset", "parse_overrides", "resolve"]
 
-PRESETS: dict[str, Preset] = {row.name: row for row in (*report_1.ROWS, *report_2.ROWS, *by_class.ROWS, *own.ROWS)}
+PRESETS: dict[str, Preset] = {row.name: row for row in (*wgan_gp.ROWS, *keras_dcgan.ROWS, *per_class.ROWS, *kiln.ROWS)}
 
 
 def find_preset(name: str) -> Preset:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from shared.preset_rows import Preset, report_1, report_2
+from shared.configs.preset_tables import Preset
+from shared.configs.preset_tables import wgan_gp
+from shared.configs.preset_tables import keras_dcgan
 
 WAY = "report 2, conclusion: one GAN for each class"
 
@@ -19,4 +21,4 @@ def _per_class(row: Preset) -> Preset:
     )
 
 
-ROWS = (_per_class(report_1.ROWS[0]), _per_class(report_2.ROWS[0]))
+ROWS = (_per_class(wgan_gp.ROWS[0]), _per_class(keras_dcgan.ROWS[0]))

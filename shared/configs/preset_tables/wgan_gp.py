@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from shared.preset_rows import Preset
-from shared.train_config import TrainConfig
+from shared.configs.preset_tables import Preset
+from shared.configs.train import TrainConfig
 
 REPORT_1 = "report 1 (WGAN-GP on CIFAR-10)"
 WGAN_GP_PAPER = "Gulrajani et al. 2017, arXiv:1704.00028"

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from shared.errors import CorruptArtifact, FieldProblem, InvalidInput, UnknownClassifier
-from shared.presets import TrainConfig, resolve
+from shared.configs.presets import TrainConfig, resolve
 from shared.registry import Parity
 
 CLASSIFIER = "classifier"  # the preset of a job that trains one

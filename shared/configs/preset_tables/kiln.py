@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from shared.preset_rows import Preset
-from shared.train_config import TrainConfig
+from shared.configs.preset_tables import Preset
+from shared.configs.train import TrainConfig
 
 _TINY = TrainConfig(
     architecture="dcgan",

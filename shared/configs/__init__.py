@@ -1,0 +1,1 @@
+"""What is trained, and with which values: configs, presets, references to checkpoints."""
