@@ -23,7 +23,7 @@ from services.cli_output import AsJson, connected, err, out, show
 from services.client import Job, Kiln
 from services.client_wire import ApiError, Conflict, InvalidInput, JobData, NotFound, Unauthorized, Unavailable
 from shared import errors
-from shared.jobs import JobStatus
+from shared.jobs.record import JobStatus
 from shared.configs.presets import PRESETS, TrainConfig, parse_overrides
 
 app = typer.Typer(

@@ -12,7 +12,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 
 from services.client import Kiln
-from shared.jobs import JobStatus
+from shared.jobs.record import JobStatus
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 

@@ -25,7 +25,7 @@ from services import client_wire as wire
 from services.client_patience import EventStream, Retry
 from services.client_sweeps import Sweeps
 from services.client_wire import Call, JobData, ModelData, VerificationData
-from shared.jobs import Event
+from shared.jobs.record import Event
 from shared.settings import read_client_settings
 
 T = TypeVar("T")

@@ -9,7 +9,7 @@ from typing import Any
 import httpx2
 
 from services import client_wire as wire
-from shared.jobs import Event
+from shared.jobs.record import Event
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.2, 10.0
 

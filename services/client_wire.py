@@ -24,7 +24,7 @@ import httpx2
 from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
-from shared.jobs import TERMINAL, JobStatus, Progress
+from shared.jobs.record import TERMINAL, JobStatus, Progress
 from shared.settings import ClientSettings
 
 T = TypeVar("T")

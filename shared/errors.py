@@ -200,7 +200,7 @@ class CorruptArtifact(KilnError):
 
 
 class TrainingFailed(KilnError):
-    """A training run cannot go on. `reason` is a ReasonCode of `shared.jobs`."""
+    """A training run cannot go on. `reason` is a ReasonCode of `shared.jobs.record`."""
 
     reason = "error"
 

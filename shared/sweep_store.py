@@ -1,6 +1,6 @@
 """Where sweeps live: beside the jobs, in Redis; and a twin in memory, for tests.
 
-As in shared.job_store, all changes are pure functions, made atomically: of several writers none overwrites another.
+As in shared.jobs.store, all changes are pure functions, made atomically: of several writers none overwrites another.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A sweep's record holds all that the search knows, so who proposes the next trial needs nothing else: every trial with
 its values, what it reported on the way and what came of it. Functions are pure; `now` is the store's time, as in
-shared.jobs. Each may be called again, by another replica or after a crash: what has happened does not happen twice.
+shared.jobs.record. Each may be called again, by another replica or after a crash: what has happened does not happen twice.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from shared.jobs import new_job_id
+from shared.jobs.record import new_job_id
 
 MAX_TRIALS = 1000
 MAX_PARAMETERS = 20

@@ -23,10 +23,10 @@ from services.cli import app, complete_job, complete_model, complete_override, c
 from services.cli_display import Watch
 from services.client_wire import JobData
 from services.dev import free_port
-from shared import jobs
+from shared.jobs import record as jobs
 from shared.artifacts import ArtifactStore
-from shared.job_store import RedisJobStore
-from shared.jobs import JobStatus, Progress, Reason
+from shared.jobs.store import RedisJobStore
+from shared.jobs.record import JobStatus, Progress, Reason
 from shared.registry import ModelRegistry
 from shared.settings import Settings
 from tests.api.conftest import publish

@@ -15,11 +15,11 @@ import redis
 from services import client_wire
 from services.client import AsyncKiln, Kiln
 from services.client_wire import Conflict, InvalidInput, JobData, NotFound, Unavailable
-from shared import jobs
+from shared.jobs import record as jobs
 from shared.artifacts import ArtifactStore
 from shared.errors import InvalidInput as InvalidSetting
-from shared.job_store import RedisJobStore
-from shared.jobs import Event, JobStatus, Progress
+from shared.jobs.store import RedisJobStore
+from shared.jobs.record import Event, JobStatus, Progress
 from shared.registry import ModelRegistry
 from shared.settings import Settings
 from tests.api.conftest import publish

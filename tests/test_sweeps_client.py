@@ -18,10 +18,10 @@ from typer.testing import CliRunner
 from services.cli import app
 from services.client import Kiln
 from services.client_wire import Conflict, InvalidInput, NotFound
-from shared import jobs
+from shared.jobs import record as jobs
 from shared.artifacts import ArtifactStore
-from shared.job_store import RedisJobStore
-from shared.jobs import JobStatus
+from shared.jobs.store import RedisJobStore
+from shared.jobs.record import JobStatus
 from shared.registry import ModelRegistry
 from shared.settings import Settings
 from tests.api.conftest import publish

@@ -45,7 +45,7 @@ from shared.announcements import Announcements
 from shared.artifacts import ArtifactStore
 from shared.broker import Broker
 from shared.errors import StoreUnavailable
-from shared.job_store import RedisJobStore
+from shared.jobs.store import RedisJobStore
 from shared.registry import ModelRegistry
 from shared.settings import Settings, read_settings
 from shared.sweep_store import RedisSweepStore

@@ -9,7 +9,7 @@ from typing import Any
 
 from services.api.dependencies import Services
 from shared.errors import CorruptArtifact, UnknownModel
-from shared.jobs import Job
+from shared.jobs.record import Job
 from shared.registry import ModelMetrics
 
 IMAGES_PER_EPOCH = {"cifar10": 50_000}

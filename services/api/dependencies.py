@@ -15,7 +15,7 @@ from services.api.store_health import StoreHealth
 from services.api.telemetry import Telemetry
 from shared.artifacts import ArtifactStore
 from shared.broker import Broker
-from shared.job_store import JobStore
+from shared.jobs.store import JobStore
 from shared.registry import ModelRegistry
 from shared.settings import Settings
 from shared.sweep_store import SweepStore

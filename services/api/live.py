@@ -11,7 +11,7 @@ from services.api.dependencies import Services
 from services.api.schemas import JobView
 from shared.announcements import Announcements, channel_of
 from shared.errors import StoreUnavailable
-from shared.jobs import Event, Job
+from shared.jobs.record import Event, Job
 
 KEEPALIVE_S = 15.0  # proxies cut connections on which nothing moves
 RETRY_MS = 2000  # how long a client waits before it comes back, after a connection that ended too early

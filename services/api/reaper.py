@@ -13,9 +13,9 @@ from functools import partial
 
 from services.api.dependencies import Services
 from services.api.submission import send
-from shared import jobs
+from shared.jobs import record as jobs
 from shared.errors import StoreUnavailable
-from shared.jobs import Event, Job, JobStatus
+from shared.jobs.record import Event, Job, JobStatus
 
 log = logging.getLogger("kiln.reaper")
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, field_validat
 from services.api.by_class import MAX_DRAWS
 from services.api.latents import MAX_SEED
 from shared.configs.classifier import CLASSIFIER, ClassifierConfig
-from shared.jobs import Event, Job, JobStatus, Kind, Progress, Reason, SweepTrial
+from shared.jobs.record import Event, Job, JobStatus, Kind, Progress, Reason, SweepTrial
 from shared.configs.presets import PRESETS, Preset, TrainConfig
 from shared.registry import ModelManifest
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from shared.errors import StoreUnavailable
-from shared.job_store import JobStore
+from shared.jobs.store import JobStore
 
 PATIENCE_S = 1.0  # a probe wants an answer, not the truth after the store's own timeouts
 

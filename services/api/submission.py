@@ -12,7 +12,7 @@ from services.api.schemas import JobRequest
 from services.api.sweep_schemas import SweepRequest
 from shared.configs.classifier import ClassifierConfig, resolve_job
 from shared.errors import StoreUnavailable
-from shared.jobs import Job, enqueued, new_job
+from shared.jobs.record import Job, enqueued, new_job
 from shared.redis_records import Idempotency
 from shared.sweeps import Sweep, new_sweep
 from shared.configs.train import TrainConfig

@@ -15,10 +15,11 @@ from functools import partial
 from services.api import tuning
 from services.api.dependencies import Services
 from services.api.submission import send
-from shared import jobs, sweeps
+from shared import sweeps
+from shared.jobs import record as jobs
 from shared.errors import CorruptArtifact, InvalidInput, StoreUnavailable, UnknownJob, UnknownModel
-from shared.job_store import JobStore, Metrics
-from shared.jobs import Event, Job, JobStatus, SweepTrial
+from shared.jobs.store import JobStore, Metrics
+from shared.jobs.record import Event, Job, JobStatus, SweepTrial
 from shared.configs.presets import resolve
 from shared.registry import ModelRegistry
 from shared.sweep_store import SweepStore

@@ -9,7 +9,7 @@ from typing import Any
 import httpx2
 
 from services.client_wire import ApiError, InvalidInput, JobData, Unauthorized
-from shared.jobs import JobStatus, Reason
+from shared.jobs.record import JobStatus, Reason
 
 ADVICE: dict[Reason, str] = {
     Reason.DIVERGED: "Train again with half the learning rate, or with a gradient penalty.",

@@ -19,10 +19,10 @@ from types import FrameType
 
 from services.trainer.commands import add_commands, run_name
 from shared.errors import DISK_FULL, InvalidInput, TrainingFailed
-from shared.jobs import Event, Job, Reason, new_job_id
+from shared.jobs.record import Event, Job, Reason, new_job_id
 from shared.configs.presets import PRESETS, TrainConfig, parse_overrides, resolve
 from shared.processes import die_with_parent, lower_priority
-from shared.reports import EXIT_LEFT, EventLine, FailureLine, ResultLine, Stop, TrainerLine
+from shared.jobs.trainer_messages import EXIT_LEFT, EventLine, FailureLine, ResultLine, Stop, TrainerLine
 from shared.settings import Settings, read_settings
 
 # RuntimeErrors without a class of their own: of CUDA, of torch's CPU allocator, of oneDNN. The last has other causes in

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING
 from services.trainer.terminal import describe
 from shared.configs.classifier import resolve_classifier
 from shared.errors import InvalidInput, KilnError
-from shared.jobs import new_job_id
+from shared.jobs.record import new_job_id
 from shared.configs.presets import parse_overrides
-from shared.reports import EXIT_LEFT, ProgressLine, Stop, TrainerLine
+from shared.jobs.trainer_messages import EXIT_LEFT, ProgressLine, Stop, TrainerLine
 from shared.settings import Settings
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from services.trainer.schedules import training_seconds
 from services.trainer.training_state import TrainState
 from shared.errors import BadConfig
 from shared.configs.presets import TrainConfig
-from shared.reports import Stop
+from shared.jobs.trainer_messages import Stop
 
 SHARED = ("total_nimg", "lr_step_nimg", "ema_halflife_nimg", "tick_nimg", "snapshot_nimg")
 MAX_MODEL_BYTES = 1 << 30  # an ONNX file holds two

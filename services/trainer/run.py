@@ -37,10 +37,10 @@ from services.trainer.starting_points import begin
 from services.trainer.training_state import Resumable, TrainState
 from shared.artifacts import ArtifactStore
 from shared.errors import DISK_FULL, BadConfig
-from shared.jobs import Event
+from shared.jobs.record import Event
 from shared.configs.presets import TrainConfig
 from shared.registry import GENERATOR_FILE, PREVIEW_FILE, ModelManifest, model_id_of
-from shared.reports import EventLine, MetricsLine, ProgressLine, ResultLine, Stop, TrainerLine
+from shared.jobs.trainer_messages import EventLine, MetricsLine, ProgressLine, ResultLine, Stop, TrainerLine
 from shared.settings import Settings
 
 

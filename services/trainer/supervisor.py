@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from services.trainer.trainer_process import TrainerProcess
-from shared import jobs
+from shared.jobs import record as jobs
 from shared.artifacts import ArtifactStore
 from shared.configs.classifier import MANIFEST_FILE, classifier_key
 from shared.errors import (
@@ -32,10 +32,10 @@ from shared.errors import (
     UnknownJob,
     UnknownModel,
 )
-from shared.job_store import Change, JobStore, Metrics
-from shared.jobs import LOST_REASONS, Event, Job, JobStatus, Progress, Reason
+from shared.jobs.store import Change, JobStore, Metrics
+from shared.jobs.record import LOST_REASONS, Event, Job, JobStatus, Progress, Reason
 from shared.registry import ModelRegistry, model_id_of
-from shared.reports import (
+from shared.jobs.trainer_messages import (
     EXIT_LEFT,
     ClassifierLine,
     EventLine,

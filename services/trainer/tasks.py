@@ -16,7 +16,7 @@ from celery.signals import worker_shutting_down
 from services.trainer.supervisor import Supervisor
 from shared.artifacts import ArtifactStore
 from shared.broker import TRAINING_TASK, make_celery
-from shared.job_store import RedisJobStore
+from shared.jobs.store import RedisJobStore
 from shared.registry import ModelRegistry
 from shared.settings import read_settings
 

@@ -18,8 +18,8 @@ from typing import IO, Self
 
 from pydantic import ValidationError
 
-from shared.jobs import Job
-from shared.reports import TrainerLine, parse_line
+from shared.jobs.record import Job
+from shared.jobs.trainer_messages import TrainerLine, parse_line
 from shared.settings import Settings
 
 LOG_TAIL_CHARS = 2000

@@ -25,7 +25,7 @@ from services.trainer.schedules import training_seconds
 from services.trainer.stopwatch import OFF, Stopwatch
 from services.trainer.training_state import SUMMED, WEIGHTED, Resumable, TrainState
 from shared.errors import Diverged
-from shared.reports import Stop
+from shared.jobs.trainer_messages import Stop
 
 PROGRESS_EVERY_S = 1.0
 MEASURE_EVERY_S = 30.0  # a recorded step cannot be timed from within; it is taken eagerly for that, which is slow

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from shared import jobs
+from shared.jobs import record as jobs
 from shared.artifacts import ArtifactStore
-from shared.job_store import RedisJobStore
+from shared.jobs.store import RedisJobStore
 from shared.configs.presets import resolve
 from shared.settings import Settings
 from tests.api.test_bad_input import assert_problem

@@ -11,9 +11,9 @@ from typing import Any
 import httpx2
 import pytest
 
-from shared import jobs
-from shared.job_store import RedisJobStore
-from shared.jobs import Event, Job, JobStatus
+from shared.jobs import record as jobs
+from shared.jobs.store import RedisJobStore
+from shared.jobs.record import Event, Job, JobStatus
 from shared.settings import Settings
 from tests.processes import running_api
 from tests.shared.examples import a_job

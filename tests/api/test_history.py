@@ -13,10 +13,10 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from services.api.history import spread
-from shared import jobs
+from shared.jobs import record as jobs
 from shared.artifacts import ArtifactStore
-from shared.job_store import RedisJobStore
-from shared.jobs import Job, JobStatus
+from shared.jobs.store import RedisJobStore
+from shared.jobs.record import Job, JobStatus
 from shared.registry import ModelMetrics, ModelRegistry
 from shared.settings import Settings
 from tests.shared.examples import a_job, a_model

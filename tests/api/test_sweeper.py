@@ -12,10 +12,10 @@ import pytest
 
 from services.api import tuning
 from services.api.sweeper import Sweeper
-from shared import jobs
+from shared.jobs import record as jobs
 from shared.artifacts import ArtifactStore
-from shared.jobs import Job, JobStatus, Reason
-from shared.memory_job_store import MemoryJobStore
+from shared.jobs.record import Job, JobStatus, Reason
+from tests.shared.jobs.memory_job_store import MemoryJobStore
 from shared.registry import ModelMetrics, ModelRegistry
 from shared.sweep_store import MemorySweepStore
 from shared.sweeps import Sweep, SweepStatus, TrialState, cancel, new_sweep

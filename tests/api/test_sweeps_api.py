@@ -12,8 +12,8 @@ from PIL import Image
 
 from services.api.dependencies import Services
 from services.api.sweeper import sweeper_of
-from shared import jobs
-from shared.jobs import JobStatus
+from shared.jobs import record as jobs
+from shared.jobs.record import JobStatus
 from shared.registry import ModelRegistry
 from shared.sweeps import SweepStatus
 from tests.api.conftest import publish

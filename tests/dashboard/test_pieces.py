@@ -13,7 +13,7 @@ from services.dashboard import sentences
 from services.dashboard.curves import chart, search_chart, smooth, thin
 from services.dashboard.form import GROUPS, Spec, read_specs
 from services.dashboard.sheets import Sheet
-from shared.jobs import Reason
+from shared.jobs.record import Reason
 from shared.configs.presets import PRESETS
 from shared.settings import Settings
 

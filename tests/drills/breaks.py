@@ -31,7 +31,7 @@ class Break:
     new: str
 
 
-SUPERVISOR, STORE, JOBS = "services/trainer/supervisor.py", "shared/job_store.py", "shared/jobs.py"
+SUPERVISOR, STORE, JOBS = "services/trainer/supervisor.py", "shared/jobs/store.py", "shared/jobs/record.py"
 UPDATE_NOW = "after = change(before, from_redis(pipe.time()))"
 
 BREAKS = (

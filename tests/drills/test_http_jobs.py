@@ -16,8 +16,8 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from shared.job_store import RedisJobStore
-from shared.jobs import enqueued, new_job
+from shared.jobs.store import RedisJobStore
+from shared.jobs.record import enqueued, new_job
 from shared.configs.presets import PRESETS
 from tests.drills.clients import connect, read_all
 from tests.drills.report import Drill
@@ -38,7 +38,7 @@ def test_one_idempotency_key_from_50_clients_at_once(server: Server, drill: Dril
     uses no key up.
 
     Faults injected: 101 (50 repetitions at once, 50 of which half have another body, 1 refusal before the first).
-    Broken by hand: `shared/job_store.py`: in `create`, `pipe.watch` without the key -> two jobs of one key.
+    Broken by hand: `shared/jobs/store.py`: in `create`, `pipe.watch` without the key -> two jobs of one key.
     """
 
     def post(key: str, body: dict[str, Any]) -> httpx2.Response:
@@ -149,7 +149,7 @@ def test_ten_thousand_queued_jobs(tmp_path: Path, drill: Drill) -> None:
     two servers, at most three times as long), every job is on one page and on one only, and the API's memory is flat.
 
     Takes about a minute and a half. Faults injected: 10,000 (jobs).
-    Broken by hand: `shared/job_store.py`: `list` reads and parses 3000 jobs of the index first -> "list by status" took
+    Broken by hand: `shared/jobs/store.py`: `list` reads and parses 3000 jobs of the index first -> "list by status" took
     8.9 times as long.
     """
     with running(tmp_path / "few") as few, running(tmp_path / "many") as many:

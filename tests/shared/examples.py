@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from shared.jobs import Job, JobStatus, new_job
+from shared.jobs.record import Job, JobStatus, new_job
 from shared.configs.presets import PRESETS
 from shared.registry import ModelManifest, Parity
 from shared.sweeps import Plan

@@ -12,7 +12,7 @@ import pytest
 from services.dev import free_port
 from shared.announcements import Announcements
 from shared.errors import StoreUnavailable
-from shared.job_store import RedisJobStore
+from shared.jobs.store import RedisJobStore
 from tests.shared.servers import redis_on
 
 pytestmark = pytest.mark.timeout(60)  # who is not woken would wait for an hour

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from services.api.errors import status_of
 from shared import errors
 from shared.errors import MAX_VALUE_CHARS, FieldProblem, InvalidInput, KilnError, NotFound, TrainingFailed, printable
-from shared.jobs import Reason
+from shared.jobs.record import Reason
 
 NAN, INF = float("nan"), float("inf")
 

@@ -12,7 +12,7 @@ import redis
 from services.dev import find_redis_server, free_port, redis_command, wait_for_redis
 from shared.broker import Broker
 from shared.errors import InvalidInput, StoreUnavailable
-from shared.job_store import RedisJobStore
+from shared.jobs.store import RedisJobStore
 from shared.settings import Settings, read_settings
 
 PASSWORD = "p@ss:w/ö%rd #1?"  # noqa: S105 - every character that means something in a URL

@@ -21,7 +21,7 @@ from services.trainer.data import ImageDataset
 from services.trainer.networks import count_parameters
 from shared.configs.classifier import GRAPH_FILE, WEIGHTS_FILE, ClassifierConfig
 from shared.errors import CorruptArtifact, Diverged, UnknownClassifier
-from shared.reports import Stop
+from shared.jobs.trainer_messages import Stop
 from tests.trainer.small import CPU, random_images
 
 SMALL = {"width": 8, "batch_size": 8, "tick_nimg": 16, "checkpoint_every_s": 0.0}

@@ -17,7 +17,7 @@ from services.trainer.classifier.run import ClassifierSpec, train_classifier
 from services.trainer.terminal import describe
 from shared.configs.classifier import GRAPH_FILE, MANIFEST_FILE, WEIGHTS_FILE, ClassifierConfig, read_manifest
 from shared.errors import BadConfig, BadDataset
-from shared.reports import EXIT_LEFT, ProgressLine, Stop, TrainerLine
+from shared.jobs.trainer_messages import EXIT_LEFT, ProgressLine, Stop, TrainerLine
 from shared.settings import Settings
 from tests.processes import write_color_dataset
 

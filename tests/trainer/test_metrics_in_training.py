@@ -18,7 +18,7 @@ from services.trainer.run import RunSpec, run
 from shared.artifacts import ArtifactStore
 from shared.configs.presets import TrainConfig
 from shared.registry import ModelManifest, ModelMetrics, ModelRegistry
-from shared.reports import EventLine, MetricsLine, ResultLine, TrainerLine
+from shared.jobs.trainer_messages import EventLine, MetricsLine, ResultLine, TrainerLine
 from shared.settings import Settings
 from tests.processes import write_color_dataset
 from tests.trainer.small import small_classifier, small_config

@@ -10,8 +10,8 @@ from services.trainer import training_loop as loop
 from services.trainer.profiling import profiled
 from services.trainer.terminal import make_display
 from services.trainer.training_state import TrainState
-from shared.jobs import Event, Progress
-from shared.reports import EventLine, ProgressLine
+from shared.jobs.record import Event, Progress
+from shared.jobs.trainer_messages import EventLine, ProgressLine
 from tests.trainer.small import CPU, random_images, small_config
 
 LINE = ProgressLine(

@@ -16,7 +16,7 @@ from services.trainer.run import RunSpec, run
 from shared.artifacts import ArtifactStore
 from shared.errors import InvalidInput, TrainingFailed
 from shared.configs.presets import resolve
-from shared.reports import EventLine, MetricsLine, TrainerLine
+from shared.jobs.trainer_messages import EventLine, MetricsLine, TrainerLine
 from shared.settings import Settings
 from tests.processes import small_overrides, write_color_dataset
 from tests.trainer.small import small_config

@@ -10,7 +10,7 @@ import torch
 
 from services.trainer.__main__ import _reason_of
 from shared.errors import BadConfig, BadDataset, Diverged, ParityFailed
-from shared.jobs import Reason
+from shared.jobs.record import Reason
 
 DRILLS = Path(__file__).parents[1] / "drills" / "jobs"
 

@@ -11,7 +11,7 @@ from services.trainer.run import restore
 from services.trainer.training_state import TrainState
 from shared.artifacts import ArtifactStore
 from shared.errors import BadConfig
-from shared.reports import EventLine, MetricsLine, TrainerLine
+from shared.jobs.trainer_messages import EventLine, MetricsLine, TrainerLine
 from tests.trainer.small import CPU, small_config
 
 

@@ -16,11 +16,11 @@ import pytest
 
 from services.trainer.classifier.files import load_classifier
 from services.trainer.supervisor import Supervisor
-from shared import jobs
+from shared.jobs import record as jobs
 from shared.artifacts import ArtifactStore
 from shared.configs.classifier import read_manifest, resolve_job
-from shared.job_store import RedisJobStore
-from shared.jobs import Job, JobStatus
+from shared.jobs.store import RedisJobStore
+from shared.jobs.record import Job, JobStatus
 from shared.configs.presets import resolve
 from shared.registry import ModelRegistry
 from shared.settings import Settings

@@ -19,7 +19,7 @@ from shared.artifacts import ArtifactStore
 from shared.errors import UnknownModel
 from shared.configs.presets import PRESETS
 from shared.registry import GENERATOR_FILE, PREVIEW_FILE, ModelRegistry
-from shared.reports import EXIT_LEFT
+from shared.jobs.trainer_messages import EXIT_LEFT
 
 SMALL = ["latent_dim=8", "g_channels=[8,8,8]", "d_channels=[8,8,8]", "batch_size=8", "tick_nimg=16"]
 ENDLESS = [*SMALL, "total_nimg=1000000000", "snapshot_nimg=1000000000"]

@@ -20,7 +20,7 @@ from services.trainer.networks import judge_of
 from services.trainer.training_state import TrainState
 from shared.errors import Diverged
 from shared.configs.presets import TrainConfig
-from shared.reports import Stop
+from shared.jobs.trainer_messages import Stop
 from tests.trainer.small import CPU, LinearCritic, random_images, small_config, small_keras, small_resnet
 
 DATASET = random_images(36)  # not a multiple of the batch: batches reach across epochs

@@ -13,7 +13,7 @@ from services.api.schemas import JobList, JobListQuery, JobRequest, JobView, Met
 from services.api.security import READ, TRAIN
 from services.api.submission import resolve_request, send, submit
 from services.api.tables import as_csv
-from shared import jobs
+from shared.jobs import record as jobs
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 

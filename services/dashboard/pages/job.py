@@ -16,7 +16,7 @@ from services.dashboard.live_curves import LiveCurves
 from services.dashboard.samples import Samples
 from services.dashboard.site import Page, Site
 from services.dashboard.steering import show_steering
-from shared.jobs import Event, JobStatus
+from shared.jobs.record import Event, JobStatus
 
 ENDED = {
     JobStatus.FAILED: "This job failed", JobStatus.LOST: "This job lost its machine", JobStatus.CANCELLED: "Cancelled",

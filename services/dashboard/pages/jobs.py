@@ -11,7 +11,7 @@ from services.dashboard.form import JobForm
 from services.dashboard.job_rows import JobRow
 from services.dashboard.site import Page, Site
 from services.dashboard.steering import show_steering
-from shared.jobs import JobStatus
+from shared.jobs.record import JobStatus
 
 SHOWN = 50
 ANY = "any"

@@ -17,8 +17,8 @@ from services.trainer.run import device_name, load_newest, pick_device, run_fold
 from shared.artifacts import ArtifactStore
 from shared.configs.classifier import ClassifierConfig, ClassifierManifest, write_classifier
 from shared.errors import BadConfig
-from shared.jobs import Job
-from shared.reports import ClassifierLine, MetricsLine, ProgressLine, Stop, TrainerLine
+from shared.jobs.record import Job
+from shared.jobs.trainer_messages import ClassifierLine, MetricsLine, ProgressLine, Stop, TrainerLine
 from shared.settings import Settings
 
 

@@ -17,7 +17,7 @@ from services.trainer.classifier.network import Classifier
 from services.trainer.data import ImageDataset, Sampler
 from shared.configs.classifier import ClassifierConfig
 from shared.errors import Diverged
-from shared.reports import Stop
+from shared.jobs.trainer_messages import Stop
 
 EVAL_BATCH = 500
 

@@ -155,7 +155,7 @@ def test_a_clock_that_is_two_hours_off(kiln: Kiln, drill: Drill, side: str, offs
     Invariant: leases run by the store's clock alone: a worker that lives keeps its job, one that dies loses it when
     its lease is over, not two hours later or at once; the job's times are the store's.
     Faults injected: libfaketime two hours ahead, behind, for the worker (and its trainer), for the API; then kill -9.
-    Broken by hand: shared/job_store.py: `datetime.now(UTC)` for the store's time in `update` -> waited in vain, with
+    Broken by hand: shared/jobs/store.py: `datetime.now(UTC)` for the store's time in `update` -> waited in vain, with
     the worker two hours ahead and with the API
     """
     (kiln.folder / "sitecustomize.py").write_text(SLEEP_BY_SELECT)

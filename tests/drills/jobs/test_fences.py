@@ -13,11 +13,11 @@ import httpx2
 import pytest
 import redis
 
-from shared import jobs
+from shared.jobs import record as jobs
 from shared.broker import TRAINING_QUEUE, Broker
 from shared.errors import IllegalTransition
-from shared.job_store import RedisJobStore
-from shared.jobs import Job, JobStatus
+from shared.jobs.store import RedisJobStore
+from shared.jobs.record import Job, JobStatus
 from shared.configs.presets import resolve
 from tests.drills.harness import ENDLESS, RUN, Kiln, is_gone
 from tests.drills.report import Drill
@@ -57,7 +57,7 @@ def test_one_message_delivered_five_times(kiln: Kiln, drill: Drill) -> None:
     """Invariant: a job runs once, however often its message comes: in the queue, while it runs, when it is over.
 
     Faults injected: four copies of the message to two workers, and one more each while it runs and after its end.
-    Broken by hand: shared/jobs.py: `lease_is_live` ignored in `claim` -> copies are not refused
+    Broken by hand: shared/jobs/record.py: `lease_is_live` ignored in `claim` -> copies are not refused
     """
     other = kiln.start_worker()
     with_copies = Broker(kiln.settings())
@@ -86,7 +86,7 @@ def test_a_worker_that_sleeps_past_its_lease_has_lost_its_job(kiln: Kiln, drill:
     Invariant: the job goes on elsewhere; the sleeper's writes are refused, it stops its trainer and leaves the job;
     what is published is what a run that nobody disturbed makes.
     Faults injected: SIGSTOP to the worker (and its trainer) until another has the job and trains it, then SIGCONT.
-    Broken by hand: shared/jobs.py: `_check_fence` lets all pass -> the sleeper never leaves
+    Broken by hand: shared/jobs/record.py: `_check_fence` lets all pass -> the sleeper never leaves
     """
     job_id = kiln.submit(RUN)
     kiln.wait_until_training(job_id, 0.1)
@@ -143,7 +143,7 @@ def test_a_connection_that_drops_before_the_answer(kiln: Kiln, drill: Drill) -> 
 
     Faults injected: the connection cut between EXEC and its reply, once when the API records the job and once when
     the worker claims it.
-    Broken by hand: shared/job_store.py: `last == token` ignored -> the worker is refused its own claim; two attempts
+    Broken by hand: shared/jobs/store.py: `last == token` ignored -> the worker is refused its own claim; two attempts
     """
     with wire_to(kiln.redis.port) as wire:
         api = kiln.replace_api(KILN_REDIS_URL=wire.url)
@@ -178,7 +178,7 @@ def test_reapers_of_several_replicas_at_once(kiln: Kiln, drill: Drill) -> None:
 
     Faults injected: 60 jobs whose worker is gone and 60 that were never sent, for three replicas that start together;
     the claims are made by four claimers at once, each of which takes messages as a worker does.
-    Broken by hand: shared/job_store.py: `watch` on another key in `update` -> 11 jobs were claimed twice
+    Broken by hand: shared/jobs/store.py: `watch` on another key in `update` -> 11 jobs were claimed twice
     """
     kiln.worker.kill_tree()
     for api in kiln.apis:

@@ -98,7 +98,7 @@ def test_kill_9_the_worker_with_all_below_it(kiln: Kiln, drill: Drill) -> None:
     Invariant: when the lease has run out the job goes on elsewhere from its checkpoint, and nothing shows.
 
     Faults injected: SIGKILL to the worker and its trainer at once, as when a container is killed.
-    Broken by hand: shared/jobs.py: `is_lease_expired` says False -> waited in vain for another attempt
+    Broken by hand: shared/jobs/record.py: `is_lease_expired` says False -> waited in vain for another attempt
     """
     job_id = kiln.submit(RUN)
     kiln.wait_until_training(job_id, 0.1)
@@ -160,7 +160,7 @@ def test_a_poison_job_is_given_up_and_the_next_one_runs(kiln: Kiln, drill: Drill
 
     Invariant: a job that takes its worker down each time ends `lost` after `max_attempts`; the next one is trained.
     Faults injected: SIGKILL to the worker and all below it, each time it has claimed the job.
-    Broken by hand: shared/jobs.py: `crashes >= max_attempts` never true in `expire` -> waited in vain for its end
+    Broken by hand: shared/jobs/record.py: `crashes >= max_attempts` never true in `expire` -> waited in vain for its end
     """
     poison = kiln.submit(ENDLESS)
     harmless = kiln.submit(small_overrides())

@@ -78,7 +78,7 @@ def test_redis_ends_during_a_post(kiln: Kiln, drill: Drill) -> None:
 
     Faults injected: kill -9 of redis-server at the moment the record of a new job reaches it: once before it has
     written it, and once after, with the answer lost.
-    Broken by hand: shared/job_store.py: the known key ignored in `create` -> two jobs
+    Broken by hand: shared/jobs/store.py: the known key ignored in `create` -> two jobs
     """
     with wire_to(kiln.redis.port) as wire:
         api = kiln.replace_api(KILN_REDIS_URL=wire.url)
@@ -107,7 +107,7 @@ def test_redis_hangs_during_a_post(kiln: Kiln, drill: Drill) -> None:
     """Invariant: 503 with Retry-After within 2 s, also from a Redis that accepts and never answers.
 
     Faults injected: SIGSTOP to redis-server, then three requests.
-    Broken by hand: shared/job_store.py: `socket_timeout=10` -> 503 after 10 s
+    Broken by hand: shared/jobs/store.py: `socket_timeout=10` -> 503 after 10 s
     """
     with stopped(kiln.redis.pid):
         for _ in range(3):

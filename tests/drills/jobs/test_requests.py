@@ -6,8 +6,8 @@ from functools import partial
 
 import pytest
 
-from shared import jobs
-from shared.jobs import JobStatus, Reason
+from shared.jobs import record as jobs
+from shared.jobs.record import JobStatus, Reason
 from tests.drills.harness import ENDLESS, Kiln, stopped
 from tests.drills.report import Drill
 
@@ -55,7 +55,7 @@ def test_a_request_in_every_state_twice(kiln: Kiln, drill: Drill, what: str) -> 
 
     Faults injected: the request on a job in each of nine states, and again. (The worker is stopped meanwhile, so that
     a state stays what it is.)
-    Broken by hand: shared/jobs.py: cancel: `is_over` not asked in `ask` -> 409; pause: PAUSED not asked in
+    Broken by hand: shared/jobs/record.py: cancel: `is_over` not asked in `ask` -> 409; pause: PAUSED not asked in
     `_pause_idle` -> 409; resume: `is_over` not asked in `resume` -> 202; finish: `attempt == 0` not asked -> 202
     """
     with stopped(kiln.worker.pid):

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from shared.jobs import Job, JobStatus
+from shared.jobs.record import Job, JobStatus
 from shared.sweeps import Sweep, TrialState
 from tests.drills.harness import Kiln, Worker
 from tests.drills.report import Drill

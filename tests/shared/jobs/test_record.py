@@ -1,4 +1,4 @@
-"""How a job may change, status by status: the functions of `shared.jobs` are pure, so tables say all."""
+"""How a job may change, status by status: the functions of `shared.jobs.record` are pure, so tables say all."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from shared.errors import IllegalTransition, KilnError, StaleFence
-from shared.jobs import (
+from shared.jobs.record import (
     TERMINAL,
     TRANSITIONS,
     Job,

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from shared.configs.classifier import ClassifierManifest
-from shared.jobs import Event, Reason
+from shared.jobs.record import Event, Reason
 from shared.registry import ModelManifest
 
 Stop = Literal["leave", "finish"]  # what it is told: checkpoint, somebody goes on later; keep the model so far

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from shared.jobs import Event, Reason
-from shared.reports import EventLine, FailureLine, MetricsLine, ProgressLine, ResultLine, TrainerLine, parse_line
+from shared.jobs.record import Event, Reason
+from shared.jobs.trainer_messages import EventLine, FailureLine, MetricsLine, ProgressLine, ResultLine, TrainerLine, parse_line
 from tests.shared.examples import NOW, a_model
 
 LINES: dict[str, TrainerLine] = {

@@ -1,6 +1,6 @@
 """Where jobs in flight live: a small port, and its Redis implementation. Its twin for tests is in memory_job_store.
 
-All changes go through `update(job_id, change)`: an atomic read, a pure function of `shared.jobs`, a write. What belongs
+All changes go through `update(job_id, change)`: an atomic read, a pure function of `shared.jobs.record`, a write. What belongs
 together (record, metrics, events) is written together, and nothing of it if the function raises.
 """
 
@@ -17,7 +17,7 @@ from redis.exceptions import WatchError
 
 from shared.announcements import CHANNEL, channel_of
 from shared.errors import UnknownJob
-from shared.jobs import Event, Job, JobStatus
+from shared.jobs.record import Event, Job, JobStatus
 from shared.redis_records import (
     IDEMPOTENCY_TTL_S,
     TIMEOUT_S,
