@@ -15,7 +15,7 @@ from services import client_wire as wire
 from services.cli_output import COLORS, AsJson, connected, new_table, show
 from services.client_sweeps import SweepData
 from shared.configs.presets import parse_overrides
-from shared.search_space import parse_space
+from shared.sweeps.validation import parse_space
 
 SWEEP_FAILED = 1
 STATE_COLORS = COLORS | {"complete": "green", "pruned": "yellow"}

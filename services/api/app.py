@@ -48,7 +48,7 @@ from shared.errors import StoreUnavailable
 from shared.jobs.store import RedisJobStore
 from shared.registry import ModelRegistry
 from shared.settings import Settings, read_settings
-from shared.sweep_store import RedisSweepStore
+from shared.sweeps.store import RedisSweepStore
 
 log = logging.getLogger("kiln.api")
 

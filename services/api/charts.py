@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from shared.sweeps import Sweep, TrialState
+from shared.sweeps.record import Sweep, TrialState
 
 Rows = Sequence[Mapping[str, float]]
 

@@ -18,7 +18,7 @@ from shared.broker import Broker
 from shared.jobs.store import JobStore
 from shared.registry import ModelRegistry
 from shared.settings import Settings
-from shared.sweep_store import SweepStore
+from shared.sweeps.store import SweepStore
 
 
 @dataclass(frozen=True)

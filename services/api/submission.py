@@ -14,7 +14,7 @@ from shared.configs.classifier import ClassifierConfig, resolve_job
 from shared.errors import StoreUnavailable
 from shared.jobs.record import Job, enqueued, new_job
 from shared.redis_records import Idempotency
-from shared.sweeps import Sweep, new_sweep
+from shared.sweeps.record import Sweep, new_sweep
 from shared.configs.train import TrainConfig
 
 log = logging.getLogger("kiln.submission")

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from services.api.schemas import JobRequest
-from shared.sweeps import (
+from shared.sweeps.record import (
     MAX_PARAMETERS,
     MAX_TRIALS,
     Objective,

@@ -15,15 +15,15 @@ from functools import partial
 from services.api import tuning
 from services.api.dependencies import Services
 from services.api.submission import send
-from shared import sweeps
+from shared.sweeps import record as sweeps
 from shared.jobs import record as jobs
 from shared.errors import CorruptArtifact, InvalidInput, StoreUnavailable, UnknownJob, UnknownModel
 from shared.jobs.store import JobStore, Metrics
 from shared.jobs.record import Event, Job, JobStatus, SweepTrial
 from shared.configs.presets import resolve
 from shared.registry import ModelRegistry
-from shared.sweep_store import SweepStore
-from shared.sweeps import Sweep, Trial, TrialState
+from shared.sweeps.store import SweepStore
+from shared.sweeps.record import Sweep, Trial, TrialState
 
 log = logging.getLogger("kiln.sweeper")
 

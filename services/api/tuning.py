@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from shared.sweeps import Choice, FloatRange, Parameter, Plan, Sweep, Trial, TrialState
+from shared.sweeps.record import Choice, FloatRange, Parameter, Plan, Sweep, Trial, TrialState
 
 STARTUP_TRIALS = 10  # drawn at random, a quarter of a short sweep's; after them TPE has something to go by
 PRUNING_NEEDS = 4  # trials to compare with, or as many as a quarter of a short sweep's

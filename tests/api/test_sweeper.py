@@ -17,8 +17,8 @@ from shared.artifacts import ArtifactStore
 from shared.jobs.record import Job, JobStatus, Reason
 from tests.shared.jobs.memory_job_store import MemoryJobStore
 from shared.registry import ModelMetrics, ModelRegistry
-from shared.sweep_store import MemorySweepStore
-from shared.sweeps import Sweep, SweepStatus, TrialState, cancel, new_sweep
+from shared.sweeps.store import MemorySweepStore
+from shared.sweeps.record import Sweep, SweepStatus, TrialState, cancel, new_sweep
 from tests.shared.examples import a_model, a_plan
 
 Train = Callable[["Lab", Job], Any]

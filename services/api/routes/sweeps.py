@@ -25,9 +25,9 @@ from services.api.sweep_schemas import (
     SweepView,
 )
 from services.api.sweeper import advance_now
-from shared import sweeps
+from shared.sweeps import record as sweeps
 from shared.errors import NothingToPromote
-from shared.search_space import check_plan
+from shared.sweeps.validation import check_plan
 
 router = APIRouter(prefix="/sweeps", tags=["sweeps"])
 

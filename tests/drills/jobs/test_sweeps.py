@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from shared.jobs.record import Job, JobStatus
-from shared.sweeps import Sweep, TrialState
+from shared.sweeps.record import Sweep, TrialState
 from tests.drills.harness import Kiln, Worker
 from tests.drills.report import Drill
 from tests.processes import small_overrides, wait_for

@@ -25,7 +25,7 @@ from shared.redis_records import (
     key_of_request,
     translated,
 )
-from shared.sweeps import Sweep
+from shared.sweeps.record import Sweep
 
 Make = Callable[[datetime], Sweep]
 Change = Callable[[Sweep, datetime], Sweep]

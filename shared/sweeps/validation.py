@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from shared.errors import FieldProblem, InvalidInput
 from shared.configs.presets import find_preset, resolve
-from shared.sweeps import Choice, Parameter, Plan
+from shared.sweeps.record import Choice, Parameter, Plan
 from shared.configs.train import TrainConfig
 
 MEASURED = ("fid", "kid", "inception_score", "precision", "recall", "class_accuracy")  # all take `eval_images`

@@ -12,9 +12,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from shared.errors import IdempotencyMismatch, InvalidInput, UnknownSweep
 from shared.redis_records import Idempotency
-from shared.search_space import check_plan, parse_space
-from shared.sweep_store import MemorySweepStore, RedisSweepStore, SweepStore
-from shared.sweeps import (
+from shared.sweeps.validation import check_plan, parse_space
+from shared.sweeps.store import MemorySweepStore, RedisSweepStore, SweepStore
+from shared.sweeps.record import (
     Parameter,
     Plan,
     Sweep,
