@@ -20,8 +20,8 @@ from services.api.latents import draw_latents
 from services.api.png import read_provenance
 from services.client import Kiln
 from services.client_wire import InvalidInput
-from shared.artifacts import ArtifactStore
-from shared.registry import GENERATOR_FILE, ModelManifest, ModelRegistry
+from shared.storage.artifacts import ArtifactStore
+from shared.storage.model_registry import GENERATOR_FILE, ModelManifest, ModelRegistry
 from shared.settings import read_settings
 
 SEED = 0

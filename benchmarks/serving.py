@@ -32,9 +32,9 @@ import onnxruntime
 import psutil
 
 from services.dev import find_redis_server, free_port, redis_command, wait_for_redis
-from shared.artifacts import ArtifactStore
+from shared.storage.artifacts import ArtifactStore
 from shared.configs.presets import resolve
-from shared.registry import GENERATOR_FILE, ModelManifest, ModelRegistry, Parity
+from shared.storage.model_registry import GENERATOR_FILE, ModelManifest, ModelRegistry, Parity
 from shared.configs.train import TrainConfig
 
 HERE = Path(__file__).parent

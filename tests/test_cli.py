@@ -24,10 +24,10 @@ from services.cli_display import Watch
 from services.client_wire import JobData
 from services.dev import free_port
 from shared.jobs import record as jobs
-from shared.artifacts import ArtifactStore
+from shared.storage.artifacts import ArtifactStore
 from shared.jobs.store import RedisJobStore
 from shared.jobs.record import JobStatus, Progress, Reason
-from shared.registry import ModelRegistry
+from shared.storage.model_registry import ModelRegistry
 from shared.settings import Settings
 from tests.api.conftest import publish
 from tests.processes import ROOT, running_api, wait_for

@@ -16,11 +16,11 @@ from services import client_wire
 from services.client import AsyncKiln, Kiln
 from services.client_wire import Conflict, InvalidInput, JobData, NotFound, Unavailable
 from shared.jobs import record as jobs
-from shared.artifacts import ArtifactStore
+from shared.storage.artifacts import ArtifactStore
 from shared.errors import InvalidInput as InvalidSetting
 from shared.jobs.store import RedisJobStore
 from shared.jobs.record import Event, JobStatus, Progress
-from shared.registry import ModelRegistry
+from shared.storage.model_registry import ModelRegistry
 from shared.settings import Settings
 from tests.api.conftest import publish
 from tests.processes import running_api, wait_for

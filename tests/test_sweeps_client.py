@@ -19,10 +19,10 @@ from services.cli import app
 from services.client import Kiln
 from services.client_wire import Conflict, InvalidInput, NotFound
 from shared.jobs import record as jobs
-from shared.artifacts import ArtifactStore
+from shared.storage.artifacts import ArtifactStore
 from shared.jobs.store import RedisJobStore
 from shared.jobs.record import JobStatus
-from shared.registry import ModelRegistry
+from shared.storage.model_registry import ModelRegistry
 from shared.settings import Settings
 from tests.api.conftest import publish
 from tests.processes import running_api, wait_for

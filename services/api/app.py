@@ -41,12 +41,12 @@ from services.api.starter import publish_starter
 from services.api.store_health import StoreHealth
 from services.api.sweeper import ROUND_S, sweeper_of
 from services.api.telemetry import Telemetry
-from shared.announcements import Announcements
-from shared.artifacts import ArtifactStore
-from shared.broker import Broker
+from shared.storage.pubsub import Announcements
+from shared.storage.artifacts import ArtifactStore
+from shared.storage.celery_app import Broker
 from shared.errors import StoreUnavailable
 from shared.jobs.store import RedisJobStore
-from shared.registry import ModelRegistry
+from shared.storage.model_registry import ModelRegistry
 from shared.settings import Settings, read_settings
 from shared.sweeps.store import RedisSweepStore
 

@@ -10,7 +10,7 @@ from typing import Any
 from services.api.dependencies import Services
 from shared.errors import CorruptArtifact, UnknownModel
 from shared.jobs.record import Job
-from shared.registry import ModelMetrics
+from shared.storage.model_registry import ModelMetrics
 
 IMAGES_PER_EPOCH = {"cifar10": 50_000}
 FIGURES = tuple(name for name in ModelMetrics.model_fields if name != "protocol")

@@ -13,10 +13,10 @@ from services.api.judge import Bench
 from services.api.models import ModelPool
 from services.api.store_health import StoreHealth
 from services.api.telemetry import Telemetry
-from shared.artifacts import ArtifactStore
-from shared.broker import Broker
+from shared.storage.artifacts import ArtifactStore
+from shared.storage.celery_app import Broker
 from shared.jobs.store import JobStore
-from shared.registry import ModelRegistry
+from shared.storage.model_registry import ModelRegistry
 from shared.settings import Settings
 from shared.sweeps.store import SweepStore
 

@@ -9,7 +9,7 @@ from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 
 from services.api.dependencies import Services
 from services.api.schemas import JobView
-from shared.announcements import Announcements, channel_of
+from shared.storage.pubsub import Announcements, channel_of
 from shared.errors import StoreUnavailable
 from shared.jobs.record import Event, Job
 

@@ -18,7 +18,7 @@ from services.api.latents import fill_latent
 from services.api.mixing import with_shares
 from services.api.telemetry import Telemetry
 from shared.errors import InvalidInput
-from shared.registry import ModelManifest
+from shared.storage.model_registry import ModelManifest
 from shared.settings import Settings
 
 MAX_BATCH = 64  # images that others may run at a time; more does not raise the CPU's rate

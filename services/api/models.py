@@ -12,7 +12,7 @@ from typing import Any
 from services.api.loaded_model import LoadedModel
 from services.api.telemetry import Telemetry
 from shared.errors import CorruptArtifact, NoModelReady, UnknownAlias, UnknownModel
-from shared.registry import DEFAULT_ALIAS, GENERATOR_FILE, ModelRegistry
+from shared.storage.model_registry import DEFAULT_ALIAS, GENERATOR_FILE, ModelRegistry
 from shared.settings import Settings
 
 log = logging.getLogger("kiln.models")

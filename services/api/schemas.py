@@ -12,7 +12,7 @@ from services.api.latents import MAX_SEED
 from shared.configs.classifier import CLASSIFIER, ClassifierConfig
 from shared.jobs.record import Event, Job, JobStatus, Kind, Progress, Reason, SweepTrial
 from shared.configs.presets import PRESETS, Preset, TrainConfig
-from shared.registry import ModelManifest
+from shared.storage.model_registry import ModelManifest
 
 MAX_IMAGES = 1024
 MAX_STEPS = 256

@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 
 from shared.errors import CorruptArtifact
-from shared.registry import MANIFEST_FILE, ModelRegistry, read_folder
+from shared.storage.model_registry import MANIFEST_FILE, ModelRegistry, read_folder
 
 log = logging.getLogger("kiln.starter")
 

@@ -13,7 +13,7 @@ from services.api.sweep_schemas import SweepRequest
 from shared.configs.classifier import ClassifierConfig, resolve_job
 from shared.errors import StoreUnavailable
 from shared.jobs.record import Job, enqueued, new_job
-from shared.redis_records import Idempotency
+from shared.storage.redis import Idempotency
 from shared.sweeps.record import Sweep, new_sweep
 from shared.configs.train import TrainConfig
 

@@ -21,7 +21,7 @@ from shared.errors import CorruptArtifact, InvalidInput, StoreUnavailable, Unkno
 from shared.jobs.store import JobStore, Metrics
 from shared.jobs.record import Event, Job, JobStatus, SweepTrial
 from shared.configs.presets import resolve
-from shared.registry import ModelRegistry
+from shared.storage.model_registry import ModelRegistry
 from shared.sweeps.store import SweepStore
 from shared.sweeps.record import Sweep, Trial, TrialState
 

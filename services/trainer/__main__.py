@@ -140,8 +140,8 @@ def _run_by_hand(settings: Settings, options: argparse.Namespace) -> int:
     signal.signal(signal.SIGINT, lambda number, frame: stop._on_signal(signal.SIGTERM, frame))
     from services.trainer.run import RunSpec, run
     from services.trainer.terminal import make_display
-    from shared.artifacts import ArtifactStore
-    from shared.registry import ModelRegistry
+    from shared.storage.artifacts import ArtifactStore
+    from shared.storage.model_registry import ModelRegistry
 
     show = make_display(sys.stderr, config.total_nimg)
 

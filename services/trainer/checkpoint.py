@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 
 from services.trainer.training_state import Resumable
-from shared.artifacts import ArtifactStore
+from shared.storage.artifacts import ArtifactStore
 from shared.errors import CorruptArtifact
 
 KEPT = 2

@@ -18,7 +18,7 @@ from services.trainer.networks.dispatch import Dispatch
 from services.trainer.networks.folded import folded
 from shared.errors import ParityFailed
 from shared.configs.presets import TrainConfig
-from shared.registry import Parity
+from shared.storage.model_registry import Parity
 
 PARITY_BATCH_SIZES = (1, 2, 37)  # one, the smallest real batch, and an odd one that no kernel is tuned for
 PARITY_LIMIT = 1e-4  # of a range of 2; half a step of an 8-bit pixel is 39 times that

@@ -35,11 +35,11 @@ from services.trainer.runtime import choose_runtime
 from services.trainer.sampling import NORM_IMAGES, reestimate_batch_norm, sample_grid
 from services.trainer.starting_points import begin
 from services.trainer.training_state import Resumable, TrainState
-from shared.artifacts import ArtifactStore
+from shared.storage.artifacts import ArtifactStore
 from shared.errors import DISK_FULL, BadConfig
 from shared.jobs.record import Event
 from shared.configs.presets import TrainConfig
-from shared.registry import GENERATOR_FILE, PREVIEW_FILE, ModelManifest, model_id_of
+from shared.storage.model_registry import GENERATOR_FILE, PREVIEW_FILE, ModelManifest, model_id_of
 from shared.jobs.trainer_messages import EventLine, MetricsLine, ProgressLine, ResultLine, Stop, TrainerLine
 from shared.settings import Settings
 

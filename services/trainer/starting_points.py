@@ -15,7 +15,7 @@ from services.trainer.checkpoint import unpack
 from services.trainer.classifier.files import load_classifier
 from services.trainer.networks import resnet18
 from services.trainer.training_state import TrainState
-from shared.artifacts import ArtifactStore
+from shared.storage.artifacts import ArtifactStore
 from shared.errors import BadConfig, CorruptArtifact, UnknownClassifier
 from shared.settings import Settings
 from shared.configs.checkpoint_refs import (

@@ -21,7 +21,7 @@ from typing import TypeVar
 
 from services.trainer.trainer_process import TrainerProcess
 from shared.jobs import record as jobs
-from shared.artifacts import ArtifactStore
+from shared.storage.artifacts import ArtifactStore
 from shared.configs.classifier import MANIFEST_FILE, classifier_key
 from shared.errors import (
     DISK_FULL,
@@ -34,7 +34,7 @@ from shared.errors import (
 )
 from shared.jobs.store import Change, JobStore, Metrics
 from shared.jobs.record import LOST_REASONS, Event, Job, JobStatus, Progress, Reason
-from shared.registry import ModelRegistry, model_id_of
+from shared.storage.model_registry import ModelRegistry, model_id_of
 from shared.jobs.trainer_messages import (
     EXIT_LEFT,
     ClassifierLine,

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from shared.artifacts import ArtifactStore
+from shared.storage.artifacts import ArtifactStore
 from shared.configs.train import CLASSIFIER, TrainConfig
 
 # What two runs must have in common for the one to take up networks of the other; the sizes follow from these.

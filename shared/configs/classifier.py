@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from shared.errors import CorruptArtifact, FieldProblem, InvalidInput, UnknownClassifier
 from shared.configs.presets import TrainConfig, resolve
-from shared.registry import Parity
+from shared.storage.model_registry import Parity
 
 CLASSIFIER = "classifier"  # the preset of a job that trains one
 

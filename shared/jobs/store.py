@@ -15,10 +15,10 @@ from typing import Any, Protocol
 
 from redis.exceptions import WatchError
 
-from shared.announcements import CHANNEL, channel_of
+from shared.storage.pubsub import CHANNEL, channel_of
 from shared.errors import UnknownJob
 from shared.jobs.record import Event, Job, JobStatus
-from shared.redis_records import (
+from shared.storage.redis import (
     IDEMPOTENCY_TTL_S,
     TIMEOUT_S,
     Idempotency,
@@ -198,7 +198,7 @@ class RedisJobStore:
         return [_event(entry_id, fields) for entry_id, fields in entries]
 
     def announce(self) -> None:
-        """Wakes every API that waits for news (`shared.announcements`): there is a new model, or an alias moved."""
+        """Wakes every API that waits for news (`shared.storage.pubsub`): there is a new model, or an alias moved."""
         with translated():
             self._redis.publish(CHANNEL, "changed")
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from shared.configs.classifier import ClassifierManifest
 from shared.jobs.record import Event, Reason
-from shared.registry import ModelManifest
+from shared.storage.model_registry import ModelManifest
 
 Stop = Literal["leave", "finish"]  # what it is told: checkpoint, somebody goes on later; keep the model so far
 

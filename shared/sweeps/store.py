@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from redis.exceptions import WatchError
 
 from shared.errors import UnknownSweep
-from shared.redis_records import (
+from shared.storage.redis import (
     IDEMPOTENCY_TTL_S,
     TIMEOUT_S,
     Idempotency,

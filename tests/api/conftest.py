@@ -9,9 +9,9 @@ import pytest
 from fastapi.testclient import TestClient
 
 from services.api.app import create_app
-from shared.artifacts import ArtifactStore
+from shared.storage.artifacts import ArtifactStore
 from shared.configs.presets import PRESETS, TrainConfig
-from shared.registry import GENERATOR_FILE, ModelManifest, ModelMetrics, ModelRegistry, Parity
+from shared.storage.model_registry import GENERATOR_FILE, ModelManifest, ModelMetrics, ModelRegistry, Parity
 from shared.settings import Settings
 from tests.api.graphs import make_generator
 

@@ -11,7 +11,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from shared.configs.classifier import GRAPH_FILE, WEIGHTS_FILE, ClassifierConfig, ClassifierManifest, write_classifier
-from shared.registry import Parity
+from shared.storage.model_registry import Parity
 
 PIXELS = 3 * 32 * 32
 

@@ -9,7 +9,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from shared.jobs import record as jobs
-from shared.artifacts import ArtifactStore
+from shared.storage.artifacts import ArtifactStore
 from shared.jobs.store import RedisJobStore
 from shared.configs.presets import resolve
 from shared.settings import Settings

@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from services.api.png import read_provenance
-from shared.registry import ModelRegistry
+from shared.storage.model_registry import ModelRegistry
 from tests.api.conftest import CLASSES, publish
 
 

@@ -14,10 +14,10 @@ from PIL import Image
 
 from services.api.history import spread
 from shared.jobs import record as jobs
-from shared.artifacts import ArtifactStore
+from shared.storage.artifacts import ArtifactStore
 from shared.jobs.store import RedisJobStore
 from shared.jobs.record import Job, JobStatus
-from shared.registry import ModelMetrics, ModelRegistry
+from shared.storage.model_registry import ModelMetrics, ModelRegistry
 from shared.settings import Settings
 from tests.shared.examples import a_job, a_model
 

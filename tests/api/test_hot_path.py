@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 
 from services.api import hot_path
 from services.api.app import create_app
-from shared.registry import ModelRegistry
+from shared.storage.model_registry import ModelRegistry
 from shared.settings import Settings
 from tests.api.conftest import publish, wait_until_ready
 

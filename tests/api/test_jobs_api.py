@@ -14,7 +14,7 @@ from fastapi.testclient import TestClient
 from services.api.dependencies import Services
 from services.api.reaper import reap
 from shared.jobs import record as jobs
-from shared.broker import TRAINING_QUEUE
+from shared.storage.celery_app import TRAINING_QUEUE
 from shared.jobs.record import JobStatus
 from shared.configs.presets import PRESETS
 from shared.settings import Settings

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from services.api.app import create_app
 from services.api.loaded_model import LoadedModel
 from services.dev import free_port
-from shared.registry import ModelRegistry
+from shared.storage.model_registry import ModelRegistry
 from shared.settings import Settings
 from tests.api.conftest import publish
 from tests.processes import wait_for

@@ -24,7 +24,7 @@ from services.api.telemetry import Telemetry
 from services.trainer.export import export_generator
 from services.trainer.networks import build_networks
 from shared.configs.presets import resolve
-from shared.registry import GENERATOR_FILE, ModelManifest, Parity
+from shared.storage.model_registry import GENERATOR_FILE, ModelManifest, Parity
 from shared.settings import Settings
 from tests.api.conftest import CLASSES
 

@@ -12,8 +12,8 @@ from PIL import Image
 
 from services.api.app import create_app
 from services.api.starter import publish_starter
-from shared.artifacts import ArtifactStore
-from shared.registry import DEFAULT_ALIAS, GENERATOR_FILE, PREVIEW_FILE, ModelRegistry, read_folder
+from shared.storage.artifacts import ArtifactStore
+from shared.storage.model_registry import DEFAULT_ALIAS, GENERATOR_FILE, PREVIEW_FILE, ModelRegistry, read_folder
 from shared.settings import Settings
 from tests.api.conftest import publish, wait_until_ready
 from tests.conftest import ROOT

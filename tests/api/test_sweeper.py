@@ -13,10 +13,10 @@ import pytest
 from services.api import tuning
 from services.api.sweeper import Sweeper
 from shared.jobs import record as jobs
-from shared.artifacts import ArtifactStore
+from shared.storage.artifacts import ArtifactStore
 from shared.jobs.record import Job, JobStatus, Reason
 from tests.shared.jobs.memory_job_store import MemoryJobStore
-from shared.registry import ModelMetrics, ModelRegistry
+from shared.storage.model_registry import ModelMetrics, ModelRegistry
 from shared.sweeps.store import MemorySweepStore
 from shared.sweeps.record import Sweep, SweepStatus, TrialState, cancel, new_sweep
 from tests.shared.examples import a_model, a_plan

@@ -14,7 +14,7 @@ from services.api.dependencies import Services
 from services.api.sweeper import sweeper_of
 from shared.jobs import record as jobs
 from shared.jobs.record import JobStatus
-from shared.registry import ModelRegistry
+from shared.storage.model_registry import ModelRegistry
 from shared.sweeps.record import SweepStatus
 from tests.api.conftest import publish
 from tests.api.test_bad_input import assert_problem

@@ -11,8 +11,8 @@ import pytest
 from playwright.sync_api import Browser, sync_playwright
 
 from services.dev import free_port
-from shared.artifacts import ArtifactStore
-from shared.registry import ModelMetrics, ModelRegistry
+from shared.storage.artifacts import ArtifactStore
+from shared.storage.model_registry import ModelMetrics, ModelRegistry
 from shared.settings import Settings
 from tests.api.conftest import CLASSES, publish
 from tests.dashboard.visitor import AXE, Visitor

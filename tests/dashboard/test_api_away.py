@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from playwright.sync_api import Browser, expect
 
 from services.dev import free_port
-from shared.artifacts import ArtifactStore
-from shared.registry import ModelRegistry
+from shared.storage.artifacts import ArtifactStore
+from shared.storage.model_registry import ModelRegistry
 from shared.settings import Settings
 from tests.api.conftest import publish
 from tests.dashboard.visitor import Visitor

@@ -26,7 +26,7 @@ from safetensors.numpy import load_file
 from services.dev import API_COMMAND, WORKER_COMMAND, find_redis_server, free_port, redis_command, wait_for_redis
 from shared.sweeps import record as sweeps
 from shared.jobs import record as jobs
-from shared.broker import TRAINING_QUEUE
+from shared.storage.celery_app import TRAINING_QUEUE
 from shared.jobs.store import RedisJobStore
 from shared.jobs.record import Event, Job, JobStatus
 from shared.settings import Settings

@@ -16,8 +16,8 @@ from typing import Any
 import httpx2
 
 from services.dev import find_redis_server, free_port, redis_command, wait_for_redis
-from shared.artifacts import ArtifactStore
-from shared.registry import ModelRegistry
+from shared.storage.artifacts import ArtifactStore
+from shared.storage.model_registry import ModelRegistry
 from tests.processes import PATIENCE_S, ROOT, SMALL_MACHINE, wait_for
 
 MANY = httpx2.Limits(max_connections=None)

@@ -96,7 +96,7 @@ def test_ids_that_mean_harm(server: Server, drill: Drill) -> None:
     folder is read, nothing is written, and the API lives.
 
     Faults injected: 31 ids in 10 places, and 200 more that hypothesis draws.
-    Broken by hand: `shared/registry.py`: `get` without `_NAME.fullmatch` -> `GET /models/..` was a 500.
+    Broken by hand: `shared/storage/model_registry.py`: `get` without `_NAME.fullmatch` -> `GET /models/..` was a 500.
     """
     before = sorted(str(path) for path in server.data.rglob("*") if "redis" not in path.parts)
     for hostile in HOSTILE:

@@ -16,7 +16,7 @@ from PIL import Image
 from services.api.engine import OnnxEngine
 from services.api.latents import draw_latents
 from services.api.png import tile
-from shared.registry import GENERATOR_FILE
+from shared.storage.model_registry import GENERATOR_FILE
 from shared.settings import Settings
 from tests.api.conftest import CLASSES, LATENT, publish
 from tests.api.graphs import make_generator
@@ -60,7 +60,7 @@ def test_models_that_are_wrong(server: Server, drill: Drill) -> None:
     Faults injected: 11 (7 graphs that are wrong; files without a manifest; a manifest whose file is gone, whose file
     has one bit flipped, and which is cut short).
     Broken by hand: `services/api/engine.py`: `_check_images` returns at once -> `wrong-shape` was promoted.
-    `shared/registry.py`: `read_file` without its digest check -> `bit-flipped` was promoted.
+    `shared/storage/model_registry.py`: `read_file` without its digest check -> `bit-flipped` was promoted.
     """
     # Given models of which each is wrong in its own way
     registry, models = server.registry, server.data / "artifacts" / "models"

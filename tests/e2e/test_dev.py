@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from shared.artifacts import ArtifactStore
-from shared.registry import ModelRegistry
+from shared.storage.artifacts import ArtifactStore
+from shared.storage.model_registry import ModelRegistry
 from tests.api.conftest import publish
 from tests.processes import ROOT, processes_of, running_stack, small_overrides, wait_for, write_color_dataset
 

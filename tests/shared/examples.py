@@ -7,7 +7,7 @@ from typing import Any
 
 from shared.jobs.record import Job, JobStatus, new_job
 from shared.configs.presets import PRESETS
-from shared.registry import ModelManifest, Parity
+from shared.storage.model_registry import ModelManifest, Parity
 from shared.sweeps.record import Plan
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)

@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from services.dev import find_redis_server, free_port, redis_command, wait_for_redis
-from shared.broker import Broker
+from shared.storage.celery_app import Broker
 from shared.errors import InvalidInput, StoreUnavailable
 from shared.jobs.store import RedisJobStore
 from shared.settings import Settings, read_settings

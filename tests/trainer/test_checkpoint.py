@@ -15,7 +15,7 @@ import torch
 
 from services.trainer.checkpoint import Checkpoints, pack, pack_weights, unpack
 from services.trainer.training_state import TrainState
-from shared.artifacts import ArtifactStore
+from shared.storage.artifacts import ArtifactStore
 from shared.errors import CorruptArtifact
 from shared.configs.presets import TrainConfig
 from tests.trainer.small import CPU, small_config, small_resnet

@@ -19,7 +19,7 @@ from services.trainer.run import RunSpec, export
 from services.trainer.training_state import TrainState
 from shared.errors import BadConfig, InvalidInput
 from shared.configs.presets import resolve
-from shared.registry import GENERATOR_FILE
+from shared.storage.model_registry import GENERATOR_FILE
 from shared.settings import Settings
 from shared.configs.train import TrainConfig
 from tests.trainer.small import CPU, random_images, small_config

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from services.trainer.checkpoint import Checkpoints
 from services.trainer.run import RunSpec, run
-from shared.artifacts import ArtifactStore
+from shared.storage.artifacts import ArtifactStore
 from shared.errors import InvalidInput, TrainingFailed
 from shared.configs.presets import resolve
 from shared.jobs.trainer_messages import EventLine, MetricsLine, TrainerLine

@@ -9,7 +9,7 @@ import pytest
 from services.trainer.checkpoint import Checkpoints
 from services.trainer.run import restore
 from services.trainer.training_state import TrainState
-from shared.artifacts import ArtifactStore
+from shared.storage.artifacts import ArtifactStore
 from shared.errors import BadConfig
 from shared.jobs.trainer_messages import EventLine, MetricsLine, TrainerLine
 from tests.trainer.small import CPU, small_config

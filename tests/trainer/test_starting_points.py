@@ -16,7 +16,7 @@ from services.trainer.classifier.files import load_classifier
 from services.trainer.networks import resnet18
 from services.trainer.starting_points import begin
 from services.trainer.training_state import TrainState
-from shared.artifacts import ArtifactStore
+from shared.storage.artifacts import ArtifactStore
 from shared.errors import BadConfig
 from shared.configs.presets import TrainConfig
 from shared.settings import Settings

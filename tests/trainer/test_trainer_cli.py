@@ -15,10 +15,10 @@ import pytest
 from PIL import Image
 
 from services.trainer.__main__ import main
-from shared.artifacts import ArtifactStore
+from shared.storage.artifacts import ArtifactStore
 from shared.errors import UnknownModel
 from shared.configs.presets import PRESETS
-from shared.registry import GENERATOR_FILE, PREVIEW_FILE, ModelRegistry
+from shared.storage.model_registry import GENERATOR_FILE, PREVIEW_FILE, ModelRegistry
 from shared.jobs.trainer_messages import EXIT_LEFT
 
 SMALL = ["latent_dim=8", "g_channels=[8,8,8]", "d_channels=[8,8,8]", "batch_size=8", "tick_nimg=16"]

@@ -14,7 +14,7 @@ from services.api.dependencies import Kiln, Services
 from services.api.schemas import AliasRequest, AliasView, ModelList, ModelView
 from services.api.security import READ, TRAIN
 from shared.errors import StoreUnavailable, UnknownPreview
-from shared.registry import PREVIEW_FILE, ModelManifest
+from shared.storage.model_registry import PREVIEW_FILE, ModelManifest
 
 router = APIRouter(tags=["models"])
 

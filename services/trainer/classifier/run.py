@@ -14,7 +14,7 @@ from services.trainer.classifier.files import export_classifier
 from services.trainer.classifier.training import ClassifierState, class_accuracies, train
 from services.trainer.data import load_dataset
 from services.trainer.run import device_name, load_newest, pick_device, run_folder, tell
-from shared.artifacts import ArtifactStore
+from shared.storage.artifacts import ArtifactStore
 from shared.configs.classifier import ClassifierConfig, ClassifierManifest, write_classifier
 from shared.errors import BadConfig
 from shared.jobs.record import Job

@@ -21,10 +21,10 @@ from services.trainer.metrics.distances import (
 )
 from services.trainer.metrics.extractor import BATCH, Extracted, Extractor, Hear, extract, hear_nothing
 from services.trainer.metrics.reference import dataset_digest, real_features
-from shared.artifacts import ArtifactStore
+from shared.storage.artifacts import ArtifactStore
 from shared.errors import BadDataset
 from shared.configs.presets import MIN_EVAL_IMAGES, TrainConfig
-from shared.registry import ModelMetrics
+from shared.storage.model_registry import ModelMetrics
 from shared.settings import Settings
 
 KID_SUBSETS, KID_SUBSET_SIZE = 100, 1000  # as in Binkowski et al. and torchmetrics

@@ -11,7 +11,7 @@ from services.trainer.metrics.extractor import Hear, find_extractor
 from services.trainer.sampling import NORM_IMAGES, reestimate_batch_norm
 from services.trainer.training_state import Resumable
 from shared.errors import KilnError
-from shared.registry import ModelMetrics
+from shared.storage.model_registry import ModelMetrics
 from shared.settings import Settings
 
 HEARTBEAT_S = 60.0

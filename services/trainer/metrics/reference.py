@@ -10,7 +10,7 @@ import torch
 
 from services.trainer.data import ImageDataset
 from services.trainer.metrics.extractor import Extracted, Extractor, Hear, batches_of, extract, hear_nothing
-from shared.artifacts import ArtifactStore
+from shared.storage.artifacts import ArtifactStore
 
 _COLUMNS = ("features", "logits", "labels")
 

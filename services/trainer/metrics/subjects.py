@@ -18,10 +18,10 @@ from torch import Tensor
 from services.trainer.metrics.evaluation import Generator
 from services.trainer.networks import build_networks
 from services.trainer.sampling import NORM_IMAGES, reestimate_batch_norm
-from shared.artifacts import ArtifactStore
+from shared.storage.artifacts import ArtifactStore
 from shared.errors import CorruptArtifact, InvalidInput
 from shared.configs.presets import TrainConfig
-from shared.registry import GENERATOR_FILE, MANIFEST_FILE, ModelManifest, ModelRegistry, read_folder
+from shared.storage.model_registry import GENERATOR_FILE, MANIFEST_FILE, ModelManifest, ModelRegistry, read_folder
 from shared.settings import Settings
 
 

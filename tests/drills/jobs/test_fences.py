@@ -14,7 +14,7 @@ import pytest
 import redis
 
 from shared.jobs import record as jobs
-from shared.broker import TRAINING_QUEUE, Broker
+from shared.storage.celery_app import TRAINING_QUEUE, Broker
 from shared.errors import IllegalTransition
 from shared.jobs.store import RedisJobStore
 from shared.jobs.record import Job, JobStatus

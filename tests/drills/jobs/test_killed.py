@@ -47,7 +47,7 @@ def test_kill_9_the_trainer_during_a_checkpoint_write(kiln: Kiln, drill: Drill) 
     Faults injected: SIGKILL to the trainer while the first bytes of a checkpoint lie in the folder and the last do not,
     until one was met like that. (A write to a disk that is not full ends before a stopped process stops, but not before
     a killed one dies.)
-    Broken by hand: shared/artifacts.py: `_UNFINISHED = ".unfinished-"` with a prefix that listings show -> half a
+    Broken by hand: shared/storage/artifacts.py: `_UNFINISHED = ".unfinished-"` with a prefix that listings show -> half a
     checkpoint is taken for the newest, with a warning
     """
     kiln.replace_worker(KILN_MAX_ATTEMPTS="100")

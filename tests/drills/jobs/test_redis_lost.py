@@ -31,7 +31,7 @@ def test_redis_restarts_while_nothing_happens(kiln: Kiln, drill: Drill) -> None:
     """Invariant: API and worker find the new Redis by themselves; the next job is taken at once, and the one after.
 
     Faults injected: three restarts of redis-server (SIGTERM, kill -9, SIGTERM), with API and worker idle.
-    Broken by hand: shared/broker.py: `broker_connection_retry=False` -> waited in vain for the job to run
+    Broken by hand: shared/storage/celery_app.py: `broker_connection_retry=False` -> waited in vain for the job to run
     """
     for end in (kiln.redis.shut_down, kiln.redis.kill, kiln.redis.shut_down):
         wait_for(kiln.worker.log, lambda text: "ready." in text)

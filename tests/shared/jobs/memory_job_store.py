@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from shared.errors import UnknownJob
 from shared.jobs.store import Change, Events, Metrics, Page
 from shared.jobs.record import Event, Job, JobStatus
-from shared.redis_records import Idempotency
+from shared.storage.redis import Idempotency
 
 
 class MemoryJobStore:

@@ -16,7 +16,7 @@ from shared.errors import IdempotencyMismatch, IllegalTransition, StoreUnavailab
 from shared.jobs.store import JobStore, RedisJobStore
 from shared.jobs.record import Event, Job, JobStatus, enqueued
 from tests.shared.jobs.memory_job_store import MemoryJobStore
-from shared.redis_records import Idempotency
+from shared.storage.redis import Idempotency
 from tests.shared.examples import a_job
 from tests.shared.servers import BreakableConnection, breakable, redis_on
 

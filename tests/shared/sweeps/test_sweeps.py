@@ -11,7 +11,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from shared.errors import IdempotencyMismatch, InvalidInput, UnknownSweep
-from shared.redis_records import Idempotency
+from shared.storage.redis import Idempotency
 from shared.sweeps.validation import check_plan, parse_space
 from shared.sweeps.store import MemorySweepStore, RedisSweepStore, SweepStore
 from shared.sweeps.record import (

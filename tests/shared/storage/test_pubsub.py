@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from services.dev import free_port
-from shared.announcements import Announcements
+from shared.storage.pubsub import Announcements
 from shared.errors import StoreUnavailable
 from shared.jobs.store import RedisJobStore
 from tests.shared.servers import redis_on

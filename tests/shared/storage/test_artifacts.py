@@ -12,7 +12,7 @@ from uuid import uuid4
 import fsspec
 import pytest
 
-from shared.artifacts import ArtifactStore
+from shared.storage.artifacts import ArtifactStore
 from tests.shared.conftest import DiskWithRoomFor
 
 

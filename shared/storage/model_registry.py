@@ -17,7 +17,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from shared.artifacts import ArtifactStore
+from shared.storage.artifacts import ArtifactStore
 from shared.errors import Conflict, CorruptArtifact, InvalidInput, UnknownAlias, UnknownModel
 from shared.configs.presets import TrainConfig
 
