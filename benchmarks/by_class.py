@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from services.api.judge import Judge
-from services.client import Kiln
-from services.client_wire import Call, InvalidInput
+from kiln.client import Kiln
+from kiln._requests import Call, InvalidInput
 from shared.settings import read_settings
 
 SEED = 0

@@ -18,8 +18,8 @@ from onnx import helper, numpy_helper
 
 from services.api.latents import draw_latents
 from services.api.png import read_provenance
-from services.client import Kiln
-from services.client_wire import InvalidInput
+from kiln.client import Kiln
+from kiln._requests import InvalidInput
 from shared.storage.artifacts import ArtifactStore
 from shared.storage.model_registry import GENERATOR_FILE, ModelManifest, ModelRegistry
 from shared.settings import read_settings

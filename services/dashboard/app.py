@@ -11,7 +11,7 @@ from nicegui import app, ui
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from services import client_wire as wire
+from kiln import _requests as wire
 from services.dashboard.pages import compare, job, jobs, models, playground, sweeps
 from services.dashboard.site import Site
 from shared.settings import ClientSettings

@@ -10,8 +10,8 @@ from typing import Any
 
 from nicegui import ui
 
-from services import client_wire as wire
-from services.client_wire import InvalidInput
+from kiln import _requests as wire
+from kiln._requests import InvalidInput
 from services.dashboard import sentences
 from services.dashboard.elements import Field, box, button, heading, line, select, table, text
 from services.dashboard.site import FAILURES, Page

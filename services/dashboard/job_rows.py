@@ -5,7 +5,7 @@ from __future__ import annotations
 from nicegui.element import Element
 from nicegui.elements.mixins.text_element import TextElement
 
-from services.client_wire import JobData
+from kiln._requests import JobData
 from services.dashboard import sentences
 from services.dashboard.elements import box, link, text
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nicegui.element import Element
 
-from services.client_wire import ModelData
+from kiln._requests import ModelData
 from services.dashboard.elements import box, heading, select, slider, text
 from services.dashboard.sheets import Sheet, show_sheet, show_tile
 from services.dashboard.site import Page

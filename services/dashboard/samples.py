@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services import client_wire as wire
+from kiln import _requests as wire
 from services.dashboard import sentences
 from services.dashboard.elements import Field, box, heading, link, picture, slider, text
 from services.dashboard.site import FAILURES, Page

@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx2
 
-from services.client_wire import ApiError, InvalidInput, JobData, Unauthorized
+from kiln._requests import ApiError, InvalidInput, JobData, Unauthorized
 from shared.jobs.record import JobStatus, Reason
 
 ADVICE: dict[Reason, str] = {

@@ -12,9 +12,9 @@ import httpx2
 from nicegui import background_tasks, ui
 from nicegui.element import Element
 
-from services import client_wire as wire
-from services.client import AsyncKiln
-from services.client_wire import ApiError
+from kiln import _requests as wire
+from kiln.client import AsyncKiln
+from kiln._requests import ApiError
 from services.dashboard import sentences
 from services.dashboard.elements import box, button, heading, link, text
 from shared.settings import ClientSettings

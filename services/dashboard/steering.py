@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable
 
 from nicegui.element import Element
 
-from services import client_wire as wire
-from services.client_wire import JobData
+from kiln import _requests as wire
+from kiln._requests import JobData
 from services.dashboard import sentences
 from services.dashboard.elements import button, confirm, open_dialog
 from services.dashboard.site import Page

@@ -8,7 +8,7 @@ import httpx2
 import pytest
 
 from services.api.app import create_app
-from services.client_wire import InvalidInput, Unauthorized
+from kiln._requests import InvalidInput, Unauthorized
 from services.dashboard import sentences
 from services.dashboard.curves import chart, search_chart, smooth, thin
 from services.dashboard.form import GROUPS, Spec, read_specs

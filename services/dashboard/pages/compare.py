@@ -8,8 +8,8 @@ from urllib.parse import urlencode
 from fastapi import Request
 from nicegui import ui
 
-from services import client_wire as wire
-from services.client_wire import JobData
+from kiln import _requests as wire
+from kiln._requests import JobData
 from services.dashboard import sentences
 from services.dashboard.curves import ACCURACIES, FIGURES, LOSSES, NAMES, chart, points
 from services.dashboard.elements import box, curves, heading, link, picture, slider, switch, table, text

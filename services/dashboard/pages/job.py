@@ -7,8 +7,8 @@ from urllib.parse import urlencode
 
 from nicegui import ui
 
-from services import client_wire as wire
-from services.client_wire import JobData
+from kiln import _requests as wire
+from kiln._requests import JobData
 from services.dashboard import sentences
 from services.dashboard.elements import box, heading, link, table, text
 from services.dashboard.job_rows import Bar, Pill, progress_line

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from fastapi import Request
 
-from services import client_wire as wire
-from services.client_wire import JobData
+from kiln import _requests as wire
+from kiln._requests import JobData
 from services.dashboard.elements import box, button, select, text
 from services.dashboard.form import JobForm
 from services.dashboard.job_rows import JobRow

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlencode
 
-from services import client_wire as wire
-from services.client_wire import ModelData
+from kiln import _requests as wire
+from kiln._requests import ModelData
 from services.dashboard import sentences
 from services.dashboard.elements import box, button, confirm, heading, link, open_dialog, picture, table, text
 from services.dashboard.site import Page, Site

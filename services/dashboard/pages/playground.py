@@ -12,8 +12,8 @@ from urllib.parse import urlencode
 from fastapi import Request
 from nicegui import ui
 
-from services import client_wire as wire
-from services.client_wire import ModelData
+from kiln import _requests as wire
+from kiln._requests import ModelData
 from services.dashboard import sentences
 from services.dashboard.elements import (
     Field,

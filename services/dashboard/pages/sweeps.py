@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import urlencode
 
-from services import client_wire as wire
+from kiln import _requests as wire
 from services.dashboard import sentences
 from services.dashboard.curves import search_chart
 from services.dashboard.elements import box, button, confirm, curves, heading, link, open_dialog, picture, table, text

@@ -11,9 +11,9 @@ import typer
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from services import client_wire as wire
-from services.cli_output import COLORS, AsJson, connected, new_table, show
-from services.client_sweeps import SweepData
+from kiln import _requests as wire
+from kiln.cli.output import COLORS, AsJson, connected, new_table, show
+from kiln.sweeps import SweepData
 from shared.configs.presets import parse_overrides
 from shared.sweeps.validation import parse_space
 

@@ -11,8 +11,8 @@ from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict
 
-from services import client_wire as wire
-from services.client_wire import Call
+from kiln import _requests as wire
+from kiln._requests import Call
 
 PAUSE_S = 0.5  # between the end of a job and what the API makes of it
 

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console, RenderableType
 from rich.table import Table
 
-from services.client import Kiln
+from kiln.client import Kiln
 from shared.jobs.record import JobStatus
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import redis
 
-from services import client_wire
-from services.client import AsyncKiln, Kiln
-from services.client_wire import Conflict, InvalidInput, JobData, NotFound, Unavailable
+from kiln import _requests
+from kiln.client import AsyncKiln, Kiln
+from kiln._requests import Conflict, InvalidInput, JobData, NotFound, Unavailable
 from shared.jobs import record as jobs
 from shared.storage.artifacts import ArtifactStore
 from shared.errors import InvalidInput as InvalidSetting
@@ -245,7 +245,7 @@ def test_patience_ends(flaky: Any) -> None:
 def test_what_cannot_get_better_is_not_said_again(flaky: Any, status: int) -> None:
     flaky.script[:] = [status]
 
-    with Kiln(flaky.url) as kiln, pytest.raises(client_wire.ApiError) as error:
+    with Kiln(flaky.url) as kiln, pytest.raises(_requests.ApiError) as error:
         kiln.models.list()
 
     assert error.value.status == status

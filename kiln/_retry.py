@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx2
 
-from services import client_wire as wire
+from kiln import _requests as wire
 from shared.jobs.record import Event
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.2, 10.0

@@ -15,9 +15,9 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from services.cli import app
-from services.client import Kiln
-from services.client_wire import Conflict, InvalidInput, NotFound
+from kiln.cli.main import app
+from kiln.client import Kiln
+from kiln._requests import Conflict, InvalidInput, NotFound
 from shared.jobs import record as jobs
 from shared.storage.artifacts import ArtifactStore
 from shared.jobs.store import RedisJobStore

@@ -19,9 +19,9 @@ from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner
 
-from services.cli import app, complete_job, complete_model, complete_override, complete_preset
-from services.cli_display import Watch
-from services.client_wire import JobData
+from kiln.cli.main import app, complete_job, complete_model, complete_override, complete_preset
+from kiln.cli.display import Watch
+from kiln._requests import JobData
 from services.dev import free_port
 from shared.jobs import record as jobs
 from shared.storage.artifacts import ArtifactStore
@@ -52,7 +52,7 @@ def kiln(api: str, redis_url: str, tmp_path: Path) -> Run:
 
 def run(url: str, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "services.cli", *arguments], cwd=folder, capture_output=True, text=True, check=False,
+        [sys.executable, "-m", "kiln.cli.main", *arguments], cwd=folder, capture_output=True, text=True, check=False,
         env=os.environ | {"KILN_URL": url, "PYTHONPATH": str(ROOT), "COLUMNS": "200", "NO_COLOR": "1",
                           "KILN_DATA": str(folder), "KILN_DATASETS": str(folder), "KILN_REDIS_URL": "redis://127.0.0.1:1"},
     )  # fmt: skip
@@ -121,7 +121,7 @@ def test_images_land_in_a_file_or_on_standard_output(kiln: Run, tmp_path: Path) 
         assert image.size == (64, 64)
 
     again = subprocess.run(
-        [sys.executable, "-m", "services.cli", "generate", "cat", "-n", "4", "--seed", "7", "-o", "-"],
+        [sys.executable, "-m", "kiln.cli.main", "generate", "cat", "-n", "4", "--seed", "7", "-o", "-"],
         cwd=tmp_path, capture_output=True, check=True, env=os.environ | kiln_environment(kiln),
     )  # fmt: skip
     assert again.stdout == (tmp_path / "cats.png").read_bytes()

@@ -16,12 +16,13 @@ from typing import Annotated, Any
 import httpx2
 import typer
 
-from services import cli_display as display
-from services import cli_doctor, cli_sweeps
-from services import client_wire as wire
-from services.cli_output import AsJson, connected, err, out, show
-from services.client import Job, Kiln
-from services.client_wire import ApiError, Conflict, InvalidInput, JobData, NotFound, Unauthorized, Unavailable
+from kiln.cli import display
+from kiln.cli import doctor
+from kiln.cli import sweeps
+from kiln import _requests as wire
+from kiln.cli.output import AsJson, connected, err, out, show
+from kiln.client import Job, Kiln
+from kiln._requests import ApiError, Conflict, InvalidInput, JobData, NotFound, Unauthorized, Unavailable
 from shared import errors
 from shared.jobs.record import JobStatus
 from shared.configs.presets import PRESETS, TrainConfig, parse_overrides
@@ -76,7 +77,7 @@ Overrides = Annotated[
     typer.Option("-o", "--override", metavar="FIELD=VALUE", help="Change a value.", autocompletion=complete_override),
 ]
 
-for command in (cli_sweeps.sweep, cli_sweeps.sweeps, cli_sweeps.compare):
+for command in (sweeps.sweep, sweeps.sweeps, sweeps.compare):
     app.command()(command)
 
 
@@ -221,7 +222,7 @@ def presets(
 @app.command()
 def doctor(as_json: AsJson = False) -> None:
     """Look at what is installed and running here, and say what to do about what is missing."""
-    findings = list(cli_doctor.examine())
+    findings = list(doctor.examine())
     show(as_json, [finding.as_json() for finding in findings], lambda: display.findings(findings))
     if not all(finding.is_well for finding in findings):
         raise typer.Exit(1)

@@ -1,4 +1,4 @@
-"""The Python client: `from services.client import Kiln`. It speaks to the REST API, and to nothing else.
+"""The Python client: `from kiln.client import Kiln`. It speaks to the REST API, and to nothing else.
 
     kiln = Kiln()                                     # KILN_URL and KILN_API_KEY, or what you pass
     job = kiln.jobs.create("tiny", overrides={"lr": 1e-4})
@@ -7,7 +7,7 @@
 
 `AsyncKiln` has the same methods, to be awaited. 429 and 503 are tried again, as late as Retry-After says; a POST /jobs
 carries an Idempotency-Key, so a repetition never makes a second job. Whatever the API refuses is raised as one of the
-errors of `services.client_wire`.
+errors of `kiln._requests`.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ import httpx2
 from PIL import Image
 from pydantic import PrivateAttr
 
-from services import client_wire as wire
-from services.client_patience import EventStream, Retry
-from services.client_sweeps import Sweeps
-from services.client_wire import Call, JobData, ModelData, VerificationData
+from kiln import _requests as wire
+from kiln._retry import EventStream, Retry
+from kiln.sweeps import Sweeps
+from kiln._requests import Call, JobData, ModelData, VerificationData
 from shared.jobs.record import Event
 from shared.settings import read_client_settings
 
@@ -76,7 +76,7 @@ class Kiln:
         return self._http.get("/readyz").status_code == httpx2.codes.OK
 
     def send(self, call: Call[T]) -> T:
-        """Makes the call, again and again if need be. Raises the errors of `services.client_wire`."""
+        """Makes the call, again and again if need be. Raises the errors of `kiln._requests`."""
         retry = Retry(call, self._max_wait_s)
         while True:
             try:
@@ -288,7 +288,7 @@ class AsyncKiln:
         return await self.get_job(job_id)
 
     async def send(self, call: Call[T]) -> T:
-        """As Kiln.send; every call of `services.client_wire` can be made through it."""
+        """As Kiln.send; every call of `kiln._requests` can be made through it."""
         retry = Retry(call, self._max_wait_s)
         while True:
             try:
