@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from services.api.judge import Judge
+from services.api.inference.classifier import Judge
 from kiln.client import Kiln
 from kiln._requests import Call, InvalidInput
 from shared.settings import read_settings

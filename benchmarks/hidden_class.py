@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from services.api.latents import draw_latents
+from services.api.inference.latents import draw_latents
 from services.api.png import read_provenance
 from kiln.client import Kiln
 from kiln._requests import InvalidInput

@@ -18,9 +18,9 @@ from services.api.dependencies import Services
 from services.api.drain import CloseWhenDraining, Drain
 from services.api.headers import SecurityHeaders
 from services.api.hot_path import HotPath
-from services.api.judge import Bench
+from services.api.inference.classifier import Bench
 from services.api.limits import BodyLimit
-from services.api.models import ModelPool
+from services.api.inference.model_pool import ModelPool
 from services.api.reaper import Reaper
 from services.api.rounds import Rounds
 from services.api.routes import (
@@ -37,7 +37,7 @@ from services.api.routes import (
     sweeps,
     verify,
 )
-from services.api.starter import publish_starter
+from services.api.inference.starter_model import publish_starter
 from services.api.store_health import StoreHealth
 from services.api.sweeper import ROUND_S, sweeper_of
 from services.api.telemetry import Telemetry

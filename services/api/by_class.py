@@ -12,9 +12,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from services.api.judge import Bench, Judge
-from services.api.latents import draw_latents
-from services.api.loaded_model import MAX_BATCH, LoadedModel, index_of_class
+from services.api.inference.classifier import Bench, Judge
+from services.api.inference.latents import draw_latents
+from services.api.inference.loaded_model import MAX_BATCH, LoadedModel, index_of_class
 from shared.errors import InvalidInput
 
 THRESHOLD = 0.5  # above a half, no image is two classes

@@ -9,8 +9,8 @@ from fastapi import Depends, Request
 
 from services.api.answers import AnswerCache
 from services.api.drain import Drain
-from services.api.judge import Bench
-from services.api.models import ModelPool
+from services.api.inference.classifier import Bench
+from services.api.inference.model_pool import ModelPool
 from services.api.store_health import StoreHealth
 from services.api.telemetry import Telemetry
 from shared.storage.artifacts import ArtifactStore

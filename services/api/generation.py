@@ -14,8 +14,8 @@ import numpy as np
 from services.api.answers import Answer, etag_of
 from services.api.by_class import Drawn, Wish, headers_of, method_of, sift
 from services.api.formats import FORMATS, Picture
-from services.api.judge import Bench
-from services.api.loaded_model import Draw, LoadedModel, Pixels
+from services.api.inference.classifier import Bench
+from services.api.inference.loaded_model import Draw, LoadedModel, Pixels
 from services.api.schemas import MAX_IMAGES, GenerateBody, GenerateQuery
 from shared.errors import InvalidInput
 

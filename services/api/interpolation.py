@@ -10,8 +10,8 @@ import numpy as np
 
 from services.api.answers import Answer, etag_of
 from services.api.generation import check_size
-from services.api.latents import draw_latents, slerp
-from services.api.loaded_model import LoadedModel, Pixels
+from services.api.inference.latents import draw_latents, slerp
+from services.api.inference.loaded_model import LoadedModel, Pixels
 from services.api.png import encode_apng, encode_png, enlarge, tile
 from services.api.schemas import InterpolateQuery
 from shared.errors import InvalidInput

@@ -15,7 +15,7 @@ import uvicorn
 from numpy.typing import NDArray
 
 from services.api.app import create_app
-from services.api.loaded_model import LoadedModel
+from services.api.inference.loaded_model import LoadedModel
 from services.dev import free_port
 from shared.storage.model_registry import ModelRegistry
 from shared.settings import Settings

@@ -18,8 +18,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from torch import nn
 
-from services.api.engine import OnnxEngine, cheapest_covers
-from services.api.loaded_model import Draw, LoadedModel
+from services.api.inference.engine import OnnxEngine, cheapest_covers
+from services.api.inference.loaded_model import Draw, LoadedModel
 from services.api.telemetry import Telemetry
 from services.trainer.export import export_generator
 from services.trainer.networks import build_networks

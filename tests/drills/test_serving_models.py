@@ -13,8 +13,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from services.api.engine import OnnxEngine
-from services.api.latents import draw_latents
+from services.api.inference.engine import OnnxEngine
+from services.api.inference.latents import draw_latents
 from services.api.png import tile
 from shared.storage.model_registry import GENERATOR_FILE
 from shared.settings import Settings
@@ -59,7 +59,7 @@ def test_models_that_are_wrong(server: Server, drill: Drill) -> None:
 
     Faults injected: 11 (7 graphs that are wrong; files without a manifest; a manifest whose file is gone, whose file
     has one bit flipped, and which is cut short).
-    Broken by hand: `services/api/engine.py`: `_check_images` returns at once -> `wrong-shape` was promoted.
+    Broken by hand: `services/api/inference/engine.py`: `_check_images` returns at once -> `wrong-shape` was promoted.
     `shared/storage/model_registry.py`: `read_file` without its digest check -> `bit-flipped` was promoted.
     """
     # Given models of which each is wrong in its own way

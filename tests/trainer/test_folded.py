@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from services.api.mixing import SHARES, with_shares
+from services.api.inference.soft_labels import SHARES, with_shares
 from services.trainer.export import export_generator
 from services.trainer.networks import build_networks
 from services.trainer.networks.dispatch import Dispatch

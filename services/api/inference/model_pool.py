@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
-from services.api.loaded_model import LoadedModel
+from services.api.inference.loaded_model import LoadedModel
 from services.api.telemetry import Telemetry
 from shared.errors import CorruptArtifact, NoModelReady, UnknownAlias, UnknownModel
 from shared.storage.model_registry import DEFAULT_ALIAS, GENERATOR_FILE, ModelRegistry

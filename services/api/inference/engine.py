@@ -14,8 +14,8 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from services.api.bindings import IMAGE_SHAPE, Binding, CpuBinding, CudaBinding
-from services.api.mixing import SHARES
+from services.api.inference.io_bindings import IMAGE_SHAPE, Binding, CpuBinding, CudaBinding
+from services.api.inference.soft_labels import SHARES
 from shared.errors import CorruptArtifact, NoModelReady
 from shared.settings import Settings
 

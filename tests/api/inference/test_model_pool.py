@@ -9,7 +9,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from services.api.app import create_app
-from services.api.engine import OnnxEngine, has_cuda_device
+from services.api.inference.engine import OnnxEngine, has_cuda_device
 from shared.errors import CorruptArtifact, NoModelReady
 from shared.storage.model_registry import GENERATOR_FILE, ModelRegistry
 from shared.settings import Settings

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from services.api.latents import MAX_SEED, draw_latents
+from services.api.inference.latents import MAX_SEED, draw_latents
 
 
 @hypothesis_settings(max_examples=50, deadline=None)

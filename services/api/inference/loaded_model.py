@@ -12,10 +12,10 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from services.api.batcher import DynamicBatcher
-from services.api.engine import CUDA, OnnxEngine, lanes_of
-from services.api.latents import fill_latent
-from services.api.mixing import with_shares
+from services.api.inference.batcher import DynamicBatcher
+from services.api.inference.engine import CUDA, OnnxEngine, lanes_of
+from services.api.inference.latents import fill_latent
+from services.api.inference.soft_labels import with_shares
 from services.api.telemetry import Telemetry
 from shared.errors import InvalidInput
 from shared.storage.model_registry import ModelManifest

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from services.api.batcher import DynamicBatcher
+from services.api.inference.batcher import DynamicBatcher
 from shared.errors import InvalidInput, Overloaded
 
 

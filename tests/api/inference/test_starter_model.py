@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from services.api.app import create_app
-from services.api.starter import publish_starter
+from services.api.inference.starter_model import publish_starter
 from shared.storage.artifacts import ArtifactStore
 from shared.storage.model_registry import DEFAULT_ALIAS, GENERATOR_FILE, PREVIEW_FILE, ModelRegistry, read_folder
 from shared.settings import Settings

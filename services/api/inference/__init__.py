@@ -1,0 +1,1 @@
+"""Models in onnxruntime: loading, batching, running. Knows no HTTP."""
