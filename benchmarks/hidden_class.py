@@ -17,7 +17,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from services.api.inference.latents import draw_latents
-from services.api.png import read_provenance
+from services.api.images.png import read_provenance
 from kiln.client import Kiln
 from kiln._requests import InvalidInput
 from shared.storage.artifacts import ArtifactStore

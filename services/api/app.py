@@ -12,12 +12,12 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from services.api import errors, openapi
-from services.api.answers import AnswerCache
-from services.api.by_class import HEADERS as BY_CLASS_HEADERS
+from services.api.images.response_cache import AnswerCache
+from services.api.images.class_sampling import HEADERS as BY_CLASS_HEADERS
 from services.api.dependencies import Services
 from services.api.drain import CloseWhenDraining, Drain
 from services.api.headers import SecurityHeaders
-from services.api.hot_path import HotPath
+from services.api.routes.hot_path import HotPath
 from services.api.inference.classifier import Bench
 from services.api.limits import BodyLimit
 from services.api.inference.model_pool import ModelPool

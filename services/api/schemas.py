@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, field_validator
 
-from services.api.by_class import MAX_DRAWS
+from services.api.images.class_sampling import MAX_DRAWS
 from services.api.inference.latents import MAX_SEED
 from shared.configs.classifier import CLASSIFIER, ClassifierConfig
 from shared.jobs.record import Event, Job, JobStatus, Kind, Progress, Reason, SweepTrial

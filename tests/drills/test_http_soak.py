@@ -66,7 +66,7 @@ def test_mixed_load_for_half_an_hour(tmp_path: Path, drill: Drill) -> None:
     alone.
 
     Takes half an hour, or KILN_SOAK_S seconds. Faults injected: one client in nine leaves, two in nine are wrong.
-    Broken by hand: `services/api/generation.py`: each PNG kept in a list -> 152 MB had become 232 after 50 s.
+    Broken by hand: `services/api/images/generate.py`: each PNG kept in a list -> 152 MB had become 232 after 50 s.
     """
     with running(tmp_path, KILN_LEASE_S="5") as server:
         for name in ("first", "second"):

@@ -15,7 +15,7 @@ from PIL import Image
 
 from services.api.inference.engine import OnnxEngine
 from services.api.inference.latents import draw_latents
-from services.api.png import tile
+from services.api.images.png import tile
 from shared.storage.model_registry import GENERATOR_FILE
 from shared.settings import Settings
 from tests.api.conftest import CLASSES, LATENT, publish
@@ -117,7 +117,7 @@ def test_promote_while_64_clients_generate(server: Server, drill: Drill, tmp_pat
     those of the one model that it names.
 
     Faults injected: 10 (promotions, back and forth).
-    Broken by hand: `services/api/generation.py`: `Sheet(png, ...)` names the model of a second look at the pool after
+    Broken by hand: `services/api/images/generate.py`: `Sheet(png, ...)` names the model of a second look at the pool after
     the images were made -> answers whose pixels are another model's.
     """
     graphs = {name: make_generator(LATENT, len(CLASSES), seed=sum(name.encode())) for name in ("first", "next")}

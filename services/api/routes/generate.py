@@ -7,11 +7,11 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
 
-from services.api.answers import Question
+from services.api.images.response_cache import Question
 from services.api.dependencies import Kiln, Services
 from services.api.disconnects import unless_gone
-from services.api.formats import FORMATS
-from services.api.generation import Order, place_order
+from services.api.images.encoders import FORMATS
+from services.api.images.generate import Order, place_order
 from services.api.schemas import GenerateBody, GenerateQuery
 from services.api.security import GENERATE
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 
 from services.api.dependencies import Kiln, Services
-from services.api.interpolation import Interpolation
+from services.api.images.interpolate import Interpolation
 from services.api.routes.generate import IfNoneMatch, respond
 from services.api.schemas import InterpolateQuery
 from services.api.security import GENERATE

@@ -8,7 +8,7 @@ from services.api.dependencies import Kiln
 from services.api.disconnects import unless_gone
 from services.api.schemas import Verification
 from services.api.security import GENERATE
-from services.api.verification import verify
+from services.api.images.verify import verify
 
 router = APIRouter(tags=["generate"])
 

@@ -15,9 +15,9 @@ from urllib.parse import parse_qsl
 from pydantic import ValidationError
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from services.api.answers import Answer
+from services.api.images.response_cache import Answer
 from services.api.dependencies import Services
-from services.api.generation import Order, place_order
+from services.api.images.generate import Order, place_order
 from services.api.headers import HEADERS
 from services.api.schemas import GenerateQuery
 from shared.api_keys import Scope as KeyScope

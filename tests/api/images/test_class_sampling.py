@@ -11,14 +11,14 @@ import pytest
 from fastapi.testclient import TestClient
 
 from services.api.app import create_app
-from services.api.png import read_provenance
+from services.api.images.png import read_provenance
 from shared.configs.classifier import ClassifierManifest
 from shared.configs.presets import PRESETS
 from shared.storage.model_registry import ModelRegistry
 from shared.settings import Settings
 from tests.api.conftest import CLASSES, LATENT, publish, wait_until_ready
 from tests.api.graphs import make_generator, write_color_classifier
-from tests.api.test_generate import get, tiles
+from tests.api.images.test_generate import get, tiles
 
 
 @pytest.fixture

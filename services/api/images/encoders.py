@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from services.api.by_class import Drawn
-from services.api.png import encode_png, enlarge, tile
+from services.api.images.class_sampling import Drawn
+from services.api.images.png import encode_png, enlarge, tile
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest that a ZIP can tell; the same images give the same file
 

@@ -9,7 +9,7 @@ import httpx2
 import pytest
 from fastapi.testclient import TestClient
 
-from services.api import hot_path
+from services.api.routes import hot_path
 from services.api.app import create_app
 from shared.storage.model_registry import ModelRegistry
 from shared.settings import Settings

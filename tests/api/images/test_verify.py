@@ -11,8 +11,8 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from services.api.png import encode_png, read_provenance
-from tests.api.test_answers import ask, pixels
+from services.api.images.png import encode_png, read_provenance
+from tests.api.images.test_response_cache import ask, pixels
 from tests.api.test_bad_input import assert_problem
 
 QUERY: dict[str, Any] = {"class": "cat", "n": 4, "seed": 3}

@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from services.api.inference.latents import slerp
-from tests.api.test_answers import array, pixels
+from tests.api.images.test_response_cache import array, pixels
 from tests.api.test_bad_input import assert_problem
 
 QUERY: dict[str, Any] = {"from": "cat", "to": "dog", "steps": 5, "seed": 3}

@@ -1,0 +1,1 @@
+"""From a request for images to an encoded response."""
