@@ -21,7 +21,7 @@ from services.api.routes.hot_path import HotPath
 from services.api.inference.classifier import Bench
 from services.api.limits import BodyLimit
 from services.api.inference.model_pool import ModelPool
-from services.api.reaper import Reaper
+from services.api.jobs.reaper import Reaper
 from services.api.rounds import Rounds
 from services.api.routes import (
     docs,
@@ -38,7 +38,7 @@ from services.api.routes import (
     verify,
 )
 from services.api.inference.starter_model import publish_starter
-from services.api.store_health import StoreHealth
+from services.api.jobs.store_health import StoreHealth
 from services.api.sweeper import ROUND_S, sweeper_of
 from services.api.telemetry import Telemetry
 from shared.storage.pubsub import Announcements

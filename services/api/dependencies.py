@@ -11,7 +11,7 @@ from services.api.images.response_cache import AnswerCache
 from services.api.drain import Drain
 from services.api.inference.classifier import Bench
 from services.api.inference.model_pool import ModelPool
-from services.api.store_health import StoreHealth
+from services.api.jobs.store_health import StoreHealth
 from services.api.telemetry import Telemetry
 from shared.storage.artifacts import ArtifactStore
 from shared.storage.celery_app import Broker

@@ -14,7 +14,7 @@ from functools import partial
 
 from services.api import tuning
 from services.api.dependencies import Services
-from services.api.submission import send
+from services.api.jobs.submit import send
 from shared.sweeps import record as sweeps
 from shared.jobs import record as jobs
 from shared.errors import CorruptArtifact, InvalidInput, StoreUnavailable, UnknownJob, UnknownModel

@@ -9,7 +9,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 
 from services.api.dependencies import Kiln
-from services.api.live import follow
+from services.api.jobs.event_stream import follow
 from services.api.schemas import EVENT_ID, EventList, EventsQuery
 from services.api.security import READ
 

@@ -6,11 +6,13 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request, Response
 
-from services.api import charts, comparison, history
+from services.api.jobs import plots
+from services.api.jobs import comparison
+from services.api.jobs import sample_grids
 from services.api.dependencies import Kiln
 from services.api.schemas import CompareQuery, Comparison, LossesQuery, Sample, SampleList, StripQuery
 from services.api.security import READ
-from services.api.tables import as_csv, as_markdown
+from services.api.jobs.tables import as_csv, as_markdown
 from shared.errors import UnknownSample
 
 router = APIRouter(tags=["jobs"], dependencies=[READ])
@@ -24,32 +26,32 @@ def list_samples(job_id: str, kiln: Kiln) -> SampleList:
     """The sample grids, oldest first: the same latents over the whole run, a hundred images each."""
     kiln.store.get(job_id)
     url = f"/jobs/{job_id}/samples"
-    positions = history.sample_positions(job_id, kiln)
+    positions = sample_grids.sample_positions(job_id, kiln)
     return SampleList(data=[Sample(nimg=nimg, url=f"{url}/{nimg}.png") for nimg in positions])
 
 
 @router.get("/jobs/{job_id}/samples/{nimg}.png", response_class=Response, responses=PNG)
 def get_sample(job_id: str, nimg: Annotated[int, Path(ge=0, lt=10**12)], kiln: Kiln) -> Response:
     """The grid after so many images."""
-    return _png(history.read_sample(kiln.store.get(job_id).id, nimg, kiln))
+    return _png(sample_grids.read_sample(kiln.store.get(job_id).id, nimg, kiln))
 
 
 @router.get("/jobs/{job_id}/samples.png", response_class=Response, responses=PNG)
 def get_strip(job_id: str, query: Annotated[StripQuery, Query()], kiln: Kiln) -> Response:
     """Some of the grids, evenly spread over the training or at the epochs that are named, side by side."""
-    positions = history.choose(
-        history.sample_positions(kiln.store.get(job_id).id, kiln), query.count, query.wanted_nimg
+    positions = sample_grids.choose(
+        sample_grids.sample_positions(kiln.store.get(job_id).id, kiln), query.count, query.wanted_nimg
     )
     if not positions:
         raise UnknownSample(f"of job {job_id}")
-    return _png(charts.strip_png([history.read_sample(job_id, nimg, kiln) for nimg in positions]))
+    return _png(plots.strip_png([sample_grids.read_sample(job_id, nimg, kiln) for nimg in positions]))
 
 
 @router.get("/jobs/{job_id}/losses.png", response_class=Response, responses=PNG)
 def get_losses(job_id: str, query: Annotated[LossesQuery, Query()], kiln: Kiln) -> Response:
     """Both losses over epochs, or over the images seen where an epoch's length is not known."""
     (run,) = comparison.read_runs([job_id], kiln, query.images_per_epoch)
-    return _png(charts.losses_png(run.rows, run.label, run.images_per_epoch))
+    return _png(plots.losses_png(run.rows, run.label, run.images_per_epoch))
 
 
 @router.get("/compare", response_model=Comparison, responses=TABLE)
@@ -62,8 +64,8 @@ def compare(query: Annotated[CompareQuery, Query()], request: Request, kiln: Kil
     rows, configs = [run.summary() for run in runs], comparison.differences(runs)
     accept = request.headers.get("accept", "")
     if "image/png" in accept:
-        grids = {run.label: history.latest_grid(run.job.id, kiln) for run in runs}
-        return _png(charts.curves_png({run.label: run.rows for run in runs}, grids, comparison.common_epoch(runs)))
+        grids = {run.label: sample_grids.latest_grid(run.job.id, kiln) for run in runs}
+        return _png(plots.curves_png({run.label: run.rows for run in runs}, grids, comparison.common_epoch(runs)))
     flat = [row | config for row, config in zip(rows, configs, strict=True)]
     if "text/csv" in accept:
         return Response(as_csv(flat), media_type="text/csv")

@@ -11,8 +11,8 @@ from fastapi.responses import JSONResponse
 from services.api.dependencies import Kiln
 from services.api.schemas import JobList, JobListQuery, JobRequest, JobView, MetricsQuery, MetricsSeries, ResolvedJob
 from services.api.security import READ, TRAIN
-from services.api.submission import resolve_request, send, submit
-from services.api.tables import as_csv
+from services.api.jobs.submit import resolve_request, send, submit
+from services.api.jobs.tables import as_csv
 from shared.jobs import record as jobs
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])

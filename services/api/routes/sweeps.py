@@ -8,13 +8,14 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import JSONResponse
 
-from services.api import charts, tuning
+from services.api import tuning
+from services.api.jobs import plots
 from services.api.dependencies import Kiln
 from services.api.routes.jobs import IdempotencyKey
 from services.api.routes.models import promote
 from services.api.schemas import AliasView
 from services.api.security import READ, TRAIN
-from services.api.submission import submit_sweep
+from services.api.jobs.submit import submit_sweep
 from services.api.sweep_schemas import (
     PromoteRequest,
     ResolvedSweep,
@@ -64,14 +65,14 @@ def get_sweep(sweep_id: str, kiln: Kiln) -> SweepView:
 @router.get("/{sweep_id}/history.png", response_class=Response, responses=PNG, dependencies=[READ])
 def get_history(sweep_id: str, kiln: Kiln) -> Response:
     """The objective trial by trial, and the best so far."""
-    return Response(charts.sweep_png(kiln.sweeps.get(sweep_id)), media_type="image/png")
+    return Response(plots.sweep_png(kiln.sweeps.get(sweep_id)), media_type="image/png")
 
 
 @router.get("/{sweep_id}/importances.png", response_class=Response, responses=PNG, dependencies=[READ])
 def get_importances(sweep_id: str, kiln: Kiln) -> Response:
     """Which of the varied fields made the difference."""
     sweep = kiln.sweeps.get(sweep_id)
-    return Response(charts.importances_png(tuning.importances(sweep), sweep), media_type="image/png")
+    return Response(plots.importances_png(tuning.importances(sweep), sweep), media_type="image/png")
 
 
 @router.post("/{sweep_id}/cancel", status_code=202, dependencies=[TRAIN])

@@ -31,7 +31,7 @@ def test_kill_9_the_api_between_record_and_message(kiln: Kiln, drill: Drill) -> 
     """Invariant: a job that was recorded is run, once, though its message was never sent; its key still means it.
 
     Faults injected: SIGKILL to the API at the moment its message leaves for Redis, which never gets it.
-    Broken by hand: services/api/reaper.py: no round over `unsent()` -> waited in vain for it to run
+    Broken by hand: services/api/jobs/reaper.py: no round over `unsent()` -> waited in vain for it to run
     """
     with wire_to(kiln.redis.port) as wire:
         api = kiln.replace_api(KILN_REDIS_URL=wire.url)

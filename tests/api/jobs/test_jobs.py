@@ -12,7 +12,7 @@ import redis
 from fastapi.testclient import TestClient
 
 from services.api.dependencies import Services
-from services.api.reaper import reap
+from services.api.jobs.reaper import reap
 from shared.jobs import record as jobs
 from shared.storage.celery_app import TRAINING_QUEUE
 from shared.jobs.record import JobStatus

@@ -12,7 +12,7 @@ from datetime import timedelta
 from functools import partial
 
 from services.api.dependencies import Services
-from services.api.submission import send
+from services.api.jobs.submit import send
 from shared.jobs import record as jobs
 from shared.errors import StoreUnavailable
 from shared.jobs.record import Event, Job, JobStatus

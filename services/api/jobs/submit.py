@@ -6,7 +6,7 @@ import hashlib
 import logging
 from functools import partial
 
-from services.api.beginnings import check_beginning
+from services.api.jobs.warm_start import check_beginning
 from services.api.dependencies import Services
 from services.api.schemas import JobRequest
 from services.api.sweep_schemas import SweepRequest

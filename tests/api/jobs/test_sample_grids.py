@@ -12,7 +12,7 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from services.api.history import spread
+from services.api.jobs.sample_grids import spread
 from shared.jobs import record as jobs
 from shared.storage.artifacts import ArtifactStore
 from shared.jobs.store import RedisJobStore
