@@ -39,7 +39,7 @@ from services.api.routes import (
 )
 from services.api.inference.starter_model import publish_starter
 from services.api.jobs.store_health import StoreHealth
-from services.api.sweeper import ROUND_S, sweeper_of
+from services.api.sweeps.runner import ROUND_S, sweeper_of
 from services.api.telemetry import Telemetry
 from shared.storage.pubsub import Announcements
 from shared.storage.artifacts import ArtifactStore

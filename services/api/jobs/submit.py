@@ -9,7 +9,7 @@ from functools import partial
 from services.api.jobs.warm_start import check_beginning
 from services.api.dependencies import Services
 from services.api.schemas import JobRequest
-from services.api.sweep_schemas import SweepRequest
+from services.api.schemas.sweeps import SweepRequest
 from shared.configs.classifier import ClassifierConfig, resolve_job
 from shared.errors import StoreUnavailable
 from shared.jobs.record import Job, enqueued, new_job

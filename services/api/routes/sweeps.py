@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import JSONResponse
 
-from services.api import tuning
+from services.api.sweeps import optuna_study
 from services.api.jobs import plots
 from services.api.dependencies import Kiln
 from services.api.routes.jobs import IdempotencyKey
@@ -16,7 +16,7 @@ from services.api.routes.models import promote
 from services.api.schemas import AliasView
 from services.api.security import READ, TRAIN
 from services.api.jobs.submit import submit_sweep
-from services.api.sweep_schemas import (
+from services.api.schemas.sweeps import (
     PromoteRequest,
     ResolvedSweep,
     SweepList,
@@ -25,7 +25,7 @@ from services.api.sweep_schemas import (
     SweepSummary,
     SweepView,
 )
-from services.api.sweeper import advance_now
+from services.api.sweeps.runner import advance_now
 from shared.sweeps import record as sweeps
 from shared.errors import NothingToPromote
 from shared.sweeps.validation import check_plan
@@ -72,7 +72,7 @@ def get_history(sweep_id: str, kiln: Kiln) -> Response:
 def get_importances(sweep_id: str, kiln: Kiln) -> Response:
     """Which of the varied fields made the difference."""
     sweep = kiln.sweeps.get(sweep_id)
-    return Response(plots.importances_png(tuning.importances(sweep), sweep), media_type="image/png")
+    return Response(plots.importances_png(optuna_study.importances(sweep), sweep), media_type="image/png")
 
 
 @router.post("/{sweep_id}/cancel", status_code=202, dependencies=[TRAIN])

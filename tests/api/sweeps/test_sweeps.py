@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from services.api.dependencies import Services
-from services.api.sweeper import sweeper_of
+from services.api.sweeps.runner import sweeper_of
 from shared.jobs import record as jobs
 from shared.jobs.record import JobStatus
 from shared.storage.model_registry import ModelRegistry

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from services.api import tuning
-from services.api.sweeper import Sweeper
+from services.api.sweeps import optuna_study
+from services.api.sweeps.runner import Sweeper
 from shared.jobs import record as jobs
 from shared.storage.artifacts import ArtifactStore
 from shared.jobs.record import Job, JobStatus, Reason
@@ -122,7 +122,7 @@ def test_the_same_record_gives_the_same_proposal(lab: Lab) -> None:
     sweep = lab.run(lab.start(n_trials=6), train_well)
     unfinished = sweep.model_copy(update={"trials": sweep.trials[:5]})
 
-    assert tuning.propose(unfinished) == tuning.propose(unfinished)
+    assert optuna_study.propose(unfinished) == optuna_study.propose(unfinished)
     assert len({trial.params["lr"] for trial in sweep.trials}) == 6
 
 
@@ -139,7 +139,7 @@ def test_all_kinds_of_values_go_to_optuna_and_back(lab: Lab) -> None:
     assert {trial.params["flip"] for trial in sweep.trials} == {True, False}
     assert {trial.params["batch_size"] for trial in sweep.trials} <= {16, 32, 48, 64, 80, 96}
     assert [16, 8, 8] in [trial.params["g_channels"] for trial in sweep.trials]
-    assert tuning.importances(sweep) == {}  # the learning rate was the same in all, and so was what they came to
+    assert optuna_study.importances(sweep) == {}  # the learning rate was the same in all, and so was what they came to
 
 
 @pytest.mark.parametrize("direction", ["minimize", "maximize"])
@@ -149,7 +149,7 @@ def test_what_makes_the_difference_is_the_most_important(lab: Lab, direction: st
         "lr": {"type": "float", "low": 1e-5, "high": 1e-3, "log": True},
     }
     objective = {"metric": "loss_g", "direction": direction}
-    found = tuning.importances(lab.run(lab.start(n_trials=20, space=space, objective=objective), train_well))
+    found = optuna_study.importances(lab.run(lab.start(n_trials=20, space=space, objective=objective), train_well))
 
     assert list(found) == ["lr", "flip"]
     assert sum(found.values()) == pytest.approx(1)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from services.api import tuning
+from services.api.sweeps import optuna_study
 from services.api.dependencies import Services
 from services.api.jobs.submit import send
 from shared.sweeps import record as sweeps
@@ -67,7 +67,7 @@ class Sweeper:
 
     def _propose(self, sweep: Sweep) -> Sweep:
         """Records the next trial; one whose values exclude each other is over at once."""
-        params, error = tuning.propose(sweep), None
+        params, error = optuna_study.propose(sweep), None
         try:
             resolve(sweep.plan.preset, sweep.plan.overrides | params)
         except InvalidInput as refused:
@@ -109,7 +109,7 @@ class Sweeper:
             return self._cancel(job, f"sweep {sweep.id} is stopped")
         if sweep.plan.pruning and trial.pruned_at is None and job.status is JobStatus.RUNNING:
             reported = reports_of(self.jobs.metrics(job.id), sweep, job)
-            if reported and tuning.is_hopeless(sweep, trial.number, reported):
+            if reported and optuna_study.is_hopeless(sweep, trial.number, reported):
                 change = partial(sweeps.prune, number=trial.number, percent=max(reported))
                 trial = self.sweeps.update(sweep.id, change).trials[trial.number]
         if trial.pruned_at is None:

@@ -1,0 +1,1 @@
+"""Hyper-parameter sweeps: trials become jobs, jobs become values."""
