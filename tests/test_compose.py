@@ -30,7 +30,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from services.api.drain import FIRST_WORD_S, GRACE_S
+from services.api.server import FIRST_WORD_S, GRACE_S
 from services.dev import API_COMMAND, DASHBOARD_COMMAND, STOP_MARGIN_S, WORKER_COMMAND, find_redis_server, free_port
 from shared.settings import ClientSettings, Settings
 from tests.processes import wait_for

@@ -10,7 +10,7 @@ from contextlib import suppress
 import uvicorn
 
 from services.api.app import create_app
-from services.api.drain import GRACE_S, DrainingServer
+from services.api.server import GRACE_S, DrainingServer
 from shared.errors import InvalidInput
 from shared.settings import read_settings
 

@@ -14,15 +14,15 @@ from starlette.middleware.cors import CORSMiddleware
 from services.api import errors, openapi
 from services.api.images.response_cache import AnswerCache
 from services.api.images.class_sampling import HEADERS as BY_CLASS_HEADERS
-from services.api.dependencies import Services
-from services.api.drain import CloseWhenDraining, Drain
-from services.api.headers import SecurityHeaders
+from services.api.state import Services
+from services.api.server import CloseWhenDraining, Drain
+from services.api.middleware.security_headers import SecurityHeaders
 from services.api.routes.hot_path import HotPath
 from services.api.inference.classifier import Bench
-from services.api.limits import BodyLimit
+from services.api.middleware.body_limit import BodyLimit
 from services.api.inference.model_pool import ModelPool
 from services.api.jobs.reaper import Reaper
-from services.api.rounds import Rounds
+from services.api.periodic import Rounds
 from services.api.routes import (
     docs,
     events,

@@ -12,8 +12,8 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
-from services.api.disconnects import ClientGone
-from services.api.headers import HEADERS
+from services.api.middleware.disconnect import ClientGone
+from services.api.middleware.security_headers import HEADERS
 from shared import errors
 from shared.errors import FieldProblem, KilnError, printable
 

@@ -28,7 +28,7 @@ def test_drain_under_load(tmp_path: Path, drill: Drill) -> None:
     The event stream of a job ends in order.
 
     Faults injected: 1 (SIGTERM, under 16 clients of which none looks at /readyz, a large request and an event stream).
-    Broken by hand: `services/api/drain.py`: in `handle_exit`, `super().handle_exit(sig, frame)` in any case -> /readyz
+    Broken by hand: `services/api/server.py`: in `handle_exit`, `super().handle_exit(sig, frame)` in any case -> /readyz
     refused the connection and never said 503. `shutdown` without `_accept_the_rest` and without waiting for silent
     clients -> two clients saw their connection reset.
     """

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from services.api.dependencies import Services
+from services.api.state import Services
 from shared.errors import CorruptArtifact, UnknownModel
 from shared.jobs.record import Job
 from shared.storage.model_registry import ModelMetrics

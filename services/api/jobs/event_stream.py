@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 
-from services.api.dependencies import Services
+from services.api.state import Services
 from services.api.schemas import JobView
 from shared.storage.pubsub import Announcements, channel_of
 from shared.errors import StoreUnavailable

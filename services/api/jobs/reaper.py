@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from functools import partial
 
-from services.api.dependencies import Services
+from services.api.state import Services
 from services.api.jobs.submit import send
 from shared.jobs import record as jobs
 from shared.errors import StoreUnavailable

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from services.api.dependencies import Services
+from services.api.state import Services
 from shared.errors import UnknownSample
 
 _GRID = re.compile(r"(\d{12})\.png")

@@ -7,7 +7,7 @@ import logging
 from functools import partial
 
 from services.api.jobs.warm_start import check_beginning
-from services.api.dependencies import Services
+from services.api.state import Services
 from services.api.schemas import JobRequest
 from services.api.schemas.sweeps import SweepRequest
 from shared.configs.classifier import ClassifierConfig, resolve_job

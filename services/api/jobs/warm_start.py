@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from services.api.dependencies import Services
+from services.api.state import Services
 from shared.errors import InvalidInput, UnknownJob
 from shared.configs.checkpoint_refs import (
     DISCRIMINATOR_FIELDS,

@@ -8,12 +8,12 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Query, Request, Response
 
 from services.api.images.response_cache import Question
-from services.api.dependencies import Kiln, Services
-from services.api.disconnects import unless_gone
+from services.api.state import Kiln, Services
+from services.api.middleware.disconnect import unless_gone
 from services.api.images.encoders import FORMATS
 from services.api.images.generate import Order, place_order
 from services.api.schemas import GenerateBody, GenerateQuery
-from services.api.security import GENERATE
+from services.api.auth import GENERATE
 
 router = APIRouter(tags=["generate"])
 

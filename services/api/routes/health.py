@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from services.api.dependencies import Kiln
+from services.api.state import Kiln
 from services.api.schemas import Health, Readiness
 from shared.errors import Draining
 

@@ -9,9 +9,9 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from services.api.jobs import plots
 from services.api.jobs import comparison
 from services.api.jobs import sample_grids
-from services.api.dependencies import Kiln
+from services.api.state import Kiln
 from services.api.schemas import CompareQuery, Comparison, LossesQuery, Sample, SampleList, StripQuery
-from services.api.security import READ
+from services.api.auth import READ
 from services.api.jobs.tables import as_csv, as_markdown
 from shared.errors import UnknownSample
 

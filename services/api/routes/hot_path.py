@@ -16,9 +16,9 @@ from pydantic import ValidationError
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from services.api.images.response_cache import Answer
-from services.api.dependencies import Services
+from services.api.state import Services
 from services.api.images.generate import Order, place_order
-from services.api.headers import HEADERS
+from services.api.middleware.security_headers import HEADERS
 from services.api.schemas import GenerateQuery
 from shared.api_keys import Scope as KeyScope
 from shared.api_keys import find_key

@@ -6,11 +6,11 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
-from services.api.dependencies import Kiln, Services
+from services.api.state import Kiln, Services
 from services.api.images.interpolate import Interpolation
 from services.api.routes.generate import IfNoneMatch, respond
 from services.api.schemas import InterpolateQuery
-from services.api.security import GENERATE
+from services.api.auth import GENERATE
 
 router = APIRouter(tags=["generate"])
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Response
 
-from services.api.dependencies import Kiln
-from services.api.security import READ
+from services.api.state import Kiln
+from services.api.auth import READ
 
 router = APIRouter(tags=["health"])
 

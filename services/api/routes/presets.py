@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from services.api.schemas import PresetList, PresetView
-from services.api.security import READ
+from services.api.auth import READ
 from shared.errors import UnknownPreset
 from shared.configs.presets import PRESETS
 

@@ -10,11 +10,11 @@ from fastapi.responses import JSONResponse
 
 from services.api.sweeps import optuna_study
 from services.api.jobs import plots
-from services.api.dependencies import Kiln
+from services.api.state import Kiln
 from services.api.routes.jobs import IdempotencyKey
 from services.api.routes.models import promote
 from services.api.schemas import AliasView
-from services.api.security import READ, TRAIN
+from services.api.auth import READ, TRAIN
 from services.api.jobs.submit import submit_sweep
 from services.api.schemas.sweeps import (
     PromoteRequest,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request
 
-from services.api.dependencies import Kiln
-from services.api.disconnects import unless_gone
+from services.api.state import Kiln
+from services.api.middleware.disconnect import unless_gone
 from services.api.schemas import Verification
-from services.api.security import GENERATE
+from services.api.auth import GENERATE
 from services.api.images.verify import verify
 
 router = APIRouter(tags=["generate"])

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from services.api.sweeps import optuna_study
-from services.api.dependencies import Services
+from services.api.state import Services
 from services.api.jobs.submit import send
 from shared.sweeps import record as sweeps
 from shared.jobs import record as jobs

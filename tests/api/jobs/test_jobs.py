@@ -11,7 +11,7 @@ import pytest
 import redis
 from fastapi.testclient import TestClient
 
-from services.api.dependencies import Services
+from services.api.state import Services
 from services.api.jobs.reaper import reap
 from shared.jobs import record as jobs
 from shared.storage.celery_app import TRAINING_QUEUE

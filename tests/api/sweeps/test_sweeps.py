@@ -10,7 +10,7 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from services.api.dependencies import Services
+from services.api.state import Services
 from services.api.sweeps.runner import sweeper_of
 from shared.jobs import record as jobs
 from shared.jobs.record import JobStatus

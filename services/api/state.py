@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from services.api.images.response_cache import AnswerCache
-from services.api.drain import Drain
+from services.api.server import Drain
 from services.api.inference.classifier import Bench
 from services.api.inference.model_pool import ModelPool
 from services.api.jobs.store_health import StoreHealth

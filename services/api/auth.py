@@ -11,7 +11,7 @@ from typing import Annotated
 from fastapi import Depends, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
 
-from services.api.dependencies import Kiln
+from services.api.state import Kiln
 from shared import api_keys
 from shared.api_keys import find_key
 from shared.errors import Forbidden, Unauthenticated

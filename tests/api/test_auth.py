@@ -18,7 +18,7 @@ from fastapi.testclient import TestClient
 
 import services.api.routes as package
 from services.api.app import create_app
-from services.api.security import OPEN_PATHS
+from services.api.auth import OPEN_PATHS
 from services.dev import free_port
 from shared.api_keys import Scope
 from shared.errors import InvalidInput
