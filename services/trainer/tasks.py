@@ -13,7 +13,7 @@ from typing import Any
 
 from celery.signals import worker_shutting_down
 
-from services.trainer.supervisor import Supervisor
+from services.trainer.worker.supervisor import Supervisor
 from shared.storage.artifacts import ArtifactStore
 from shared.storage.celery_app import TRAINING_TASK, make_celery
 from shared.jobs.store import RedisJobStore

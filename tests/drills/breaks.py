@@ -31,7 +31,7 @@ class Break:
     new: str
 
 
-SUPERVISOR, STORE, JOBS = "services/trainer/supervisor.py", "shared/jobs/store.py", "shared/jobs/record.py"
+SUPERVISOR, STORE, JOBS = "services/trainer/worker/supervisor.py", "shared/jobs/store.py", "shared/jobs/record.py"
 UPDATE_NOW = "after = change(before, from_redis(pipe.time()))"
 
 BREAKS = (

@@ -25,7 +25,7 @@ def test_a_trainer_that_hangs_once(kiln: Kiln, drill: Drill) -> None:
 
     Invariant: a trainer that says nothing for KILN_STALL_S is killed; the job goes on from its checkpoint.
     Faults injected: SIGSTOP to the trainer, for good.
-    Broken by hand: services/trainer/supervisor.py: `now_s >= self.stalled_at_s` never true -> waited in vain for its
+    Broken by hand: services/trainer/worker/supervisor.py: `now_s >= self.stalled_at_s` never true -> waited in vain for its
     end
     """
     worker = kiln.replace_worker(KILN_STALL_S=STALL_S)
@@ -46,7 +46,7 @@ def test_a_trainer_that_hangs_every_time(kiln: Kiln, drill: Drill) -> None:
 
     Invariant: the job ends `lost`, reason `stalled`, after `max_attempts`; the worker takes the next one.
     Faults injected: SIGSTOP to each of its trainers, in two attempts.
-    Broken by hand: services/trainer/supervisor.py: `Reason.WORKER_LOST` for a stalled one -> another reason
+    Broken by hand: services/trainer/worker/supervisor.py: `Reason.WORKER_LOST` for a stalled one -> another reason
     """
     worker = kiln.replace_worker(KILN_STALL_S=STALL_S, KILN_MAX_ATTEMPTS="2")
     job_id, next_id = kiln.submit(RUN), kiln.submit(RUN)
@@ -126,7 +126,7 @@ def test_a_trainer_that_takes_too_long(kiln: Kiln, drill: Drill) -> None:
     """Invariant: the job fails, reason `timeout`, with its checkpoint kept, and the worker takes the next one.
 
     Faults injected: a budget that a lifetime is not enough for, and KILN_JOB_TIMEOUT_S = 1.
-    Broken by hand: services/trainer/supervisor.py: `is_timed_out` never true -> waited in vain for its end
+    Broken by hand: services/trainer/worker/supervisor.py: `is_timed_out` never true -> waited in vain for its end
     """
     kiln.replace_worker(KILN_JOB_TIMEOUT_S="1")
     job_id, next_id = kiln.submit(ENDLESS), kiln.submit(ENDLESS)

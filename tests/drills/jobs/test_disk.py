@@ -78,7 +78,7 @@ def test_the_disk_is_full_during_publishing(kiln: Kiln, drill: Drill) -> None:
 
     Invariant: the job ends `lost`, reason `disk_full`, no model exists; resumed when there is room, nothing shows.
     Faults injected: no room for the worker's own files while it publishes.
-    Broken by hand: services/trainer/supervisor.py: `Reason.WORKER_LOST` whatever the error -> waited in vain for its
+    Broken by hand: services/trainer/worker/supervisor.py: `Reason.WORKER_LOST` whatever the error -> waited in vain for its
     end
     """
     job_id = kiln.submit(RUN)

@@ -118,7 +118,7 @@ def test_a_worker_that_dies_between_publishing_and_finishing(kiln: Kiln, drill: 
     Invariant: what was published is not trained again: the next claim finds the model and finishes the job with it.
 
     Faults injected: SIGKILL to the worker at the moment its last word on the job leaves for Redis, which never gets it.
-    Broken by hand: services/trainer/supervisor.py: `_is_published` ignored -> trained a second time
+    Broken by hand: services/trainer/worker/supervisor.py: `_is_published` ignored -> trained a second time
     """
     with wire_to(kiln.redis.port) as wire:
         worker = kiln.replace_worker(KILN_REDIS_URL=wire.url)

@@ -141,7 +141,7 @@ def test_kill_9_the_workers_child(kiln: Kiln, drill: Drill) -> None:
 
     Invariant: the worker outlives its only child, counts a crash, and takes the job up again.
     Faults injected: SIGKILL to the child while it still loads, before it has said a word.
-    Broken by hand: services/trainer/supervisor.py: `crashes >= 1` in `_retry` -> lost at the first crash
+    Broken by hand: services/trainer/worker/supervisor.py: `crashes >= 1` in `_retry` -> lost at the first crash
     """
     job_id = kiln.submit(RUN)
     worker = kiln.worker.pid
@@ -184,7 +184,7 @@ def test_a_worker_that_is_told_to_leave_hands_its_job_on(kiln: Kiln, drill: Dril
 
     Invariant: SIGTERM -> checkpoint -> back to the queue -> another worker goes on; no crash is counted, nothing shows.
     Faults injected: SIGTERM to the worker that trains, while another one waits.
-    Broken by hand: services/trainer/supervisor.py: `self.stop.is_set()` left out of `_beat` -> the worker stays until
+    Broken by hand: services/trainer/worker/supervisor.py: `self.stop.is_set()` left out of `_beat` -> the worker stays until
     the job is done
     """
     job_id = kiln.submit(RUN)
@@ -207,7 +207,7 @@ def test_a_trainer_deaf_to_sigterm_is_killed(kiln: Kiln, drill: Drill) -> None:
     """Invariant: who asked for a cancel gets it; no trainer stays behind, and the worker takes the next job.
 
     Faults injected: a trainer that SIGTERM does not reach (it is stopped), then a cancel.
-    Broken by hand: services/trainer/supervisor.py: `now_s >= self.kill_at_s` never true -> still running when the test
+    Broken by hand: services/trainer/worker/supervisor.py: `now_s >= self.kill_at_s` never true -> still running when the test
     gave up
     """
     worker = kiln.replace_worker(KILN_STOP_GRACE_S="1")

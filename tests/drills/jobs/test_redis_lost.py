@@ -53,7 +53,7 @@ def test_redis_comes_back_in_a_job(kiln: Kiln, drill: Drill, name: str, end: Cal
     that waits behind it is still there and runs.
     Faults injected: redis-server ends (SIGTERM, kill -9) while a job trains, twice, and is started again when the
     worker has met its absence.
-    Broken by hand: services/trainer/supervisor.py: StoreUnavailable raised from `_try_to_flush` -> the worker drops its
+    Broken by hand: services/trainer/worker/supervisor.py: StoreUnavailable raised from `_try_to_flush` -> the worker drops its
     job, waited in vain for its end; services/dev.py: `--appendonly no` -> the waiting job is unknown
     """
     job_id, waiting = kiln.submit(RUN), kiln.submit(ENDLESS)
@@ -123,7 +123,7 @@ def test_flushall_in_a_job(kiln: Kiln, drill: Drill) -> None:
 
     Invariant: training goes on and its model is not lost; record, series and indexes are rebuilt; the queue works.
     Faults injected: FLUSHALL while a job trains.
-    Broken by hand: services/trainer/supervisor.py: UnknownJob raised from `_update` -> never rebuilt
+    Broken by hand: services/trainer/worker/supervisor.py: UnknownJob raised from `_update` -> never rebuilt
     """
     job_id = kiln.submit(RUN)
     kiln.wait_until_training(job_id, 0.3)
@@ -148,7 +148,7 @@ def test_redis_is_gone_for_a_while(kiln: Kiln, drill: Drill, outage_s: float) ->
     Invariant: training goes on, /generate goes on, POST /jobs is refused at once; when Redis is back all recovers by
     itself, the job keeps its worker, and nothing shows.
     Faults injected: kill -9 of redis-server in a job; it comes back after two leases, and after 60 s.
-    Broken by hand: services/trainer/supervisor.py: `patiently` gives up at once -> claimed again, two attempts
+    Broken by hand: services/trainer/worker/supervisor.py: `patiently` gives up at once -> claimed again, two attempts
     """
     kiln.undisturbed(RUN)  # so that there is a model
     wait_for(lambda: kiln.api.http.get("/readyz").status_code, lambda code: code == 200)

@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from services.trainer.trainer_process import TrainerProcess
+from services.trainer.worker.trainer_process import TrainerProcess
 from shared.jobs import record as jobs
 from shared.storage.artifacts import ArtifactStore
 from shared.configs.classifier import MANIFEST_FILE, classifier_key

@@ -15,7 +15,7 @@ from functools import partial
 import pytest
 
 from services.trainer.classifier.files import load_classifier
-from services.trainer.supervisor import Supervisor
+from services.trainer.worker.supervisor import Supervisor
 from shared.jobs import record as jobs
 from shared.storage.artifacts import ArtifactStore
 from shared.configs.classifier import read_manifest, resolve_job
