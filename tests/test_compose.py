@@ -402,7 +402,7 @@ def test_what_an_image_copies_is_in_the_repository_and_is_sent_to_the_builder(fi
     [
         ("api", "services.api.__main__"),
         ("dashboard", "services.dashboard.__main__"),
-        ("trainer", "services.trainer.tasks, services.trainer.__main__, services.trainer.run"),
+        ("trainer", "services.trainer.tasks, services.trainer.__main__, services.trainer.runs.run"),
     ],
 )
 def test_an_image_has_all_the_files_that_its_programs_import(name: str, modules: str, tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def _run_rank(options: argparse.Namespace) -> int:
     die_with_parent(options.parent)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)  # the first process hears them, for all
-    from services.trainer.run import follow
+    from services.trainer.runs.run import follow
 
     follow(sys.stdin.read(), options.rank, options.meet)
     return 0
@@ -118,7 +118,7 @@ def _train(
         from services.trainer.classifier.run import run_job
 
         return run_job(job, settings, emit, should_stop)
-    from services.trainer.run import RunSpec, run
+    from services.trainer.runs.run import RunSpec, run
 
     return run(RunSpec(job.id, job.preset, job.config, job.dataset, job.attempt), settings, emit, should_stop)
 
@@ -138,7 +138,7 @@ def _run_by_hand(settings: Settings, options: argparse.Namespace) -> int:
     run_id = run_name(options.run or new_job_id(datetime.now(UTC)))
     stop = StopFlag()
     signal.signal(signal.SIGINT, lambda number, frame: stop._on_signal(signal.SIGTERM, frame))
-    from services.trainer.run import RunSpec, run
+    from services.trainer.runs.run import RunSpec, run
     from services.trainer.terminal import make_display
     from shared.storage.artifacts import ArtifactStore
     from shared.storage.model_registry import ModelRegistry

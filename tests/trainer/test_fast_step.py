@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from services.trainer import training_loop as loop
-from services.trainer.checkpoint import pack, unpack
+from services.trainer.runs.checkpoint import pack, unpack
 from services.trainer.data import Sampler
 from services.trainer.fast_step import WARM_UP, FastIteration, check_compiler
 from services.trainer.networks import fast_dcgan

@@ -14,7 +14,7 @@ import torch
 from services.trainer.__main__ import main
 from services.trainer.metrics.collapse import is_collapsed
 from services.trainer.metrics.in_training import now_and_then
-from services.trainer.run import RunSpec, run
+from services.trainer.runs.run import RunSpec, run
 from shared.storage.artifacts import ArtifactStore
 from shared.configs.presets import TrainConfig
 from shared.storage.model_registry import ModelManifest, ModelMetrics, ModelRegistry

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from services.trainer.checkpoint import Checkpoints
-from services.trainer.run import RunSpec, run
+from services.trainer.runs.checkpoint import Checkpoints
+from services.trainer.runs.run import RunSpec, run
 from shared.storage.artifacts import ArtifactStore
 from shared.errors import InvalidInput, TrainingFailed
 from shared.configs.presets import resolve

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from services.trainer import training_loop as loop
 from services.trainer.augment import to_unit_range
-from services.trainer.checkpoint import pack, unpack
+from services.trainer.runs.checkpoint import pack, unpack
 from services.trainer.data import Sampler
 from services.trainer.losses import LOSSES
 from services.trainer.networks import judge_of

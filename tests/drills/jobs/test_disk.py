@@ -33,7 +33,7 @@ def test_the_disk_is_full_for_a_while(kiln: Kiln, drill: Drill, what: str) -> No
 
     Invariant: training goes on with a warning; when there is room again all is written again, and nothing shows.
     Faults injected: no room for the trainer's files until it has failed to write a checkpoint, a sample grid.
-    Broken by hand: services/trainer/run.py: `_surviving_a_full_disk` raises, for the checkpoint and for the sample ->
+    Broken by hand: services/trainer/runs/run.py: `_surviving_a_full_disk` raises, for the checkpoint and for the sample ->
     the job ends without a warning
     """
     job_id = kiln.submit(RUN)
@@ -117,7 +117,7 @@ def test_the_newest_checkpoint_is_damaged(kiln: Kiln, drill: Drill, damage: Call
 
     Invariant: the one before is taken, with a warning that names the damaged one; nothing shows.
     Faults injected: the newest checkpoint of a paused job cut short, with one bit flipped, and emptied.
-    Broken by hand: services/trainer/checkpoint.py: SHA-256 not compared in `unpack` -> the flipped bit is taken, with
+    Broken by hand: services/trainer/runs/checkpoint.py: SHA-256 not compared in `unpack` -> the flipped bit is taken, with
     no warning
     """
     job_id = kiln.submit(RUN)

@@ -13,7 +13,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from services.trainer.checkpoint import Checkpoints, pack, pack_weights, unpack
+from services.trainer.runs.checkpoint import Checkpoints, pack, pack_weights, unpack
 from services.trainer.training_state import TrainState
 from shared.storage.artifacts import ArtifactStore
 from shared.errors import CorruptArtifact

@@ -10,12 +10,12 @@ import onnxruntime
 import pytest
 import torch
 
-from services.trainer import per_class
+from services.trainer.runs import per_class
 from services.trainer import training_loop as loop
-from services.trainer.checkpoint import pack, unpack
+from services.trainer.runs.checkpoint import pack, unpack
 from services.trainer.data import ImageDataset
-from services.trainer.per_class import PerClassState, config_of_part, images_of
-from services.trainer.run import RunSpec, export
+from services.trainer.runs.per_class import PerClassState, config_of_part, images_of
+from services.trainer.runs.run import RunSpec, export
 from services.trainer.training_state import TrainState
 from shared.errors import BadConfig, InvalidInput
 from shared.configs.presets import resolve

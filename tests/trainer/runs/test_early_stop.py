@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from services.trainer.checkpoint import pack, unpack
-from services.trainer.early_stop import Convergence, take_best
+from services.trainer.runs.checkpoint import pack, unpack
+from services.trainer.runs.early_stop import Convergence, take_best
 from services.trainer.training_state import TrainState
 from tests.trainer.small import CPU, small_config
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from services.trainer.checkpoint import Checkpoints
-from services.trainer.run import restore
+from services.trainer.runs.checkpoint import Checkpoints
+from services.trainer.runs.run import restore
 from services.trainer.training_state import TrainState
 from shared.storage.artifacts import ArtifactStore
 from shared.errors import BadConfig

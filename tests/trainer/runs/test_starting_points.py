@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from services.trainer import training_loop as loop
-from services.trainer.checkpoint import Checkpoints, pack_weights
+from services.trainer.runs.checkpoint import Checkpoints, pack_weights
 from services.trainer.classifier.files import load_classifier
 from services.trainer.networks import resnet18
-from services.trainer.starting_points import begin
+from services.trainer.runs.starting_points import begin
 from services.trainer.training_state import TrainState
 from shared.storage.artifacts import ArtifactStore
 from shared.errors import BadConfig

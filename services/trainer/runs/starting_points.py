@@ -11,7 +11,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from services.trainer.checkpoint import unpack
+from services.trainer.runs.checkpoint import unpack
 from services.trainer.classifier.files import load_classifier
 from services.trainer.networks import resnet18
 from services.trainer.training_state import TrainState

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from services.trainer import training_loop as loop
-from services.trainer.checkpoint import pack, unpack
+from services.trainer.runs.checkpoint import pack, unpack
 from services.trainer.schedules import CLOSING_S, learning_rate_factor, scheduled_nimg, training_seconds
 from services.trainer.training_state import TrainState
 from tests.trainer.small import CPU, random_images, small_config

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from services.trainer.data import ImageDataset
-from services.trainer.early_stop import Convergence, Tell
+from services.trainer.runs.early_stop import Convergence, Tell
 from services.trainer.metrics.collapse import CollapseWatch
 from services.trainer.training_state import Resumable, TrainState
 

@@ -1,0 +1,1 @@
+"""One training run from data set to published model."""
