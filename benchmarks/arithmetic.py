@@ -10,9 +10,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from services.trainer.data import ImageDataset
-from services.trainer.runtime import PLAIN
-from services.trainer.training_loop import reference_iteration
-from services.trainer.training_state import TrainState
+from services.trainer.training.runtime import PLAIN
+from services.trainer.training.loop import reference_iteration
+from services.trainer.training.state import TrainState
 from shared.configs.presets import TrainConfig
 
 SIDE, REPEATS = {"cpu": 1024, "cuda": 8192}, 10

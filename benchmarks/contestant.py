@@ -20,10 +20,10 @@ import torch
 from benchmarks.peer import PeerTraining, train_instead
 from benchmarks.plain_pytorch import PlainTraining
 from services.trainer.data import ImageDataset, Sampler
-from services.trainer.fast_step import FastIteration, check_compiler
-from services.trainer.runtime import PLAIN, fastest
-from services.trainer.training_loop import reference_iteration
-from services.trainer.training_state import TrainState
+from services.trainer.training.fast_step import FastIteration, check_compiler
+from services.trainer.training.runtime import PLAIN, fastest
+from services.trainer.training.loop import reference_iteration
+from services.trainer.training.state import TrainState
 from shared.configs.presets import resolve
 
 IMAGES = 5_000  # random ones: what they show does not matter for speed

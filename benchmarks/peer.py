@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.plain_pytorch import PlainTraining
-from services.trainer.training_state import TrainState
+from services.trainer.training.state import TrainState
 from shared.configs.presets import TrainConfig
 
 LOADER_WORKERS = 4  # as its script has it

@@ -16,7 +16,7 @@ from shared.errors import FieldProblem, InvalidInput
 
 T = TypeVar("T")
 
-# What KILN_FAST_PATHS may name; services/trainer/runtime.py says what each is.
+# What KILN_FAST_PATHS may name; services/trainer/training/runtime.py says what each is.
 FAST_PATHS = ("channels_last", "fused", "foreach", "winograd", "resample", "lean", "compile", "capture")
 
 

@@ -77,7 +77,7 @@ class TrainConfig(BaseModel):
 
     # Objective
     loss: Literal["wasserstein", "hinge", "bce"] = Field(
-        description="Adversarial loss; see services/trainer/losses.py."
+        description="Adversarial loss; see services/trainer/training/losses.py."
     )
     gp_weight: float = Field(0.0, ge=0, le=1e6, description="Weight of the gradient penalty; 0 leaves it out.")
     class_weight: float = Field(

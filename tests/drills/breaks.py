@@ -35,7 +35,7 @@ SUPERVISOR, STORE, JOBS = "services/trainer/worker/supervisor.py", "shared/jobs/
 UPDATE_NOW = "after = change(before, from_redis(pipe.time()))"
 
 BREAKS = (
-    Break("test_killed.py::test_kill_9_the_trainer_mid_epoch", "services/trainer/training_state.py",
+    Break("test_killed.py::test_kill_9_the_trainer_mid_epoch", "services/trainer/training/state.py",
           'torch.set_rng_state(saved["rng_cpu"].cpu())', "pass"),
     Break("test_killed.py::test_kill_9_the_trainer_during_a_checkpoint_write", "shared/storage/artifacts.py",
           '_UNFINISHED = ".unfinished-"', '_UNFINISHED = "9"'),
@@ -101,7 +101,7 @@ BREAKS = (
           "    if isinstance(error, TrainingFailed):", "    if False:"),
     Break("test_bad_trainers.py::test_a_trainer_that_runs_out_of_memory", "services/trainer/__main__.py",
           '''"can't allocate memory", "could not create a primitive"''', ""),
-    Break("test_bad_trainers.py::test_a_trainer_that_diverges", "services/trainer/training_loop.py",
+    Break("test_bad_trainers.py::test_a_trainer_that_diverges", "services/trainer/training/loop.py",
           "    if not torch.isfinite(sums).all():", "    if False:"),
     Break("test_bad_trainers.py::test_a_clock_that_is_two_hours_off[2-worker]", STORE,
           UPDATE_NOW, "after = change(before, datetime.now(UTC))"),

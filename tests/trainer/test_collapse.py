@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from services.trainer import training_loop as loop
+from services.trainer.training import loop
 from services.trainer.data import ImageDataset
 from services.trainer.metrics.collapse import (
     CollapseWatch,
@@ -18,7 +18,7 @@ from services.trainer.metrics.collapse import (
     signs,
 )
 from services.trainer.metrics.extractor import Extracted
-from services.trainer.training_state import TrainState
+from services.trainer.training.state import TrainState
 from tests.trainer.small import CPU, small_config, small_resnet
 
 CLASSES, PER_CLASS, DIM = 10, 60, 16

@@ -19,7 +19,7 @@ from torch import nn
 from services.trainer.export import PARITY_LIMIT, check_parity, export_generator
 from services.trainer.networks import build_networks
 from services.trainer.networks.folded import folded
-from services.trainer.sampling import reestimate_batch_norm
+from services.trainer.training.sampling import reestimate_batch_norm
 from shared.errors import ParityFailed
 from shared.configs.presets import TrainConfig
 from tests.trainer.small import small_config, small_keras, small_resnet

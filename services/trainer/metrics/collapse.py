@@ -14,7 +14,7 @@ from torch import Tensor
 from services.trainer.data import ImageDataset, Sampler
 from services.trainer.metrics.distances import precision_and_recall
 from services.trainer.metrics.extractor import Extracted
-from services.trainer.training_state import TrainState
+from services.trainer.training.state import TrainState
 
 SIGN_IMAGES = 1000  # of either side; all pairs of more say the same
 PIXEL_IMAGES = 200  # real ones, where it is pixels that are compared: they are many more than features

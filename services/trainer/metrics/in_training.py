@@ -8,8 +8,8 @@ from collections.abc import Callable
 from services.trainer.data import ImageDataset
 from services.trainer.metrics.evaluation import Evaluator, open_evaluator
 from services.trainer.metrics.extractor import Hear, find_extractor
-from services.trainer.sampling import NORM_IMAGES, reestimate_batch_norm
-from services.trainer.training_state import Resumable
+from services.trainer.training.sampling import NORM_IMAGES, reestimate_batch_norm
+from services.trainer.training.state import Resumable
 from shared.errors import KilnError
 from shared.storage.model_registry import ModelMetrics
 from shared.settings import Settings

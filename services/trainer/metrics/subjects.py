@@ -17,7 +17,7 @@ from torch import Tensor
 
 from services.trainer.metrics.evaluation import Generator
 from services.trainer.networks import build_networks
-from services.trainer.sampling import NORM_IMAGES, reestimate_batch_norm
+from services.trainer.training.sampling import NORM_IMAGES, reestimate_batch_norm
 from shared.storage.artifacts import ArtifactStore
 from shared.errors import CorruptArtifact, InvalidInput
 from shared.configs.presets import TrainConfig

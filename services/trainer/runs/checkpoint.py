@@ -11,7 +11,7 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from services.trainer.training_state import Resumable
+from services.trainer.training.state import Resumable
 from shared.storage.artifacts import ArtifactStore
 from shared.errors import CorruptArtifact
 

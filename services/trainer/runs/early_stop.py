@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from services.trainer.training_state import Best, TrainState
+from services.trainer.training.state import Best, TrainState
 
 FEWER_IS_BETTER = {"fid"}
 

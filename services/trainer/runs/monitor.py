@@ -7,7 +7,7 @@ from torch import Tensor
 from services.trainer.data import ImageDataset
 from services.trainer.runs.early_stop import Convergence, Tell
 from services.trainer.metrics.collapse import CollapseWatch
-from services.trainer.training_state import Resumable, TrainState
+from services.trainer.training.state import Resumable, TrainState
 
 
 class Oversight:

@@ -14,13 +14,13 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from services.trainer import training_loop as loop
+from services.trainer.training import loop
 from services.trainer.data import ImageDataset
 from services.trainer.networks import build_networks, count_parameters
 from services.trainer.networks.dispatch import Dispatch
-from services.trainer.sampling import NORM_IMAGES, reestimate_batch_norm, sample_grid
-from services.trainer.schedules import training_seconds
-from services.trainer.training_state import TrainState
+from services.trainer.training.sampling import NORM_IMAGES, reestimate_batch_norm, sample_grid
+from services.trainer.training.schedules import training_seconds
+from services.trainer.training.state import TrainState
 from shared.errors import BadConfig
 from shared.configs.presets import TrainConfig
 from shared.jobs.trainer_messages import Stop

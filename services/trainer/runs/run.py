@@ -18,23 +18,23 @@ from PIL import Image
 from torch import Tensor
 
 from services.trainer.runs import per_class
-from services.trainer import training_loop as loop
+from services.trainer.training import loop
 from services.trainer.runs.checkpoint import Checkpoints, pack, pack_weights, unpack
 from services.trainer.data import ImageDataset, load_dataset
 from services.trainer.runs.early_stop import take_best
 from services.trainer.export import check_parity, export_generator
-from services.trainer.fast_step import check_compiler
+from services.trainer.training.fast_step import check_compiler
 from services.trainer.metrics.evaluation import Evaluator
 from services.trainer.metrics.in_training import extend_last_row, final_metrics, open_evaluation
 from services.trainer.networks.dispatch import Dispatch
 from services.trainer.runs.monitor import Oversight
 from services.trainer.runs.per_class import PerClassState
-from services.trainer.profiling import profiled
-from services.trainer.ranks import ALONE, Ranks, joined, started
-from services.trainer.runtime import choose_runtime
-from services.trainer.sampling import NORM_IMAGES, reestimate_batch_norm, sample_grid
+from services.trainer.training.profiling import profiled
+from services.trainer.distributed.processes import ALONE, Ranks, joined, started
+from services.trainer.training.runtime import choose_runtime
+from services.trainer.training.sampling import NORM_IMAGES, reestimate_batch_norm, sample_grid
 from services.trainer.runs.starting_points import begin
-from services.trainer.training_state import Resumable, TrainState
+from services.trainer.training.state import Resumable, TrainState
 from shared.storage.artifacts import ArtifactStore
 from shared.errors import DISK_FULL, BadConfig
 from shared.jobs.record import Event

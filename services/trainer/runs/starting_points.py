@@ -14,7 +14,7 @@ from torch import Tensor
 from services.trainer.runs.checkpoint import unpack
 from services.trainer.classifier.files import load_classifier
 from services.trainer.networks import resnet18
-from services.trainer.training_state import TrainState
+from services.trainer.training.state import TrainState
 from shared.storage.artifacts import ArtifactStore
 from shared.errors import BadConfig, CorruptArtifact, UnknownClassifier
 from shared.settings import Settings

@@ -108,7 +108,7 @@ def test_a_trainer_that_diverges(kiln: Kiln, drill: Drill) -> None:
     """Invariant: the job fails, reason `diverged`, says which loss, and publishes nothing.
 
     Faults injected: Adam without a second moment at a learning rate of 1.
-    Broken by hand: services/trainer/training_loop.py: `isfinite` not asked in `close_tick` -> trains on; reason
+    Broken by hand: services/trainer/training/loop.py: `isfinite` not asked in `close_tick` -> trains on; reason
     `error`, from the report that cannot be written
     """
     reckless = {"architecture": "resnet", "g_channels": [8, 8, 8, 8], "lr": 1.0, "adam_beta1": 0.9, "adam_beta2": 0.0}

@@ -22,7 +22,7 @@ def test_kill_9_the_trainer_mid_epoch(kiln: Kiln, drill: Drill) -> None:
 
     Invariant: weights and metrics are those of a run that nobody disturbed, bit for bit, however often it is killed.
     Faults injected: SIGKILL to the trainer at two random positions of the run, in two attempts.
-    Broken by hand: services/trainer/training_state.py: `torch.set_rng_state(...)` left out -> series or weights differ
+    Broken by hand: services/trainer/training/state.py: `torch.set_rng_state(...)` left out -> series or weights differ
     """
     job_id = kiln.submit(RUN)
     shares = sorted(random.uniform(0.05, 0.75) for _ in range(2))

@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 
 from services.trainer.runs.checkpoint import Checkpoints, pack, pack_weights, unpack
-from services.trainer.training_state import TrainState
+from services.trainer.training.state import TrainState
 from shared.storage.artifacts import ArtifactStore
 from shared.errors import CorruptArtifact
 from shared.configs.presets import TrainConfig

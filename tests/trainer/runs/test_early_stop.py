@@ -9,7 +9,7 @@ import torch
 
 from services.trainer.runs.checkpoint import pack, unpack
 from services.trainer.runs.early_stop import Convergence, take_best
-from services.trainer.training_state import TrainState
+from services.trainer.training.state import TrainState
 from tests.trainer.small import CPU, small_config
 
 FID: dict[str, Any] = {"metric": "fid", "patience": 2, "minimum": 1.0}

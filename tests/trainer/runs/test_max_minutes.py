@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from services.trainer import training_loop as loop
+from services.trainer.training import loop
 from services.trainer.runs.checkpoint import pack, unpack
-from services.trainer.schedules import CLOSING_S, learning_rate_factor, scheduled_nimg, training_seconds
-from services.trainer.training_state import TrainState
+from services.trainer.training.schedules import CLOSING_S, learning_rate_factor, scheduled_nimg, training_seconds
+from services.trainer.training.state import TrainState
 from tests.trainer.small import CPU, random_images, small_config
 
 DATASET = random_images(36)

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from services.trainer.runs import per_class
-from services.trainer import training_loop as loop
+from services.trainer.training import loop
 from services.trainer.runs.checkpoint import pack, unpack
 from services.trainer.data import ImageDataset
 from services.trainer.runs.per_class import PerClassState, config_of_part, images_of
 from services.trainer.runs.run import RunSpec, export
-from services.trainer.training_state import TrainState
+from services.trainer.training.state import TrainState
 from shared.errors import BadConfig, InvalidInput
 from shared.configs.presets import resolve
 from shared.storage.model_registry import GENERATOR_FILE

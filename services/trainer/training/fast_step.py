@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from services.trainer.augment import augment
 from services.trainer.data import ImageDataset
-from services.trainer.losses import LOSSES, class_loss, gradient_penalty
+from services.trainer.training.losses import LOSSES, class_loss, gradient_penalty
 from services.trainer.networks import Judge, dcgan, fast_dcgan, fast_resnet, judge_of, resnet
-from services.trainer.stopwatch import OFF, Stopwatch
-from services.trainer.training_state import TrainState
+from services.trainer.training.stopwatch import OFF, Stopwatch
+from services.trainer.training.state import TrainState
 
 WARM_UP = 3  # iterations before the recording: libraries choose their algorithms and workspaces meanwhile
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from services.trainer.networks import build_networks
-from services.trainer.sampling import GRID_IMAGES, reestimate_batch_norm, sample_grid
+from services.trainer.training.sampling import GRID_IMAGES, reestimate_batch_norm, sample_grid
 from shared.configs.presets import TrainConfig
 from tests.trainer.small import random_images, small_config, small_resnet
 

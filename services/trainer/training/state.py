@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from services.trainer.networks import build_networks, fast_dcgan
-from services.trainer.ranks import ALONE, Ranks, synchronize_batch_norms
-from services.trainer.runtime import Runtime, fastest
-from services.trainer.schedules import ema_decay, learning_rate_factor, scheduled_nimg
+from services.trainer.distributed.processes import ALONE, Ranks, synchronize_batch_norms
+from services.trainer.training.runtime import Runtime, fastest
+from services.trainer.training.schedules import ema_decay, learning_rate_factor, scheduled_nimg
 from shared.configs.presets import TrainConfig
 
 # What is summed over a tick, in this order; `count` is the number of steps that were summed.

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from services.trainer import training_loop as loop
+from services.trainer.training import loop
 from services.trainer.runs.checkpoint import pack, unpack
 from services.trainer.data import Sampler
-from services.trainer.fast_step import WARM_UP, FastIteration, check_compiler
+from services.trainer.training.fast_step import WARM_UP, FastIteration, check_compiler
 from services.trainer.networks import fast_dcgan
-from services.trainer.runtime import PLAIN, Runtime, choose_runtime, fastest
-from services.trainer.stopwatch import OFF
-from services.trainer.training_state import TrainState
+from services.trainer.training.runtime import PLAIN, Runtime, choose_runtime, fastest
+from services.trainer.training.stopwatch import OFF
+from services.trainer.training.state import TrainState
 from shared.errors import InvalidInput
 from shared.configs.presets import TrainConfig
 from shared.settings import FAST_PATHS, Settings, read_settings

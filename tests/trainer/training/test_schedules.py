@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from services.trainer.schedules import ema_decay, learning_rate_factor
+from services.trainer.training.schedules import ema_decay, learning_rate_factor
 from shared.configs.presets import PRESETS, resolve
 
 EPOCH = 50_000

@@ -6,10 +6,10 @@ import io
 import json
 from pathlib import Path
 
-from services.trainer import training_loop as loop
-from services.trainer.profiling import profiled
+from services.trainer.training import loop
+from services.trainer.training.profiling import profiled
 from services.trainer.terminal import make_display
-from services.trainer.training_state import TrainState
+from services.trainer.training.state import TrainState
 from shared.jobs.record import Event, Progress
 from shared.jobs.trainer_messages import EventLine, ProgressLine
 from tests.trainer.small import CPU, random_images, small_config

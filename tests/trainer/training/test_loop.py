@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from services.trainer import training_loop as loop
+from services.trainer.training import loop
 from services.trainer.augment import to_unit_range
 from services.trainer.runs.checkpoint import pack, unpack
 from services.trainer.data import Sampler
-from services.trainer.losses import LOSSES
+from services.trainer.training.losses import LOSSES
 from services.trainer.networks import judge_of
-from services.trainer.training_state import TrainState
+from services.trainer.training.state import TrainState
 from shared.errors import Diverged
 from shared.configs.presets import TrainConfig
 from shared.jobs.trainer_messages import Stop

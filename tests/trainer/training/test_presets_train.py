@@ -8,9 +8,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from services.trainer import sampling
-from services.trainer import training_loop as loop
-from services.trainer.training_state import TrainState
+from services.trainer.training import sampling
+from services.trainer.training import loop
+from services.trainer.training.state import TrainState
 from shared.configs.presets import PRESETS, resolve
 from tests.trainer.small import CPU, random_images
 

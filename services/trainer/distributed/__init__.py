@@ -1,0 +1,1 @@
+"""Several GPUs of one machine that train one model."""
