@@ -127,7 +127,7 @@ def network(name: str) -> tuple[bytes, TrainConfig]:
         (file,) = STARTER.glob(f"*{GENERATOR_FILE}")
         return file.read_bytes(), manifest.config
     code = (
-        "import sys, torch; from services.trainer.export import export_generator; from shared.configs.presets import resolve;"
+        "import sys, torch; from services.trainer.export.onnx import export_generator; from shared.configs.presets import resolve;"
         "from services.trainer.networks import build_networks;"
         "config = resolve(sys.argv[1], {});"
         "sys.stdout.buffer.write(export_generator(build_networks(config, 10)[0], config))"

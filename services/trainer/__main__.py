@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 
-from services.trainer.commands import add_commands, run_name
+from services.trainer.commands.classifier import add_commands, run_name
 from shared.errors import DISK_FULL, InvalidInput, TrainingFailed
 from shared.jobs.record import Event, Job, Reason, new_job_id
 from shared.configs.presets import PRESETS, TrainConfig, parse_overrides, resolve
@@ -139,7 +139,7 @@ def _run_by_hand(settings: Settings, options: argparse.Namespace) -> int:
     stop = StopFlag()
     signal.signal(signal.SIGINT, lambda number, frame: stop._on_signal(signal.SIGTERM, frame))
     from services.trainer.runs.run import RunSpec, run
-    from services.trainer.terminal import make_display
+    from services.trainer.commands.terminal import make_display
     from shared.storage.artifacts import ArtifactStore
     from shared.storage.model_registry import ModelRegistry
 

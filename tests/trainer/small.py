@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from services.trainer.classifier.files import export_classifier
 from services.trainer.classifier.network import Classifier
-from services.trainer.data import ImageDataset
+from services.trainer.data.datasets import ImageDataset
 from shared.configs.classifier import ClassifierConfig, ClassifierManifest, write_classifier
 from shared.configs.presets import TrainConfig, resolve
 

@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 
 from services.trainer.classifier.network import Classifier
-from services.trainer.export import PARITY_BATCH_SIZES, to_onnx
+from services.trainer.export.onnx import PARITY_BATCH_SIZES, to_onnx
 from shared.configs.classifier import GRAPH_FILE, WEIGHTS_FILE, ClassifierManifest, read_file, read_manifest
 from shared.errors import ParityFailed
 from shared.storage.model_registry import Parity

@@ -12,7 +12,7 @@ from pathlib import Path
 from services.trainer.runs.checkpoint import Checkpoints
 from services.trainer.classifier.files import export_classifier
 from services.trainer.classifier.training import ClassifierState, class_accuracies, train
-from services.trainer.data import load_dataset
+from services.trainer.data.datasets import load_dataset
 from services.trainer.runs.run import device_name, load_newest, pick_device, run_folder, tell
 from shared.storage.artifacts import ArtifactStore
 from shared.configs.classifier import ClassifierConfig, ClassifierManifest, write_classifier

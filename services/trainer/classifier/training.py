@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from services.trainer.augment import crop, cutout, flip, to_unit_range
+from services.trainer.data.augment import crop, cutout, flip, to_unit_range
 from services.trainer.classifier.network import Classifier
-from services.trainer.data import ImageDataset, Sampler
+from services.trainer.data.datasets import ImageDataset, Sampler
 from shared.configs.classifier import ClassifierConfig
 from shared.errors import Diverged
 from shared.jobs.trainer_messages import Stop

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from services.trainer.data import ImageDataset, Sampler
+from services.trainer.data.datasets import ImageDataset, Sampler
 from services.trainer.metrics.distances import precision_and_recall
 from services.trainer.metrics.extractor import Extracted
 from services.trainer.training.state import TrainState

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from services.trainer.augment import to_bytes
-from services.trainer.data import ImageDataset, Sampler, load_dataset
+from services.trainer.data.augment import to_bytes
+from services.trainer.data.datasets import ImageDataset, Sampler, load_dataset
 from services.trainer.metrics.collapse import signs
 from services.trainer.metrics.distances import (
     frechet_distance,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from services.trainer.data import ImageDataset
+from services.trainer.data.datasets import ImageDataset
 from services.trainer.metrics.evaluation import Evaluator, open_evaluator
 from services.trainer.metrics.extractor import Hear, find_extractor
 from services.trainer.training.sampling import NORM_IMAGES, reestimate_batch_norm

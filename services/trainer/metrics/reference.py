@@ -8,7 +8,7 @@ import io
 import numpy as np
 import torch
 
-from services.trainer.data import ImageDataset
+from services.trainer.data.datasets import ImageDataset
 from services.trainer.metrics.extractor import Extracted, Extractor, Hear, batches_of, extract, hear_nothing
 from shared.storage.artifacts import ArtifactStore
 

@@ -11,7 +11,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from services.trainer.networks.conditioning import ConditionalBatchNorm2d, add_spectral_norm
+from services.trainer.networks.layers import ConditionalBatchNorm2d, add_spectral_norm
 from shared.configs.presets import TrainConfig
 
 LEAKY_SLOPE = 0.2

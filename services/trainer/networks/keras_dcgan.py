@@ -13,7 +13,7 @@ from typing import cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from services.trainer.networks.conditioning import add_spectral_norm
+from services.trainer.networks.layers import add_spectral_norm
 from shared.configs.presets import TrainConfig
 
 LEAKY_SLOPE = 0.3  # of the layer `keras.layers.LeakyReLU`, in Keras 2 and 3; of the function in Keras 3 it is 0.2

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from services.trainer.networks.conditioning import ConditionalBatchNorm2d, add_spectral_norm
+from services.trainer.networks.layers import ConditionalBatchNorm2d, add_spectral_norm
 from shared.configs.presets import TrainConfig
 
 

@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 from services.trainer.training import loop
-from services.trainer.data import ImageDataset
+from services.trainer.data.datasets import ImageDataset
 from services.trainer.networks import build_networks, count_parameters
-from services.trainer.networks.dispatch import Dispatch
+from services.trainer.networks.per_class_generator import Dispatch
 from services.trainer.training.sampling import NORM_IMAGES, reestimate_batch_norm, sample_grid
 from services.trainer.training.schedules import training_seconds
 from services.trainer.training.state import TrainState

@@ -20,13 +20,13 @@ from torch import Tensor
 from services.trainer.runs import per_class
 from services.trainer.training import loop
 from services.trainer.runs.checkpoint import Checkpoints, pack, pack_weights, unpack
-from services.trainer.data import ImageDataset, load_dataset
+from services.trainer.data.datasets import ImageDataset, load_dataset
 from services.trainer.runs.early_stop import take_best
-from services.trainer.export import check_parity, export_generator
+from services.trainer.export.onnx import check_parity, export_generator
 from services.trainer.training.fast_step import check_compiler
 from services.trainer.metrics.evaluation import Evaluator
 from services.trainer.metrics.in_training import extend_last_row, final_metrics, open_evaluation
-from services.trainer.networks.dispatch import Dispatch
+from services.trainer.networks.per_class_generator import Dispatch
 from services.trainer.runs.monitor import Oversight
 from services.trainer.runs.per_class import PerClassState
 from services.trainer.training.profiling import profiled

@@ -14,10 +14,12 @@ from typing import TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from services.trainer.augment import augment
-from services.trainer.data import ImageDataset
+from services.trainer.data.augment import augment
+from services.trainer.data.datasets import ImageDataset
 from services.trainer.training.losses import LOSSES, class_loss, gradient_penalty
-from services.trainer.networks import Judge, dcgan, fast_dcgan, fast_resnet, judge_of, resnet
+from services.trainer.networks import Judge, dcgan, judge_of, resnet
+from services.trainer.networks.cpu import fast_dcgan
+from services.trainer.networks.cpu import fast_resnet
 from services.trainer.training.stopwatch import OFF, Stopwatch
 from services.trainer.training.state import TrainState
 

@@ -15,8 +15,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from services.trainer.augment import augment
-from services.trainer.data import ImageDataset, Sampler
+from services.trainer.data.augment import augment
+from services.trainer.data.datasets import ImageDataset, Sampler
 from services.trainer.training.fast_step import FastIteration
 from services.trainer.training.losses import LOSSES, class_loss, gradient_penalty
 from services.trainer.networks import judge_of

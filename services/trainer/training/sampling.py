@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from services.trainer.augment import to_bytes
-from services.trainer.data import ImageDataset
+from services.trainer.data.augment import to_bytes
+from services.trainer.data.datasets import ImageDataset
 from shared.configs.presets import TrainConfig
 
 GRID_IMAGES = 100  # ten rows of ten; one class per row where there are ten

@@ -34,7 +34,7 @@ _SOURCES = {
     "ema_halflife_nimg": "0: report 2 averages no weights",
 }
 
-_G, _D = 920_515, 23_489  # worked out by hand in tests/trainer/test_keras_dcgan.py
+_G, _D = 920_515, 23_489  # worked out by hand in tests/trainer/networks/test_keras_dcgan.py
 
 
 def _row(name: str, summary: str, generator: int = _G, discriminator: int = _D, **changes: Any) -> Preset:

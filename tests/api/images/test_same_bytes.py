@@ -21,7 +21,7 @@ from torch import nn
 from services.api.inference.engine import OnnxEngine, cheapest_covers
 from services.api.inference.loaded_model import Draw, LoadedModel
 from services.api.telemetry import Telemetry
-from services.trainer.export import export_generator
+from services.trainer.export.onnx import export_generator
 from services.trainer.networks import build_networks
 from shared.configs.presets import resolve
 from shared.storage.model_registry import GENERATOR_FILE, ModelManifest, Parity

@@ -13,7 +13,7 @@ import torch
 from services.trainer.runs import per_class
 from services.trainer.training import loop
 from services.trainer.runs.checkpoint import pack, unpack
-from services.trainer.data import ImageDataset
+from services.trainer.data.datasets import ImageDataset
 from services.trainer.runs.per_class import PerClassState, config_of_part, images_of
 from services.trainer.runs.run import RunSpec, export
 from services.trainer.training.state import TrainState

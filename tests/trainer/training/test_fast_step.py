@@ -12,9 +12,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from services.trainer.training import loop
 from services.trainer.runs.checkpoint import pack, unpack
-from services.trainer.data import Sampler
+from services.trainer.data.datasets import Sampler
 from services.trainer.training.fast_step import WARM_UP, FastIteration, check_compiler
-from services.trainer.networks import fast_dcgan
+from services.trainer.networks.cpu import fast_dcgan
 from services.trainer.training.runtime import PLAIN, Runtime, choose_runtime, fastest
 from services.trainer.training.stopwatch import OFF
 from services.trainer.training.state import TrainState

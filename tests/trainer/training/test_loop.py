@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from services.trainer.training import loop
-from services.trainer.augment import to_unit_range
+from services.trainer.data.augment import to_unit_range
 from services.trainer.runs.checkpoint import pack, unpack
-from services.trainer.data import Sampler
+from services.trainer.data.datasets import Sampler
 from services.trainer.training.losses import LOSSES
 from services.trainer.networks import judge_of
 from services.trainer.training.state import TrainState

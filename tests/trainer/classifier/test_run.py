@@ -14,7 +14,7 @@ import pytest
 from services.trainer.__main__ import main
 from services.trainer.classifier.files import load_classifier
 from services.trainer.classifier.run import ClassifierSpec, train_classifier
-from services.trainer.terminal import describe
+from services.trainer.commands.terminal import describe
 from shared.configs.classifier import GRAPH_FILE, MANIFEST_FILE, WEIGHTS_FILE, ClassifierConfig, read_manifest
 from shared.errors import BadConfig, BadDataset
 from shared.jobs.trainer_messages import EXIT_LEFT, ProgressLine, Stop, TrainerLine

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from services.trainer.networks import build_networks, count_parameters, judge_of
-from services.trainer.networks.conditioning import ConditionalBatchNorm2d
+from services.trainer.networks.layers import ConditionalBatchNorm2d
 from services.trainer.networks.resnet import DiscriminatorBlock
 from shared.configs.presets import PRESETS, TrainConfig, resolve
 from tests.trainer.small import small_config, small_keras, small_resnet

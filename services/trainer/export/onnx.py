@@ -13,9 +13,9 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
-from services.trainer.dispatch_graph import dispatching
-from services.trainer.networks.dispatch import Dispatch
-from services.trainer.networks.folded import folded
+from services.trainer.export.per_class_graph import dispatching
+from services.trainer.networks.per_class_generator import Dispatch
+from services.trainer.export.fuse import folded
 from shared.errors import ParityFailed
 from shared.configs.presets import TrainConfig
 from shared.storage.model_registry import Parity

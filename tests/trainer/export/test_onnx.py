@@ -16,9 +16,9 @@ import pytest
 import torch
 from torch import nn
 
-from services.trainer.export import PARITY_LIMIT, check_parity, export_generator
+from services.trainer.export.onnx import PARITY_LIMIT, check_parity, export_generator
 from services.trainer.networks import build_networks
-from services.trainer.networks.folded import folded
+from services.trainer.export.fuse import folded
 from services.trainer.training.sampling import reestimate_batch_norm
 from shared.errors import ParityFailed
 from shared.configs.presets import TrainConfig

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from services.trainer.augment import to_bytes, to_unit_range
-from services.trainer.data import ImageDataset
+from services.trainer.data.augment import to_bytes, to_unit_range
+from services.trainer.data.datasets import ImageDataset
 from services.trainer.metrics.evaluation import (
     Evaluator,
     class_accuracies,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from services.trainer.data import load_dataset
+from services.trainer.data.datasets import load_dataset
 from services.trainer.metrics.evaluation import Evaluator, open_evaluator
 from services.trainer.metrics.extractor import find_extractor
 from services.trainer.metrics.subjects import open_subject

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from services.trainer.networks.winograd import conv4x4, conv_transpose4x4, lay_out_weight
+from services.trainer.networks.cpu.winograd import conv4x4, conv_transpose4x4, lay_out_weight
 
 SHAPES = [(1, 1, 1, 4, 4), (3, 5, 7, 16, 8), (2, 16, 4, 8, 32)]  # images, channels in, channels out, height, width
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from services.trainer.training import loop
-from services.trainer.data import ImageDataset
+from services.trainer.data.datasets import ImageDataset
 from services.trainer.metrics.collapse import (
     CollapseWatch,
     effective_classes,

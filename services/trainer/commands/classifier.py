@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from services.trainer.terminal import describe
+from services.trainer.commands.terminal import describe
 from shared.configs.classifier import resolve_classifier
 from shared.errors import InvalidInput, KilnError
 from shared.jobs.record import new_job_id
@@ -79,7 +79,7 @@ def _evaluate_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _evaluate(settings: Settings, options: argparse.Namespace) -> int:
-    from services.trainer.metrics.command import Evaluation, evaluate, table
+    from services.trainer.commands.evaluate import Evaluation, evaluate, table
 
     asked = {name: value for name, value in vars(options).items() if name not in ("command", "call", "json", "models")}
     try:

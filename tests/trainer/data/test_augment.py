@@ -11,7 +11,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as reference
 
-from services.trainer.augment import augment, crop, flip, rotate, to_bytes, to_unit_range
+from services.trainer.data.augment import augment, crop, flip, rotate, to_bytes, to_unit_range
 from tests.trainer.small import random_images, small_config
 
 OFF: dict[str, Any] = {"flip": False, "rotation_degrees": 0.0, "crop_padding": 0}

@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from services.trainer.networks import fast_resnet, resnet
-from services.trainer.networks.conditioning import ConditionalBatchNorm2d
+from services.trainer.networks import resnet
+from services.trainer.networks.cpu import fast_resnet
+from services.trainer.networks.layers import ConditionalBatchNorm2d
 from shared.configs.presets import TrainConfig
 from tests.trainer.small import small_resnet
 

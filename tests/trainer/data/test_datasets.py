@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from services.trainer.data import CIFAR10_FOLDER, ImageDataset, Sampler, Split, load_dataset
+from services.trainer.data.datasets import CIFAR10_FOLDER, ImageDataset, Sampler, Split, load_dataset
 from shared.errors import BadDataset
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

@@ -1,0 +1,1 @@
+"""What `python -m services.trainer ...` does, and how it prints."""

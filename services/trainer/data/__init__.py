@@ -1,0 +1,1 @@
+"""Data sets, their sampler and augmentation."""

@@ -1,0 +1,1 @@
+"""Convolutions by algorithms that are faster on a CPU."""
