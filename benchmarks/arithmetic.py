@@ -10,8 +10,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from services.trainer.data.datasets import ImageDataset
-from services.trainer.training.runtime import PLAIN
 from services.trainer.training.loop import reference_iteration
+from services.trainer.training.runtime import PLAIN
 from services.trainer.training.state import TrainState
 from shared.configs.presets import TrainConfig
 

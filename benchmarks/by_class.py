@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from services.api.inference.classifier import Judge
-from kiln.client import Kiln
 from kiln._requests import Call, InvalidInput
+from kiln.client import Kiln
+from services.api.inference.classifier import Judge
 from shared.settings import read_settings
 
 SEED = 0

@@ -21,8 +21,8 @@ from benchmarks.peer import PeerTraining, train_instead
 from benchmarks.plain_pytorch import PlainTraining
 from services.trainer.data.datasets import ImageDataset, Sampler
 from services.trainer.training.fast_step import FastIteration, check_compiler
-from services.trainer.training.runtime import PLAIN, fastest
 from services.trainer.training.loop import reference_iteration
+from services.trainer.training.runtime import PLAIN, fastest
 from services.trainer.training.state import TrainState
 from shared.configs.presets import resolve
 

@@ -16,13 +16,13 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from services.api.inference.latents import draw_latents
-from services.api.images.png import read_provenance
-from kiln.client import Kiln
 from kiln._requests import InvalidInput
+from kiln.client import Kiln
+from services.api.images.png import read_provenance
+from services.api.inference.latents import draw_latents
+from shared.settings import read_settings
 from shared.storage.artifacts import ArtifactStore
 from shared.storage.model_registry import GENERATOR_FILE, ModelManifest, ModelRegistry
-from shared.settings import read_settings
 
 SEED = 0
 

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from services.trainer.training.losses import LOSSES
 from services.trainer.networks import build_networks
+from services.trainer.training.losses import LOSSES
 from shared.configs.presets import TrainConfig
 
 

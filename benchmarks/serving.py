@@ -32,10 +32,10 @@ import onnxruntime
 import psutil
 
 from services.dev import find_redis_server, free_port, redis_command, wait_for_redis
-from shared.storage.artifacts import ArtifactStore
 from shared.configs.presets import resolve
-from shared.storage.model_registry import GENERATOR_FILE, ModelManifest, ModelRegistry, Parity
 from shared.configs.train import TrainConfig
+from shared.storage.artifacts import ArtifactStore
+from shared.storage.model_registry import GENERATOR_FILE, ModelManifest, ModelRegistry, Parity
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -127,7 +127,8 @@ def network(name: str) -> tuple[bytes, TrainConfig]:
         (file,) = STARTER.glob(f"*{GENERATOR_FILE}")
         return file.read_bytes(), manifest.config
     code = (
-        "import sys, torch; from services.trainer.export.onnx import export_generator; from shared.configs.presets import resolve;"
+        "import sys, torch; from services.trainer.export.onnx import export_generator;"
+        "from shared.configs.presets import resolve;"
         "from services.trainer.networks import build_networks;"
         "config = resolve(sys.argv[1], {});"
         "sys.stdout.buffer.write(export_generator(build_networks(config, 10)[0], config))"

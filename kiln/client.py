@@ -22,9 +22,9 @@ from PIL import Image
 from pydantic import PrivateAttr
 
 from kiln import _requests as wire
+from kiln._requests import Call, JobData, ModelData, VerificationData
 from kiln._retry import EventStream, Retry
 from kiln.sweeps import Sweeps
-from kiln._requests import Call, JobData, ModelData, VerificationData
 from shared.jobs.record import Event
 from shared.settings import read_client_settings
 

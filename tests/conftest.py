@@ -23,9 +23,11 @@ SLOWEST_FIRST = (
     "tests/e2e/",
     "tests/dashboard/test_d",
     "tests/drills/",
-    "tests/trainer/test_supervisor",
-    "tests/trainer/test_",
+    "tests/trainer/worker/test_supervisor",
+    "tests/trainer/",
     "tests/test_",
+    "tests/kiln/",
+    "tests/benchmarks/",
 )
 
 

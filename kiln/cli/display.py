@@ -15,9 +15,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from kiln._requests import JobData, ModelData
 from kiln.cli.doctor import Finding
 from kiln.cli.output import COLORS, new_table
-from kiln._requests import JobData, ModelData
 
 PICTURE_COLUMNS = 80  # characters, and so pixels, of a picture in the terminal
 TILE, SMALL_TILE, GRID_ROWS = 32, 16, 2  # of a sample grid, so many rows of images, each shrunk to half

@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 
 import httpx2
 
-from kiln.client import Kiln
 from kiln._requests import ApiError
+from kiln.client import Kiln
 from shared.settings import Settings, read_client_settings, read_settings
 
 MIN_FREE_GB = 10.0  # checkpoints and sample grids of a few long runs

@@ -16,16 +16,15 @@ from typing import Annotated, Any
 import httpx2
 import typer
 
-from kiln.cli import display
-from kiln.cli import doctor
-from kiln.cli import sweeps
 from kiln import _requests as wire
+from kiln._requests import ApiError, Conflict, InvalidInput, JobData, NotFound, Unauthorized, Unavailable
+from kiln.cli import display, sweeps
+from kiln.cli.doctor import examine
 from kiln.cli.output import AsJson, connected, err, out, show
 from kiln.client import Job, Kiln
-from kiln._requests import ApiError, Conflict, InvalidInput, JobData, NotFound, Unauthorized, Unavailable
 from shared import errors
-from shared.jobs.record import JobStatus
 from shared.configs.presets import PRESETS, TrainConfig, parse_overrides
+from shared.jobs.record import JobStatus
 
 app = typer.Typer(
     name="kiln", no_args_is_help=True, help="Train class-conditional GANs as durable jobs, and serve their images.",
@@ -222,7 +221,7 @@ def presets(
 @app.command()
 def doctor(as_json: AsJson = False) -> None:
     """Look at what is installed and running here, and say what to do about what is missing."""
-    findings = list(doctor.examine())
+    findings = list(examine())
     show(as_json, [finding.as_json() for finding in findings], lambda: display.findings(findings))
     if not all(finding.is_well for finding in findings):
         raise typer.Exit(1)

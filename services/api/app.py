@@ -12,16 +12,15 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from services.api import errors, openapi
-from services.api.images.response_cache import AnswerCache
 from services.api.images.class_sampling import HEADERS as BY_CLASS_HEADERS
-from services.api.state import Services
-from services.api.server import CloseWhenDraining, Drain
-from services.api.middleware.security_headers import SecurityHeaders
-from services.api.routes.hot_path import HotPath
+from services.api.images.response_cache import AnswerCache
 from services.api.inference.classifier import Bench
-from services.api.middleware.body_limit import BodyLimit
 from services.api.inference.model_pool import ModelPool
+from services.api.inference.starter_model import publish_starter
 from services.api.jobs.reaper import Reaper
+from services.api.jobs.store_health import StoreHealth
+from services.api.middleware.body_limit import BodyLimit
+from services.api.middleware.security_headers import SecurityHeaders
 from services.api.periodic import Rounds
 from services.api.routes import (
     docs,
@@ -37,17 +36,18 @@ from services.api.routes import (
     sweeps,
     verify,
 )
-from services.api.inference.starter_model import publish_starter
-from services.api.jobs.store_health import StoreHealth
+from services.api.routes.hot_path import HotPath
+from services.api.server import CloseWhenDraining, Drain
+from services.api.state import Services
 from services.api.sweeps.runner import ROUND_S, sweeper_of
 from services.api.telemetry import Telemetry
-from shared.storage.pubsub import Announcements
-from shared.storage.artifacts import ArtifactStore
-from shared.storage.celery_app import Broker
 from shared.errors import StoreUnavailable
 from shared.jobs.store import RedisJobStore
-from shared.storage.model_registry import ModelRegistry
 from shared.settings import Settings, read_settings
+from shared.storage.artifacts import ArtifactStore
+from shared.storage.celery_app import Broker
+from shared.storage.model_registry import ModelRegistry
+from shared.storage.pubsub import Announcements
 from shared.sweeps.store import RedisSweepStore
 
 log = logging.getLogger("kiln.api")

@@ -8,16 +8,16 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from services.api.images.response_cache import AnswerCache
-from services.api.server import Drain
 from services.api.inference.classifier import Bench
 from services.api.inference.model_pool import ModelPool
 from services.api.jobs.store_health import StoreHealth
+from services.api.server import Drain
 from services.api.telemetry import Telemetry
+from shared.jobs.store import JobStore
+from shared.settings import Settings
 from shared.storage.artifacts import ArtifactStore
 from shared.storage.celery_app import Broker
-from shared.jobs.store import JobStore
 from shared.storage.model_registry import ModelRegistry
-from shared.settings import Settings
 from shared.sweeps.store import SweepStore
 
 

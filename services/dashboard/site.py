@@ -13,8 +13,8 @@ from nicegui import background_tasks, ui
 from nicegui.element import Element
 
 from kiln import _requests as wire
-from kiln.client import AsyncKiln
 from kiln._requests import ApiError
+from kiln.client import AsyncKiln
 from services.dashboard import sentences
 from services.dashboard.elements import box, button, heading, link, text
 from shared.settings import ClientSettings

@@ -18,11 +18,11 @@ from pathlib import Path
 from types import FrameType
 
 from services.trainer.commands.classifier import add_commands, run_name
+from shared.configs.presets import PRESETS, TrainConfig, parse_overrides, resolve
 from shared.errors import DISK_FULL, InvalidInput, TrainingFailed
 from shared.jobs.record import Event, Job, Reason, new_job_id
-from shared.configs.presets import PRESETS, TrainConfig, parse_overrides, resolve
-from shared.processes import die_with_parent, lower_priority
 from shared.jobs.trainer_messages import EXIT_LEFT, EventLine, FailureLine, ResultLine, Stop, TrainerLine
+from shared.processes import die_with_parent, lower_priority
 from shared.settings import Settings, read_settings
 
 # RuntimeErrors without a class of their own: of CUDA, of torch's CPU allocator, of oneDNN. The last has other causes in
@@ -138,8 +138,8 @@ def _run_by_hand(settings: Settings, options: argparse.Namespace) -> int:
     run_id = run_name(options.run or new_job_id(datetime.now(UTC)))
     stop = StopFlag()
     signal.signal(signal.SIGINT, lambda number, frame: stop._on_signal(signal.SIGTERM, frame))
-    from services.trainer.runs.run import RunSpec, run
     from services.trainer.commands.terminal import make_display
+    from services.trainer.runs.run import RunSpec, run
     from shared.storage.artifacts import ArtifactStore
     from shared.storage.model_registry import ModelRegistry
 

@@ -14,11 +14,11 @@ from typing import Any
 from celery.signals import worker_shutting_down
 
 from services.trainer.worker.supervisor import Supervisor
+from shared.jobs.store import RedisJobStore
+from shared.settings import read_settings
 from shared.storage.artifacts import ArtifactStore
 from shared.storage.celery_app import TRAINING_TASK, make_celery
-from shared.jobs.store import RedisJobStore
 from shared.storage.model_registry import ModelRegistry
-from shared.settings import read_settings
 
 logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 

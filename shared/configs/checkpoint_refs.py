@@ -9,8 +9,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from shared.storage.artifacts import ArtifactStore
 from shared.configs.train import CLASSIFIER, TrainConfig
+from shared.storage.artifacts import ArtifactStore
 
 # What two runs must have in common for the one to take up networks of the other; the sizes follow from these.
 DISCRIMINATOR_FIELDS = (

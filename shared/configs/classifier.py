@@ -13,8 +13,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from shared.errors import CorruptArtifact, FieldProblem, InvalidInput, UnknownClassifier
 from shared.configs.presets import TrainConfig, resolve
+from shared.errors import CorruptArtifact, FieldProblem, InvalidInput, UnknownClassifier
 from shared.storage.model_registry import Parity
 
 CLASSIFIER = "classifier"  # the preset of a job that trains one

@@ -9,13 +9,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from shared.errors import FieldProblem, InvalidInput
-from shared.configs.preset_tables import Preset
-from shared.configs.preset_tables import per_class
-from shared.configs.preset_tables import kiln
-from shared.configs.preset_tables import wgan_gp
-from shared.configs.preset_tables import keras_dcgan
+from shared.configs.preset_tables import Preset, keras_dcgan, kiln, per_class, wgan_gp
 from shared.configs.train import MIN_EVAL_IMAGES, TrainConfig
+from shared.errors import FieldProblem, InvalidInput
 
 __all__ = ["MIN_EVAL_IMAGES", "PRESETS", "Preset", "TrainConfig", "find_preset", "parse_overrides", "resolve"]
 

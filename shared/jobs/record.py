@@ -14,8 +14,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from shared.configs.classifier import ClassifierConfig
-from shared.errors import IllegalTransition, StaleFence
 from shared.configs.presets import TrainConfig
+from shared.errors import IllegalTransition, StaleFence
 
 
 class JobStatus(StrEnum):

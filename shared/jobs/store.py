@@ -1,7 +1,7 @@
-"""Where jobs in flight live: a small port, and its Redis implementation. Its twin for tests is in memory_job_store.
+"""The store of jobs in flight: a protocol and its Redis implementation.
 
-All changes go through `update(job_id, change)`: an atomic read, a pure function of `shared.jobs.record`, a write. What belongs
-together (record, metrics, events) is written together, and nothing of it if the function raises.
+All changes go through `update(job_id, change)`: an atomic read, a pure function of `shared.jobs.record`, a write. What
+belongs together (record, metrics, events) is written together, and nothing of it if the function raises.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Any, Protocol
 
 from redis.exceptions import WatchError
 
-from shared.storage.pubsub import CHANNEL, channel_of
 from shared.errors import UnknownJob
 from shared.jobs.record import Event, Job, JobStatus
+from shared.storage.pubsub import CHANNEL, channel_of
 from shared.storage.redis import (
     IDEMPOTENCY_TTL_S,
     TIMEOUT_S,

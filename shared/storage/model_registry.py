@@ -17,9 +17,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from shared.storage.artifacts import ArtifactStore
-from shared.errors import Conflict, CorruptArtifact, InvalidInput, UnknownAlias, UnknownModel
 from shared.configs.presets import TrainConfig
+from shared.errors import Conflict, CorruptArtifact, InvalidInput, UnknownAlias, UnknownModel
+from shared.storage.artifacts import ArtifactStore
 
 DEFAULT_ALIAS = "default"
 GENERATOR_FILE = "generator.onnx"

@@ -2,7 +2,8 @@
 
 A sweep's record holds all that the search knows, so who proposes the next trial needs nothing else: every trial with
 its values, what it reported on the way and what came of it. Functions are pure; `now` is the store's time, as in
-shared.jobs.record. Each may be called again, by another replica or after a crash: what has happened does not happen twice.
+shared.jobs.record. Each may be called again, by another replica or after a crash: what has happened does not happen
+twice.
 """
 
 from __future__ import annotations

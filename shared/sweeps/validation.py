@@ -10,10 +10,10 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from shared.errors import FieldProblem, InvalidInput
 from shared.configs.presets import find_preset, resolve
-from shared.sweeps.record import Choice, Parameter, Plan
 from shared.configs.train import TrainConfig
+from shared.errors import FieldProblem, InvalidInput
+from shared.sweeps.record import Choice, Parameter, Plan
 
 MEASURED = ("fid", "kid", "inception_score", "precision", "recall", "class_accuracy")  # all take `eval_images`
 SERIES = ("loss_d", "loss_g", "gradient_penalty", "d_accuracy_real", "d_accuracy_fake", "lr")

@@ -9,10 +9,10 @@ import pytest
 from fastapi.testclient import TestClient
 
 from services.api.app import create_app
-from shared.storage.artifacts import ArtifactStore
 from shared.configs.presets import PRESETS, TrainConfig
-from shared.storage.model_registry import GENERATOR_FILE, ModelManifest, ModelMetrics, ModelRegistry, Parity
 from shared.settings import Settings
+from shared.storage.artifacts import ArtifactStore
+from shared.storage.model_registry import GENERATOR_FILE, ModelManifest, ModelMetrics, ModelRegistry, Parity
 from tests.api.graphs import make_generator
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

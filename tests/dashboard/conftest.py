@@ -11,9 +11,9 @@ import pytest
 from playwright.sync_api import Browser, sync_playwright
 
 from services.dev import free_port
+from shared.settings import Settings
 from shared.storage.artifacts import ArtifactStore
 from shared.storage.model_registry import ModelMetrics, ModelRegistry
-from shared.settings import Settings
 from tests.api.conftest import CLASSES, publish
 from tests.dashboard.visitor import AXE, Visitor
 from tests.processes import ROOT, Stack, running_stack, small_overrides, wait_for, write_color_dataset

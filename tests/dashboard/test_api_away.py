@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from playwright.sync_api import Browser, expect
 
 from services.dev import free_port
+from shared.settings import Settings
 from shared.storage.artifacts import ArtifactStore
 from shared.storage.model_registry import ModelRegistry
-from shared.settings import Settings
 from tests.api.conftest import publish
 from tests.dashboard.visitor import Visitor
 from tests.processes import ROOT, SMALL_MACHINE, unobserved, wait_for

@@ -7,14 +7,14 @@ from datetime import UTC, datetime, timedelta
 import httpx2
 import pytest
 
-from services.api.app import create_app
 from kiln._requests import InvalidInput, Unauthorized
+from services.api.app import create_app
 from services.dashboard import sentences
 from services.dashboard.curves import chart, search_chart, smooth, thin
 from services.dashboard.form import GROUPS, Spec, read_specs
 from services.dashboard.sheets import Sheet
-from shared.jobs.record import Reason
 from shared.configs.presets import PRESETS
+from shared.jobs.record import Reason
 from shared.settings import Settings
 
 

@@ -24,12 +24,12 @@ import redis
 from safetensors.numpy import load_file
 
 from services.dev import API_COMMAND, WORKER_COMMAND, find_redis_server, free_port, redis_command, wait_for_redis
-from shared.sweeps import record as sweeps
 from shared.jobs import record as jobs
-from shared.storage.celery_app import TRAINING_QUEUE
-from shared.jobs.store import RedisJobStore
 from shared.jobs.record import Event, Job, JobStatus
+from shared.jobs.store import RedisJobStore
 from shared.settings import Settings
+from shared.storage.celery_app import TRAINING_QUEUE
+from shared.sweeps import record as sweeps
 from shared.sweeps.store import RedisSweepStore
 from tests.processes import ROOT, SMALL_MACHINE, small_overrides, wait_for, write_color_dataset
 

@@ -16,9 +16,9 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from shared.jobs.store import RedisJobStore
-from shared.jobs.record import enqueued, new_job
 from shared.configs.presets import PRESETS
+from shared.jobs.record import enqueued, new_job
+from shared.jobs.store import RedisJobStore
 from tests.drills.clients import connect, read_all
 from tests.drills.report import Drill
 from tests.drills.servers import Server, running
@@ -149,8 +149,8 @@ def test_ten_thousand_queued_jobs(tmp_path: Path, drill: Drill) -> None:
     two servers, at most three times as long), every job is on one page and on one only, and the API's memory is flat.
 
     Takes about a minute and a half. Faults injected: 10,000 (jobs).
-    Broken by hand: `shared/jobs/store.py`: `list` reads and parses 3000 jobs of the index first -> "list by status" took
-    8.9 times as long.
+    Broken by hand: `shared/jobs/store.py`: `list` reads and parses 3000 jobs of the index first -> "list by status"
+    took 8.9 times as long.
     """
     with running(tmp_path / "few") as few, running(tmp_path / "many") as many:
         asked = {"few": requests(few, make_jobs(few, 250)), "many": requests(many, ids := make_jobs(many, 10_000))}

@@ -55,7 +55,8 @@ def test_half_open_clients(server: Server, drill: Drill) -> None:
     theirs; one that has begun a body is told 408 and let go.
 
     Faults injected: 300 (100 silent, 100 within the headers, 100 within the body).
-    Broken by hand: `services/api/middleware/body_limit.py`: no `asyncio.timeout` -> those within the body waited for ever.
+    Broken by hand: `services/api/middleware/body_limit.py`: no `asyncio.timeout` -> those within the body waited for
+    ever.
     """
     before = server.size()
     beginnings = {

@@ -13,11 +13,11 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from services.api.images.png import tile
 from services.api.inference.engine import OnnxEngine
 from services.api.inference.latents import draw_latents
-from services.api.images.png import tile
-from shared.storage.model_registry import GENERATOR_FILE
 from shared.settings import Settings
+from shared.storage.model_registry import GENERATOR_FILE
 from tests.api.conftest import CLASSES, LATENT, publish
 from tests.api.graphs import make_generator
 from tests.drills.clients import Crowd
@@ -117,8 +117,8 @@ def test_promote_while_64_clients_generate(server: Server, drill: Drill, tmp_pat
     those of the one model that it names.
 
     Faults injected: 10 (promotions, back and forth).
-    Broken by hand: `services/api/images/generate.py`: `Sheet(png, ...)` names the model of a second look at the pool after
-    the images were made -> answers whose pixels are another model's.
+    Broken by hand: `services/api/images/generate.py`: `Sheet(png, ...)` names the model of a second look at the pool
+    after the images were made -> answers whose pixels are another model's.
     """
     graphs = {name: make_generator(LATENT, len(CLASSES), seed=sum(name.encode())) for name in ("first", "next")}
     publish(server.registry, "next", graph=graphs["next"])

@@ -19,16 +19,16 @@ from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner
 
-from kiln.cli.main import app, complete_job, complete_model, complete_override, complete_preset
-from kiln.cli.display import Watch
 from kiln._requests import JobData
+from kiln.cli.display import Watch
+from kiln.cli.main import app, complete_job, complete_model, complete_override, complete_preset
 from services.dev import free_port
 from shared.jobs import record as jobs
-from shared.storage.artifacts import ArtifactStore
-from shared.jobs.store import RedisJobStore
 from shared.jobs.record import JobStatus, Progress, Reason
-from shared.storage.model_registry import ModelRegistry
+from shared.jobs.store import RedisJobStore
 from shared.settings import Settings
+from shared.storage.artifacts import ArtifactStore
+from shared.storage.model_registry import ModelRegistry
 from tests.api.conftest import publish
 from tests.processes import ROOT, running_api, wait_for
 

@@ -13,15 +13,15 @@ import pytest
 import redis
 
 from kiln import _requests
-from kiln.client import AsyncKiln, Kiln
 from kiln._requests import Conflict, InvalidInput, JobData, NotFound, Unavailable
-from shared.jobs import record as jobs
-from shared.storage.artifacts import ArtifactStore
+from kiln.client import AsyncKiln, Kiln
 from shared.errors import InvalidInput as InvalidSetting
-from shared.jobs.store import RedisJobStore
+from shared.jobs import record as jobs
 from shared.jobs.record import Event, JobStatus, Progress
-from shared.storage.model_registry import ModelRegistry
+from shared.jobs.store import RedisJobStore
 from shared.settings import Settings
+from shared.storage.artifacts import ArtifactStore
+from shared.storage.model_registry import ModelRegistry
 from tests.api.conftest import publish
 from tests.processes import running_api, wait_for
 

@@ -15,15 +15,15 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from kiln._requests import Conflict, InvalidInput, NotFound
 from kiln.cli.main import app
 from kiln.client import Kiln
-from kiln._requests import Conflict, InvalidInput, NotFound
 from shared.jobs import record as jobs
-from shared.storage.artifacts import ArtifactStore
-from shared.jobs.store import RedisJobStore
 from shared.jobs.record import JobStatus
-from shared.storage.model_registry import ModelRegistry
+from shared.jobs.store import RedisJobStore
 from shared.settings import Settings
+from shared.storage.artifacts import ArtifactStore
+from shared.storage.model_registry import ModelRegistry
 from tests.api.conftest import publish
 from tests.processes import running_api, wait_for
 

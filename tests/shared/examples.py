@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from shared.jobs.record import Job, JobStatus, new_job
 from shared.configs.presets import PRESETS
+from shared.jobs.record import Job, JobStatus, new_job
 from shared.storage.model_registry import ModelManifest, Parity
 from shared.sweeps.record import Plan
 

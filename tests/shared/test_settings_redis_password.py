@@ -10,10 +10,10 @@ import pytest
 import redis
 
 from services.dev import find_redis_server, free_port, redis_command, wait_for_redis
-from shared.storage.celery_app import Broker
 from shared.errors import InvalidInput, StoreUnavailable
 from shared.jobs.store import RedisJobStore
 from shared.settings import Settings, read_settings
+from shared.storage.celery_app import Broker
 
 PASSWORD = "p@ss:w/ö%rd #1?"  # noqa: S105 - every character that means something in a URL
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from services.api.images.response_cache import Answer, etag_of
 from services.api.images.class_sampling import Drawn, Wish, headers_of, method_of, sift
 from services.api.images.encoders import FORMATS, Picture
+from services.api.images.response_cache import Answer, etag_of
 from services.api.inference.classifier import Bench
 from services.api.inference.loaded_model import Draw, LoadedModel, Pixels
 from services.api.schemas import MAX_IMAGES, GenerateBody, GenerateQuery

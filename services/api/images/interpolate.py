@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from services.api.images.response_cache import Answer, etag_of
 from services.api.images.generate import check_size
+from services.api.images.png import encode_apng, encode_png, enlarge, tile
+from services.api.images.response_cache import Answer, etag_of
 from services.api.inference.latents import draw_latents, slerp
 from services.api.inference.loaded_model import LoadedModel, Pixels
-from services.api.images.png import encode_apng, encode_png, enlarge, tile
 from services.api.schemas import InterpolateQuery
 from shared.errors import InvalidInput
 

@@ -11,10 +11,10 @@ from pydantic import ValidationError
 
 from services.api.images.generate import place_order
 from services.api.images.interpolate import Interpolation
+from services.api.images.png import read_frames, read_provenance
 from services.api.inference.classifier import Bench
 from services.api.inference.loaded_model import LoadedModel
 from services.api.inference.model_pool import ModelPool
-from services.api.images.png import read_frames, read_provenance
 from services.api.schemas import GenerateBody, InterpolateQuery, Verification
 from shared.errors import InvalidInput, NoModelReady, NotFound
 

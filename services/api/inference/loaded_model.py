@@ -18,8 +18,8 @@ from services.api.inference.latents import fill_latent
 from services.api.inference.soft_labels import with_shares
 from services.api.telemetry import Telemetry
 from shared.errors import InvalidInput
-from shared.storage.model_registry import ModelManifest
 from shared.settings import Settings
+from shared.storage.model_registry import ModelManifest
 
 MAX_BATCH = 64  # images that others may run at a time; more does not raise the CPU's rate
 

@@ -12,8 +12,8 @@ from typing import Any
 from services.api.inference.loaded_model import LoadedModel
 from services.api.telemetry import Telemetry
 from shared.errors import CorruptArtifact, NoModelReady, UnknownAlias, UnknownModel
-from shared.storage.model_registry import DEFAULT_ALIAS, GENERATOR_FILE, ModelRegistry
 from shared.settings import Settings
+from shared.storage.model_registry import DEFAULT_ALIAS, GENERATOR_FILE, ModelRegistry
 
 log = logging.getLogger("kiln.models")
 

@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator, Sequence
 
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 
-from services.api.state import Services
 from services.api.schemas import JobView
-from shared.storage.pubsub import Announcements, channel_of
+from services.api.state import Services
 from shared.errors import StoreUnavailable
 from shared.jobs.record import Event, Job
+from shared.storage.pubsub import Announcements, channel_of
 
 KEEPALIVE_S = 15.0  # proxies cut connections on which nothing moves
 RETRY_MS = 2000  # how long a client waits before it comes back, after a connection that ended too early

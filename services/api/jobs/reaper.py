@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from datetime import timedelta
 from functools import partial
 
-from services.api.state import Services
 from services.api.jobs.submit import send
-from shared.jobs import record as jobs
+from services.api.state import Services
 from shared.errors import StoreUnavailable
+from shared.jobs import record as jobs
 from shared.jobs.record import Event, Job, JobStatus
 
 log = logging.getLogger("kiln.reaper")

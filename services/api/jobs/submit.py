@@ -7,15 +7,15 @@ import logging
 from functools import partial
 
 from services.api.jobs.warm_start import check_beginning
-from services.api.state import Services
 from services.api.schemas import JobRequest
 from services.api.schemas.sweeps import SweepRequest
+from services.api.state import Services
 from shared.configs.classifier import ClassifierConfig, resolve_job
+from shared.configs.train import TrainConfig
 from shared.errors import StoreUnavailable
 from shared.jobs.record import Job, enqueued, new_job
 from shared.storage.redis import Idempotency
 from shared.sweeps.record import Sweep, new_sweep
-from shared.configs.train import TrainConfig
 
 log = logging.getLogger("kiln.submission")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from services.api.state import Services
-from shared.errors import InvalidInput, UnknownJob
 from shared.configs.checkpoint_refs import (
     DISCRIMINATOR_FIELDS,
     NETWORK_FIELDS,
@@ -16,6 +15,7 @@ from shared.configs.checkpoint_refs import (
     job_of,
 )
 from shared.configs.train import TrainConfig
+from shared.errors import InvalidInput, UnknownJob
 
 
 def check_beginning(config: TrainConfig, kiln: Services) -> None:

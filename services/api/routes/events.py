@@ -8,10 +8,10 @@ from fastapi import APIRouter, Header, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 
-from services.api.state import Kiln
+from services.api.auth import READ
 from services.api.jobs.event_stream import follow
 from services.api.schemas import EVENT_ID, EventList, EventsQuery
-from services.api.auth import READ
+from services.api.state import Kiln
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 

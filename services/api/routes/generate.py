@@ -7,13 +7,13 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
 
-from services.api.images.response_cache import Question
-from services.api.state import Kiln, Services
-from services.api.middleware.disconnect import unless_gone
+from services.api.auth import GENERATE
 from services.api.images.encoders import FORMATS
 from services.api.images.generate import Order, place_order
+from services.api.images.response_cache import Question
+from services.api.middleware.disconnect import unless_gone
 from services.api.schemas import GenerateBody, GenerateQuery
-from services.api.auth import GENERATE
+from services.api.state import Kiln, Services
 
 router = APIRouter(tags=["generate"])
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from services.api.state import Kiln
 from services.api.schemas import Health, Readiness
+from services.api.state import Kiln
 from shared.errors import Draining
 
 router = APIRouter(tags=["health"])

@@ -6,13 +6,11 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request, Response
 
-from services.api.jobs import plots
-from services.api.jobs import comparison
-from services.api.jobs import sample_grids
-from services.api.state import Kiln
-from services.api.schemas import CompareQuery, Comparison, LossesQuery, Sample, SampleList, StripQuery
 from services.api.auth import READ
+from services.api.jobs import comparison, plots, sample_grids
 from services.api.jobs.tables import as_csv, as_markdown
+from services.api.schemas import CompareQuery, Comparison, LossesQuery, Sample, SampleList, StripQuery
+from services.api.state import Kiln
 from shared.errors import UnknownSample
 
 router = APIRouter(tags=["jobs"], dependencies=[READ])

@@ -15,11 +15,11 @@ from urllib.parse import parse_qsl
 from pydantic import ValidationError
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from services.api.images.response_cache import Answer
-from services.api.state import Services
 from services.api.images.generate import Order, place_order
+from services.api.images.response_cache import Answer
 from services.api.middleware.security_headers import HEADERS
 from services.api.schemas import GenerateQuery
+from services.api.state import Services
 from shared.api_keys import Scope as KeyScope
 from shared.api_keys import find_key
 from shared.errors import KilnError

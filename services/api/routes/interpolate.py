@@ -6,11 +6,11 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
-from services.api.state import Kiln, Services
+from services.api.auth import GENERATE
 from services.api.images.interpolate import Interpolation
 from services.api.routes.generate import IfNoneMatch, respond
 from services.api.schemas import InterpolateQuery
-from services.api.auth import GENERATE
+from services.api.state import Kiln, Services
 
 router = APIRouter(tags=["generate"])
 

@@ -8,11 +8,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import JSONResponse
 
-from services.api.state import Kiln
-from services.api.schemas import JobList, JobListQuery, JobRequest, JobView, MetricsQuery, MetricsSeries, ResolvedJob
 from services.api.auth import READ, TRAIN
 from services.api.jobs.submit import resolve_request, send, submit
 from services.api.jobs.tables import as_csv
+from services.api.schemas import JobList, JobListQuery, JobRequest, JobView, MetricsQuery, MetricsSeries, ResolvedJob
+from services.api.state import Kiln
 from shared.jobs import record as jobs
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Response
 
-from services.api.state import Kiln
 from services.api.auth import READ
+from services.api.state import Kiln
 
 router = APIRouter(tags=["health"])
 

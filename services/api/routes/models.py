@@ -10,9 +10,9 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Response
 from fastapi.concurrency import run_in_threadpool
 
-from services.api.state import Kiln, Services
-from services.api.schemas import AliasRequest, AliasView, ModelList, ModelView
 from services.api.auth import READ, TRAIN
+from services.api.schemas import AliasRequest, AliasView, ModelList, ModelView
+from services.api.state import Kiln, Services
 from shared.errors import StoreUnavailable, UnknownPreview
 from shared.storage.model_registry import PREVIEW_FILE, ModelManifest
 

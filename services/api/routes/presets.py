@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from services.api.schemas import PresetList, PresetView
 from services.api.auth import READ
-from shared.errors import UnknownPreset
+from services.api.schemas import PresetList, PresetView
 from shared.configs.presets import PRESETS
+from shared.errors import UnknownPreset
 
 router = APIRouter(prefix="/presets", tags=["presets"])
 

@@ -8,14 +8,12 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import JSONResponse
 
-from services.api.sweeps import optuna_study
+from services.api.auth import READ, TRAIN
 from services.api.jobs import plots
-from services.api.state import Kiln
+from services.api.jobs.submit import submit_sweep
 from services.api.routes.jobs import IdempotencyKey
 from services.api.routes.models import promote
 from services.api.schemas import AliasView
-from services.api.auth import READ, TRAIN
-from services.api.jobs.submit import submit_sweep
 from services.api.schemas.sweeps import (
     PromoteRequest,
     ResolvedSweep,
@@ -25,9 +23,11 @@ from services.api.schemas.sweeps import (
     SweepSummary,
     SweepView,
 )
+from services.api.state import Kiln
+from services.api.sweeps import optuna_study
 from services.api.sweeps.runner import advance_now
-from shared.sweeps import record as sweeps
 from shared.errors import NothingToPromote
+from shared.sweeps import record as sweeps
 from shared.sweeps.validation import check_plan
 
 router = APIRouter(prefix="/sweeps", tags=["sweeps"])

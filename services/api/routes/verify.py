@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request
 
-from services.api.state import Kiln
-from services.api.middleware.disconnect import unless_gone
-from services.api.schemas import Verification
 from services.api.auth import GENERATE
 from services.api.images.verify import verify
+from services.api.middleware.disconnect import unless_gone
+from services.api.schemas import Verification
+from services.api.state import Kiln
 
 router = APIRouter(tags=["generate"])
 

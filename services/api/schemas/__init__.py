@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, field_validat
 from services.api.images.class_sampling import MAX_DRAWS
 from services.api.inference.latents import MAX_SEED
 from shared.configs.classifier import CLASSIFIER, ClassifierConfig
-from shared.jobs.record import Event, Job, JobStatus, Kind, Progress, Reason, SweepTrial
 from shared.configs.presets import PRESETS, Preset, TrainConfig
+from shared.jobs.record import Event, Job, JobStatus, Kind, Progress, Reason, SweepTrial
 from shared.storage.model_registry import ModelManifest
 
 MAX_IMAGES = 1024

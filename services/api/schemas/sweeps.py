@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from services.api.schemas import JobRequest
+from shared.configs.train import TrainConfig
 from shared.sweeps.record import (
     MAX_PARAMETERS,
     MAX_TRIALS,
@@ -19,7 +20,6 @@ from shared.sweeps.record import (
     Trial,
     TrialState,
 )
-from shared.configs.train import TrainConfig
 
 SPACE = {"lr": {"type": "float", "low": 1e-5, "high": 1e-3, "log": True},
          "batch_size": {"type": "int", "low": 16, "high": 64, "step": 16},

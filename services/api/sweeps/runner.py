@@ -12,18 +12,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from services.api.sweeps import optuna_study
-from services.api.state import Services
 from services.api.jobs.submit import send
-from shared.sweeps import record as sweeps
-from shared.jobs import record as jobs
-from shared.errors import CorruptArtifact, InvalidInput, StoreUnavailable, UnknownJob, UnknownModel
-from shared.jobs.store import JobStore, Metrics
-from shared.jobs.record import Event, Job, JobStatus, SweepTrial
+from services.api.state import Services
+from services.api.sweeps import optuna_study
 from shared.configs.presets import resolve
+from shared.errors import CorruptArtifact, InvalidInput, StoreUnavailable, UnknownJob, UnknownModel
+from shared.jobs import record as jobs
+from shared.jobs.record import Event, Job, JobStatus, SweepTrial
+from shared.jobs.store import JobStore, Metrics
 from shared.storage.model_registry import ModelRegistry
-from shared.sweeps.store import SweepStore
+from shared.sweeps import record as sweeps
 from shared.sweeps.record import Sweep, Trial, TrialState
+from shared.sweeps.store import SweepStore
 
 log = logging.getLogger("kiln.sweeper")
 

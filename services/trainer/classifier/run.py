@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from services.trainer.runs.checkpoint import Checkpoints
 from services.trainer.classifier.files import export_classifier
 from services.trainer.classifier.training import ClassifierState, class_accuracies, train
 from services.trainer.data.datasets import load_dataset
+from services.trainer.runs.checkpoint import Checkpoints
 from services.trainer.runs.run import device_name, load_newest, pick_device, run_folder, tell
-from shared.storage.artifacts import ArtifactStore
 from shared.configs.classifier import ClassifierConfig, ClassifierManifest, write_classifier
 from shared.errors import BadConfig
 from shared.jobs.record import Job
 from shared.jobs.trainer_messages import ClassifierLine, MetricsLine, ProgressLine, Stop, TrainerLine
 from shared.settings import Settings
+from shared.storage.artifacts import ArtifactStore
 
 
 @dataclass(frozen=True)

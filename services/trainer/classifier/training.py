@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from services.trainer.data.augment import crop, cutout, flip, to_unit_range
 from services.trainer.classifier.network import Classifier
+from services.trainer.data.augment import crop, cutout, flip, to_unit_range
 from services.trainer.data.datasets import ImageDataset, Sampler
 from shared.configs.classifier import ClassifierConfig
 from shared.errors import Diverged

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 
 from services.trainer.commands.terminal import describe
 from shared.configs.classifier import resolve_classifier
+from shared.configs.presets import parse_overrides
 from shared.errors import InvalidInput, KilnError
 from shared.jobs.record import new_job_id
-from shared.configs.presets import parse_overrides
 from shared.jobs.trainer_messages import EXIT_LEFT, ProgressLine, Stop, TrainerLine
 from shared.settings import Settings
 

@@ -14,8 +14,8 @@ from services.trainer.metrics.evaluation import Evaluator, open_evaluator
 from services.trainer.metrics.extractor import find_extractor
 from services.trainer.metrics.subjects import open_subject
 from services.trainer.runs.run import device_name, pick_device
-from shared.errors import InvalidInput
 from shared.configs.presets import MIN_EVAL_IMAGES
+from shared.errors import InvalidInput
 from shared.settings import Settings
 
 COLUMNS = (  # (field, heading, format)

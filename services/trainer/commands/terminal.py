@@ -9,7 +9,15 @@ from typing import TextIO
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
-from shared.jobs.trainer_messages import ClassifierLine, EventLine, FailureLine, MetricsLine, ProgressLine, ResultLine, TrainerLine
+from shared.jobs.trainer_messages import (
+    ClassifierLine,
+    EventLine,
+    FailureLine,
+    MetricsLine,
+    ProgressLine,
+    ResultLine,
+    TrainerLine,
+)
 
 
 def make_display(out: TextIO, total_nimg: int) -> Callable[[TrainerLine], None]:

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from services.trainer.networks import dcgan, keras_dcgan, resnet
-from services.trainer.networks.layers import ConditionalBatchNorm2d
 from services.trainer.networks.cpu.fast_resnet import double_filters
+from services.trainer.networks.layers import ConditionalBatchNorm2d
 
 FEWEST_CHANNELS = 16  # onnxruntime's convolutions make so many at a time; of three, most of the work would be lost
 PHASES = tuple(product((0, 1), repeat=2))  # (row, column) of a pixel within its 2x2 square

@@ -13,11 +13,11 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
+from services.trainer.export.fuse import folded
 from services.trainer.export.per_class_graph import dispatching
 from services.trainer.networks.per_class_generator import Dispatch
-from services.trainer.export.fuse import folded
-from shared.errors import ParityFailed
 from shared.configs.presets import TrainConfig
+from shared.errors import ParityFailed
 from shared.storage.model_registry import Parity
 
 PARITY_BATCH_SIZES = (1, 2, 37)  # one, the smallest real batch, and an odd one that no kernel is tuned for

@@ -21,11 +21,11 @@ from services.trainer.metrics.distances import (
 )
 from services.trainer.metrics.extractor import BATCH, Extracted, Extractor, Hear, extract, hear_nothing
 from services.trainer.metrics.reference import dataset_digest, real_features
-from shared.storage.artifacts import ArtifactStore
-from shared.errors import BadDataset
 from shared.configs.presets import MIN_EVAL_IMAGES, TrainConfig
-from shared.storage.model_registry import ModelMetrics
+from shared.errors import BadDataset
 from shared.settings import Settings
+from shared.storage.artifacts import ArtifactStore
+from shared.storage.model_registry import ModelMetrics
 
 KID_SUBSETS, KID_SUBSET_SIZE = 100, 1000  # as in Binkowski et al. and torchmetrics
 NEIGHBOURS, NEIGHBOUR_IMAGES = 3, 10_000  # k of Kynkaanniemi et al.; all pairs of 50,000 would take a CPU an hour

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from services.trainer.data.augment import to_unit_range
 from services.trainer.classifier.files import load_classifier
+from services.trainer.data.augment import to_unit_range
 from services.trainer.data.datasets import ImageDataset
 from shared.errors import InvalidInput
 from shared.settings import Settings

@@ -11,8 +11,8 @@ from services.trainer.metrics.extractor import Hear, find_extractor
 from services.trainer.training.sampling import NORM_IMAGES, reestimate_batch_norm
 from services.trainer.training.state import Resumable
 from shared.errors import KilnError
-from shared.storage.model_registry import ModelMetrics
 from shared.settings import Settings
+from shared.storage.model_registry import ModelMetrics
 
 HEARTBEAT_S = 60.0
 

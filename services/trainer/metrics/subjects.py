@@ -18,11 +18,11 @@ from torch import Tensor
 from services.trainer.metrics.evaluation import Generator
 from services.trainer.networks import build_networks
 from services.trainer.training.sampling import NORM_IMAGES, reestimate_batch_norm
-from shared.storage.artifacts import ArtifactStore
-from shared.errors import CorruptArtifact, InvalidInput
 from shared.configs.presets import TrainConfig
-from shared.storage.model_registry import GENERATOR_FILE, MANIFEST_FILE, ModelManifest, ModelRegistry, read_folder
+from shared.errors import CorruptArtifact, InvalidInput
 from shared.settings import Settings
+from shared.storage.artifacts import ArtifactStore
+from shared.storage.model_registry import GENERATOR_FILE, MANIFEST_FILE, ModelManifest, ModelRegistry, read_folder
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ import safetensors.torch
 import torch
 
 from services.trainer.training.state import Resumable
-from shared.storage.artifacts import ArtifactStore
 from shared.errors import CorruptArtifact
+from shared.storage.artifacts import ArtifactStore
 
 KEPT = 2
 LEFTOVER_AGE_S = 3600.0  # an unfinished file of that age belongs to nobody who lives

@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from services.trainer.data.datasets import ImageDataset
-from services.trainer.runs.early_stop import Convergence, Tell
 from services.trainer.metrics.collapse import CollapseWatch
+from services.trainer.runs.early_stop import Convergence, Tell
 from services.trainer.training.state import Resumable, TrainState
 
 

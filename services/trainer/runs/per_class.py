@@ -14,15 +14,15 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from services.trainer.training import loop
 from services.trainer.data.datasets import ImageDataset
 from services.trainer.networks import build_networks, count_parameters
 from services.trainer.networks.per_class_generator import Dispatch
+from services.trainer.training import loop
 from services.trainer.training.sampling import NORM_IMAGES, reestimate_batch_norm, sample_grid
 from services.trainer.training.schedules import training_seconds
 from services.trainer.training.state import TrainState
-from shared.errors import BadConfig
 from shared.configs.presets import TrainConfig
+from shared.errors import BadConfig
 from shared.jobs.trainer_messages import Stop
 
 SHARED = ("total_nimg", "lr_step_nimg", "ema_halflife_nimg", "tick_nimg", "snapshot_nimg")

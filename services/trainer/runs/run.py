@@ -17,31 +17,31 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from services.trainer.runs import per_class
-from services.trainer.training import loop
-from services.trainer.runs.checkpoint import Checkpoints, pack, pack_weights, unpack
 from services.trainer.data.datasets import ImageDataset, load_dataset
-from services.trainer.runs.early_stop import take_best
+from services.trainer.distributed.processes import ALONE, Ranks, joined, started
 from services.trainer.export.onnx import check_parity, export_generator
-from services.trainer.training.fast_step import check_compiler
 from services.trainer.metrics.evaluation import Evaluator
 from services.trainer.metrics.in_training import extend_last_row, final_metrics, open_evaluation
 from services.trainer.networks.per_class_generator import Dispatch
+from services.trainer.runs import per_class
+from services.trainer.runs.checkpoint import Checkpoints, pack, pack_weights, unpack
+from services.trainer.runs.early_stop import take_best
 from services.trainer.runs.monitor import Oversight
 from services.trainer.runs.per_class import PerClassState
+from services.trainer.runs.starting_points import begin
+from services.trainer.training import loop
+from services.trainer.training.fast_step import check_compiler
 from services.trainer.training.profiling import profiled
-from services.trainer.distributed.processes import ALONE, Ranks, joined, started
 from services.trainer.training.runtime import choose_runtime
 from services.trainer.training.sampling import NORM_IMAGES, reestimate_batch_norm, sample_grid
-from services.trainer.runs.starting_points import begin
 from services.trainer.training.state import Resumable, TrainState
-from shared.storage.artifacts import ArtifactStore
+from shared.configs.presets import TrainConfig
 from shared.errors import DISK_FULL, BadConfig
 from shared.jobs.record import Event
-from shared.configs.presets import TrainConfig
-from shared.storage.model_registry import GENERATOR_FILE, PREVIEW_FILE, ModelManifest, model_id_of
 from shared.jobs.trainer_messages import EventLine, MetricsLine, ProgressLine, ResultLine, Stop, TrainerLine
 from shared.settings import Settings
+from shared.storage.artifacts import ArtifactStore
+from shared.storage.model_registry import GENERATOR_FILE, PREVIEW_FILE, ModelManifest, model_id_of
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,10 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from services.trainer.runs.checkpoint import unpack
 from services.trainer.classifier.files import load_classifier
 from services.trainer.networks import resnet18
+from services.trainer.runs.checkpoint import unpack
 from services.trainer.training.state import TrainState
-from shared.storage.artifacts import ArtifactStore
-from shared.errors import BadConfig, CorruptArtifact, UnknownClassifier
-from shared.settings import Settings
 from shared.configs.checkpoint_refs import (
     DISCRIMINATOR_FIELDS,
     NETWORK_FIELDS,
@@ -27,6 +24,9 @@ from shared.configs.checkpoint_refs import (
     is_classifier,
 )
 from shared.configs.train import TrainConfig
+from shared.errors import BadConfig, CorruptArtifact, UnknownClassifier
+from shared.settings import Settings
+from shared.storage.artifacts import ArtifactStore
 
 Tell = Callable[[str, str], None]  # (kind of event, message)
 

@@ -16,12 +16,11 @@ from torch import Tensor, nn
 
 from services.trainer.data.augment import augment
 from services.trainer.data.datasets import ImageDataset
-from services.trainer.training.losses import LOSSES, class_loss, gradient_penalty
 from services.trainer.networks import Judge, dcgan, judge_of, resnet
-from services.trainer.networks.cpu import fast_dcgan
-from services.trainer.networks.cpu import fast_resnet
-from services.trainer.training.stopwatch import OFF, Stopwatch
+from services.trainer.networks.cpu import fast_dcgan, fast_resnet
+from services.trainer.training.losses import LOSSES, class_loss, gradient_penalty
 from services.trainer.training.state import TrainState
+from services.trainer.training.stopwatch import OFF, Stopwatch
 
 WARM_UP = 3  # iterations before the recording: libraries choose their algorithms and workspaces meanwhile
 

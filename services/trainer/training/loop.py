@@ -17,13 +17,13 @@ from torch import Tensor, nn
 
 from services.trainer.data.augment import augment
 from services.trainer.data.datasets import ImageDataset, Sampler
+from services.trainer.networks import judge_of
 from services.trainer.training.fast_step import FastIteration
 from services.trainer.training.losses import LOSSES, class_loss, gradient_penalty
-from services.trainer.networks import judge_of
 from services.trainer.training.sampling import sample_grid
 from services.trainer.training.schedules import training_seconds
-from services.trainer.training.stopwatch import OFF, Stopwatch
 from services.trainer.training.state import SUMMED, WEIGHTED, Resumable, TrainState
+from services.trainer.training.stopwatch import OFF, Stopwatch
 from shared.errors import Diverged
 from shared.jobs.trainer_messages import Stop
 

@@ -10,9 +10,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from services.trainer.distributed.processes import ALONE, Ranks, synchronize_batch_norms
 from services.trainer.networks import build_networks
 from services.trainer.networks.cpu import fast_dcgan
-from services.trainer.distributed.processes import ALONE, Ranks, synchronize_batch_norms
 from services.trainer.training.runtime import Runtime, fastest
 from services.trainer.training.schedules import ema_decay, learning_rate_factor, scheduled_nimg
 from shared.configs.presets import TrainConfig

@@ -20,8 +20,6 @@ from pathlib import Path
 from typing import TypeVar
 
 from services.trainer.worker.trainer_process import TrainerProcess
-from shared.jobs import record as jobs
-from shared.storage.artifacts import ArtifactStore
 from shared.configs.classifier import MANIFEST_FILE, classifier_key
 from shared.errors import (
     DISK_FULL,
@@ -32,9 +30,9 @@ from shared.errors import (
     UnknownJob,
     UnknownModel,
 )
-from shared.jobs.store import Change, JobStore, Metrics
+from shared.jobs import record as jobs
 from shared.jobs.record import LOST_REASONS, Event, Job, JobStatus, Progress, Reason
-from shared.storage.model_registry import ModelRegistry, model_id_of
+from shared.jobs.store import Change, JobStore, Metrics
 from shared.jobs.trainer_messages import (
     EXIT_LEFT,
     ClassifierLine,
@@ -46,6 +44,8 @@ from shared.jobs.trainer_messages import (
     TrainerLine,
 )
 from shared.settings import Settings
+from shared.storage.artifacts import ArtifactStore
+from shared.storage.model_registry import ModelRegistry, model_id_of
 
 log = logging.getLogger("kiln.supervisor")
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from shared.configs.preset_tables import Preset
-from shared.configs.preset_tables import wgan_gp
-from shared.configs.preset_tables import keras_dcgan
+from shared.configs.preset_tables import Preset, keras_dcgan, wgan_gp
 
 WAY = "report 2, conclusion: one GAN for each class"
 

@@ -9,10 +9,10 @@ import httpx2
 import pytest
 from fastapi.testclient import TestClient
 
-from services.api.routes import hot_path
 from services.api.app import create_app
-from shared.storage.model_registry import ModelRegistry
+from services.api.routes import hot_path
 from shared.settings import Settings
+from shared.storage.model_registry import ModelRegistry
 from tests.api.conftest import publish, wait_until_ready
 
 KEY = "0123456789abcdef"

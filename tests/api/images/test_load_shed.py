@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from services.api.app import create_app
 from services.api.inference.loaded_model import LoadedModel
 from services.dev import free_port
-from shared.storage.model_registry import ModelRegistry
 from shared.settings import Settings
+from shared.storage.model_registry import ModelRegistry
 from tests.api.conftest import publish
 from tests.processes import wait_for
 

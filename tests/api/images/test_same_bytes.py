@@ -24,12 +24,12 @@ from services.api.telemetry import Telemetry
 from services.trainer.export.onnx import export_generator
 from services.trainer.networks import build_networks
 from shared.configs.presets import resolve
-from shared.storage.model_registry import GENERATOR_FILE, ModelManifest, Parity
 from shared.settings import Settings
+from shared.storage.model_registry import GENERATOR_FILE, ModelManifest, Parity
 from tests.api.conftest import CLASSES
 
 SEEDS, INDICES = 3, 20
-STARTER = Path(__file__).parents[2] / "models" / "starter"
+STARTER = Path(__file__).parents[3] / "models" / "starter"
 CONFIG = resolve("tiny", {"architecture": "resnet", "g_channels": [16, 16, 8, 8], "latent_dim": 16})
 
 

@@ -11,8 +11,8 @@ from fastapi.testclient import TestClient
 from services.api.app import create_app
 from services.api.inference.engine import OnnxEngine, has_cuda_device
 from shared.errors import CorruptArtifact, NoModelReady
-from shared.storage.model_registry import GENERATOR_FILE, ModelRegistry
 from shared.settings import Settings
+from shared.storage.model_registry import GENERATOR_FILE, ModelRegistry
 from tests.api.conftest import CLASSES, LATENT, publish, wait_until_ready
 from tests.api.graphs import make_generator
 

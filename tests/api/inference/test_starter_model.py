@@ -12,9 +12,9 @@ from PIL import Image
 
 from services.api.app import create_app
 from services.api.inference.starter_model import publish_starter
+from shared.settings import Settings
 from shared.storage.artifacts import ArtifactStore
 from shared.storage.model_registry import DEFAULT_ALIAS, GENERATOR_FILE, PREVIEW_FILE, ModelRegistry, read_folder
-from shared.settings import Settings
 from tests.api.conftest import publish, wait_until_ready
 from tests.conftest import ROOT
 

@@ -12,8 +12,8 @@ import httpx2
 import pytest
 
 from shared.jobs import record as jobs
-from shared.jobs.store import RedisJobStore
 from shared.jobs.record import Event, Job, JobStatus
+from shared.jobs.store import RedisJobStore
 from shared.settings import Settings
 from tests.processes import running_api
 from tests.shared.examples import a_job

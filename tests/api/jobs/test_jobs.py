@@ -11,13 +11,13 @@ import pytest
 import redis
 from fastapi.testclient import TestClient
 
-from services.api.state import Services
 from services.api.jobs.reaper import reap
-from shared.jobs import record as jobs
-from shared.storage.celery_app import TRAINING_QUEUE
-from shared.jobs.record import JobStatus
+from services.api.state import Services
 from shared.configs.presets import PRESETS
+from shared.jobs import record as jobs
+from shared.jobs.record import JobStatus
 from shared.settings import Settings
+from shared.storage.celery_app import TRAINING_QUEUE
 
 TINY = {"preset": "tiny"}
 

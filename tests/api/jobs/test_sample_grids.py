@@ -14,11 +14,11 @@ from PIL import Image
 
 from services.api.jobs.sample_grids import spread
 from shared.jobs import record as jobs
-from shared.storage.artifacts import ArtifactStore
-from shared.jobs.store import RedisJobStore
 from shared.jobs.record import Job, JobStatus
-from shared.storage.model_registry import ModelMetrics, ModelRegistry
+from shared.jobs.store import RedisJobStore
 from shared.settings import Settings
+from shared.storage.artifacts import ArtifactStore
+from shared.storage.model_registry import ModelMetrics, ModelRegistry
 from tests.shared.examples import a_job, a_model
 
 ROWS = [

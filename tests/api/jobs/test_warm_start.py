@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from shared.jobs import record as jobs
-from shared.storage.artifacts import ArtifactStore
-from shared.jobs.store import RedisJobStore
 from shared.configs.presets import resolve
+from shared.jobs import record as jobs
+from shared.jobs.store import RedisJobStore
 from shared.settings import Settings
+from shared.storage.artifacts import ArtifactStore
 from tests.api.test_bad_input import assert_problem
 
 

@@ -13,13 +13,13 @@ import pytest
 from services.api.sweeps import optuna_study
 from services.api.sweeps.runner import Sweeper
 from shared.jobs import record as jobs
-from shared.storage.artifacts import ArtifactStore
 from shared.jobs.record import Job, JobStatus, Reason
-from tests.shared.jobs.memory_job_store import MemoryJobStore
+from shared.storage.artifacts import ArtifactStore
 from shared.storage.model_registry import ModelMetrics, ModelRegistry
-from shared.sweeps.store import MemorySweepStore
 from shared.sweeps.record import Sweep, SweepStatus, TrialState, cancel, new_sweep
+from shared.sweeps.store import MemorySweepStore
 from tests.shared.examples import a_model, a_plan
+from tests.shared.jobs.memory_job_store import MemoryJobStore
 
 Train = Callable[["Lab", Job], Any]
 

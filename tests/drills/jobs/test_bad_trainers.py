@@ -25,8 +25,8 @@ def test_a_trainer_that_hangs_once(kiln: Kiln, drill: Drill) -> None:
 
     Invariant: a trainer that says nothing for KILN_STALL_S is killed; the job goes on from its checkpoint.
     Faults injected: SIGSTOP to the trainer, for good.
-    Broken by hand: services/trainer/worker/supervisor.py: `now_s >= self.stalled_at_s` never true -> waited in vain for its
-    end
+    Broken by hand: services/trainer/worker/supervisor.py: `now_s >= self.stalled_at_s` never true -> waited in vain
+    for its end
     """
     worker = kiln.replace_worker(KILN_STALL_S=STALL_S)
     job_id = kiln.submit(RUN)

@@ -33,8 +33,8 @@ def test_the_disk_is_full_for_a_while(kiln: Kiln, drill: Drill, what: str) -> No
 
     Invariant: training goes on with a warning; when there is room again all is written again, and nothing shows.
     Faults injected: no room for the trainer's files until it has failed to write a checkpoint, a sample grid.
-    Broken by hand: services/trainer/runs/run.py: `_surviving_a_full_disk` raises, for the checkpoint and for the sample ->
-    the job ends without a warning
+    Broken by hand: services/trainer/runs/run.py: `_surviving_a_full_disk` raises, for the checkpoint and for the
+    sample -> the job ends without a warning
     """
     job_id = kiln.submit(RUN)
     kiln.wait_until_training(job_id, 0.3)
@@ -78,8 +78,8 @@ def test_the_disk_is_full_during_publishing(kiln: Kiln, drill: Drill) -> None:
 
     Invariant: the job ends `lost`, reason `disk_full`, no model exists; resumed when there is room, nothing shows.
     Faults injected: no room for the worker's own files while it publishes.
-    Broken by hand: services/trainer/worker/supervisor.py: `Reason.WORKER_LOST` whatever the error -> waited in vain for its
-    end
+    Broken by hand: services/trainer/worker/supervisor.py: `Reason.WORKER_LOST` whatever the error -> waited in vain
+    for its end
     """
     job_id = kiln.submit(RUN)
     worker = kiln.worker
@@ -117,8 +117,8 @@ def test_the_newest_checkpoint_is_damaged(kiln: Kiln, drill: Drill, damage: Call
 
     Invariant: the one before is taken, with a warning that names the damaged one; nothing shows.
     Faults injected: the newest checkpoint of a paused job cut short, with one bit flipped, and emptied.
-    Broken by hand: services/trainer/runs/checkpoint.py: SHA-256 not compared in `unpack` -> the flipped bit is taken, with
-    no warning
+    Broken by hand: services/trainer/runs/checkpoint.py: SHA-256 not compared in `unpack` -> the flipped bit is taken,
+    with no warning
     """
     job_id = kiln.submit(RUN)
     kiln.wait_until_training(job_id, 0.2)

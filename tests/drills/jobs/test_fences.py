@@ -13,12 +13,12 @@ import httpx2
 import pytest
 import redis
 
-from shared.jobs import record as jobs
-from shared.storage.celery_app import TRAINING_QUEUE, Broker
-from shared.errors import IllegalTransition
-from shared.jobs.store import RedisJobStore
-from shared.jobs.record import Job, JobStatus
 from shared.configs.presets import resolve
+from shared.errors import IllegalTransition
+from shared.jobs import record as jobs
+from shared.jobs.record import Job, JobStatus
+from shared.jobs.store import RedisJobStore
+from shared.storage.celery_app import TRAINING_QUEUE, Broker
 from tests.drills.harness import ENDLESS, RUN, Kiln, is_gone
 from tests.drills.report import Drill
 from tests.drills.wire import Fate, wire_to

@@ -47,8 +47,8 @@ def test_kill_9_the_trainer_during_a_checkpoint_write(kiln: Kiln, drill: Drill) 
     Faults injected: SIGKILL to the trainer while the first bytes of a checkpoint lie in the folder and the last do not,
     until one was met like that. (A write to a disk that is not full ends before a stopped process stops, but not before
     a killed one dies.)
-    Broken by hand: shared/storage/artifacts.py: `_UNFINISHED = ".unfinished-"` with a prefix that listings show -> half a
-    checkpoint is taken for the newest, with a warning
+    Broken by hand: shared/storage/artifacts.py: `_UNFINISHED = ".unfinished-"` with a prefix that listings show ->
+    half a checkpoint is taken for the newest, with a warning
     """
     kiln.replace_worker(KILN_MAX_ATTEMPTS="100")
     job_id = kiln.submit(BULKY)
@@ -160,7 +160,8 @@ def test_a_poison_job_is_given_up_and_the_next_one_runs(kiln: Kiln, drill: Drill
 
     Invariant: a job that takes its worker down each time ends `lost` after `max_attempts`; the next one is trained.
     Faults injected: SIGKILL to the worker and all below it, each time it has claimed the job.
-    Broken by hand: shared/jobs/record.py: `crashes >= max_attempts` never true in `expire` -> waited in vain for its end
+    Broken by hand: shared/jobs/record.py: `crashes >= max_attempts` never true in `expire` -> waited in vain for its
+    end
     """
     poison = kiln.submit(ENDLESS)
     harmless = kiln.submit(small_overrides())
@@ -184,8 +185,8 @@ def test_a_worker_that_is_told_to_leave_hands_its_job_on(kiln: Kiln, drill: Dril
 
     Invariant: SIGTERM -> checkpoint -> back to the queue -> another worker goes on; no crash is counted, nothing shows.
     Faults injected: SIGTERM to the worker that trains, while another one waits.
-    Broken by hand: services/trainer/worker/supervisor.py: `self.stop.is_set()` left out of `_beat` -> the worker stays until
-    the job is done
+    Broken by hand: services/trainer/worker/supervisor.py: `self.stop.is_set()` left out of `_beat` -> the worker stays
+    until the job is done
     """
     job_id = kiln.submit(RUN)
     kiln.wait_until_training(job_id, 0.1)
@@ -207,8 +208,8 @@ def test_a_trainer_deaf_to_sigterm_is_killed(kiln: Kiln, drill: Drill) -> None:
     """Invariant: who asked for a cancel gets it; no trainer stays behind, and the worker takes the next job.
 
     Faults injected: a trainer that SIGTERM does not reach (it is stopped), then a cancel.
-    Broken by hand: services/trainer/worker/supervisor.py: `now_s >= self.kill_at_s` never true -> still running when the test
-    gave up
+    Broken by hand: services/trainer/worker/supervisor.py: `now_s >= self.kill_at_s` never true -> still running when
+    the test gave up
     """
     worker = kiln.replace_worker(KILN_STOP_GRACE_S="1")
     job_id, next_id = kiln.submit(ENDLESS), kiln.submit(ENDLESS)

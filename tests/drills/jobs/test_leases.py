@@ -23,8 +23,8 @@ def test_a_lease_shorter_than_publishing(kiln: Kiln, drill: Drill) -> None:
 
     Invariant: whoever works keeps the job: loading, exporting, ending and publishing all renew the lease.
     Faults injected: a lease of one second, and a disk that hangs for three of them while the worker publishes.
-    Broken by hand: services/trainer/worker/supervisor.py: no renewal in `_while_renewing` -> given up in the middle of it, a
-    second attempt
+    Broken by hand: services/trainer/worker/supervisor.py: no renewal in `_while_renewing` -> given up in the middle of
+    it, a second attempt
     """
     kiln.replace_api(KILN_LEASE_S="1")
     kiln.replace_worker(KILN_LEASE_S="1")

@@ -53,8 +53,8 @@ def test_redis_comes_back_in_a_job(kiln: Kiln, drill: Drill, name: str, end: Cal
     that waits behind it is still there and runs.
     Faults injected: redis-server ends (SIGTERM, kill -9) while a job trains, twice, and is started again when the
     worker has met its absence.
-    Broken by hand: services/trainer/worker/supervisor.py: StoreUnavailable raised from `_try_to_flush` -> the worker drops its
-    job, waited in vain for its end; services/dev.py: `--appendonly no` -> the waiting job is unknown
+    Broken by hand: services/trainer/worker/supervisor.py: StoreUnavailable raised from `_try_to_flush` -> the worker
+    drops its job, waited in vain for its end; services/dev.py: `--appendonly no` -> the waiting job is unknown
     """
     job_id, waiting = kiln.submit(RUN), kiln.submit(ENDLESS)
     for share in (0.1, 0.5):

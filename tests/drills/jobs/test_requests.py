@@ -90,8 +90,8 @@ def test_a_running_job_is_told_within_two_seconds(kiln: Kiln, drill: Drill, what
     then the job is what was asked for, its trainer is gone, and asking again changes nothing.
 
     Faults injected: the request, and again, while the trainer loads, and again when it has been obeyed.
-    Broken by hand: services/trainer/worker/supervisor.py: `HEARTBEAT_S = 2.8` -> told after 2.7 s; no `_acknowledge` -> no
-    event
+    Broken by hand: services/trainer/worker/supervisor.py: `HEARTBEAT_S = 2.8` -> told after 2.7 s; no `_acknowledge`
+    -> no event
     """
     job_id = kiln.submit(ENDLESS)
     kiln.wait_for_status(job_id, "running")

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from shared.errors import FieldProblem, InvalidInput
 from shared.configs.presets import PRESETS, TrainConfig, find_preset, resolve
+from shared.errors import FieldProblem, InvalidInput
 
 NAN, INF = float("nan"), float("inf")
 HUGE = 10**5000  # more digits than Python is willing to print

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 from shared.errors import UnknownJob
-from shared.jobs.store import Change, Events, Metrics, Page
 from shared.jobs.record import Event, Job, JobStatus
+from shared.jobs.store import Change, Events, Metrics, Page
 from shared.storage.redis import Idempotency
 
 

@@ -13,11 +13,11 @@ import redis
 
 from services.dev import free_port
 from shared.errors import IdempotencyMismatch, IllegalTransition, StoreUnavailable, UnknownJob
-from shared.jobs.store import JobStore, RedisJobStore
 from shared.jobs.record import Event, Job, JobStatus, enqueued
-from tests.shared.jobs.memory_job_store import MemoryJobStore
+from shared.jobs.store import JobStore, RedisJobStore
 from shared.storage.redis import Idempotency
 from tests.shared.examples import a_job
+from tests.shared.jobs.memory_job_store import MemoryJobStore
 from tests.shared.servers import BreakableConnection, breakable, redis_on
 
 

@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from shared.jobs.record import Event, Reason
-from shared.jobs.trainer_messages import EventLine, FailureLine, MetricsLine, ProgressLine, ResultLine, TrainerLine, parse_line
+from shared.jobs.trainer_messages import (
+    EventLine,
+    FailureLine,
+    MetricsLine,
+    ProgressLine,
+    ResultLine,
+    TrainerLine,
+    parse_line,
+)
 from tests.shared.examples import NOW, a_model
 
 LINES: dict[str, TrainerLine] = {

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from shared.storage.artifacts import ArtifactStore
 from shared.errors import CorruptArtifact, InvalidInput, UnknownAlias, UnknownModel
+from shared.storage.artifacts import ArtifactStore
 from shared.storage.model_registry import GENERATOR_FILE, PREVIEW_FILE, ModelManifest, ModelRegistry, model_id_of
 from tests.shared.conftest import DiskWithRoomFor
 from tests.shared.examples import NOW, a_model

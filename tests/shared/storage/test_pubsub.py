@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from services.dev import free_port
-from shared.storage.pubsub import Announcements
 from shared.errors import StoreUnavailable
 from shared.jobs.store import RedisJobStore
+from shared.storage.pubsub import Announcements
 from tests.shared.servers import redis_on
 
 pytestmark = pytest.mark.timeout(60)  # who is not woken would wait for an hour

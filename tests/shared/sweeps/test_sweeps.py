@@ -12,8 +12,6 @@ from pydantic import TypeAdapter, ValidationError
 
 from shared.errors import IdempotencyMismatch, InvalidInput, UnknownSweep
 from shared.storage.redis import Idempotency
-from shared.sweeps.validation import check_plan, parse_space
-from shared.sweeps.store import MemorySweepStore, RedisSweepStore, SweepStore
 from shared.sweeps.record import (
     Parameter,
     Plan,
@@ -27,6 +25,8 @@ from shared.sweeps.record import (
     prune,
     tell,
 )
+from shared.sweeps.store import MemorySweepStore, RedisSweepStore, SweepStore
+from shared.sweeps.validation import check_plan, parse_space
 from tests.shared.examples import NOW, a_plan
 
 LR = {"type": "float", "low": 1e-5, "high": 1e-3, "log": True}

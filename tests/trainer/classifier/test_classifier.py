@@ -13,10 +13,10 @@ import torch
 import torchvision
 from torch import Tensor
 
-from services.trainer.data.augment import cutout
 from services.trainer.classifier.files import load_classifier
 from services.trainer.classifier.network import Classifier
 from services.trainer.classifier.training import ClassifierState, augment, class_accuracies, one_cycle, shrink, train
+from services.trainer.data.augment import cutout
 from services.trainer.data.datasets import ImageDataset
 from services.trainer.networks import count_parameters
 from shared.configs.classifier import GRAPH_FILE, WEIGHTS_FILE, ClassifierConfig

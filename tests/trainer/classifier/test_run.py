@@ -109,7 +109,7 @@ def test_by_command_it_leaves_on_sigterm_and_goes_on(settings: Settings, tmp_pat
     environment = os.environ | {
         "KILN_DATA": str(settings.data), "KILN_DATASETS": str(settings.dataset_root), "KILN_THREADS": "1"
     }  # fmt: skip
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     with subprocess.Popen(
         [*command, "--epochs", "1000"], env=environment, cwd=root, stderr=subprocess.PIPE, text=True
     ) as process:

@@ -15,11 +15,11 @@ import pytest
 from PIL import Image
 
 from services.trainer.__main__ import main
-from shared.storage.artifacts import ArtifactStore
-from shared.errors import UnknownModel
 from shared.configs.presets import PRESETS
-from shared.storage.model_registry import GENERATOR_FILE, PREVIEW_FILE, ModelRegistry
+from shared.errors import UnknownModel
 from shared.jobs.trainer_messages import EXIT_LEFT
+from shared.storage.artifacts import ArtifactStore
+from shared.storage.model_registry import GENERATOR_FILE, PREVIEW_FILE, ModelRegistry
 
 SMALL = ["latent_dim=8", "g_channels=[8,8,8]", "d_channels=[8,8,8]", "batch_size=8", "tick_nimg=16"]
 ENDLESS = [*SMALL, "total_nimg=1000000000", "snapshot_nimg=1000000000"]
@@ -37,7 +37,7 @@ class Workplace:
             [sys.executable, "-m", "services.trainer", "train", "--run", run, "--dataset", dataset, *options],
             env=os.environ | {"KILN_DATA": str(self.folder / "data"), "KILN_DATASETS": str(self.folder / "datasets"),
                               "KILN_THREADS": "1"},
-            cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            cwd=Path(__file__).parents[3], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
 
     @property

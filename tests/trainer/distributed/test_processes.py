@@ -13,11 +13,11 @@ from torch import Tensor
 
 from services.trainer.runs.checkpoint import Checkpoints
 from services.trainer.runs.run import RunSpec, run
-from shared.storage.artifacts import ArtifactStore
-from shared.errors import InvalidInput, TrainingFailed
 from shared.configs.presets import resolve
+from shared.errors import InvalidInput, TrainingFailed
 from shared.jobs.trainer_messages import EventLine, MetricsLine, TrainerLine
 from shared.settings import Settings
+from shared.storage.artifacts import ArtifactStore
 from tests.processes import small_overrides, write_color_dataset
 from tests.trainer.small import small_config
 

@@ -16,12 +16,12 @@ import pytest
 import torch
 from torch import nn
 
+from services.trainer.export.fuse import folded
 from services.trainer.export.onnx import PARITY_LIMIT, check_parity, export_generator
 from services.trainer.networks import build_networks
-from services.trainer.export.fuse import folded
 from services.trainer.training.sampling import reestimate_batch_norm
-from shared.errors import ParityFailed
 from shared.configs.presets import TrainConfig
+from shared.errors import ParityFailed
 from tests.trainer.small import small_config, small_keras, small_resnet
 
 KINDS = {
@@ -145,7 +145,7 @@ def test_the_graph_names_no_file_of_the_machine_it_was_made_on(exported: Exporte
         initializer.ClearField("raw_data")
     text = model.SerializeToString()
     # Then there is no path in it
-    places = [Path(__file__).parents[2], Path(torch.__file__).parents[1], Path(sys.prefix), Path.home()]
+    places = [Path(__file__).parents[3], Path(torch.__file__).parents[1], Path(sys.prefix), Path.home()]
     assert [str(place) for place in places if str(place).encode() in text] == []
     assert re.findall(rb"[\w/.]*(?:\.py\b|site-packages|/home/|/usr/)[\w/.]*", text) == []
     assert re.findall(rb"stack_trace|Traceback|File \"", text) == []

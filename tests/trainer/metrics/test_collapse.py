@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 
-from services.trainer.training import loop
 from services.trainer.data.datasets import ImageDataset
 from services.trainer.metrics.collapse import (
     CollapseWatch,
@@ -18,6 +17,7 @@ from services.trainer.metrics.collapse import (
     signs,
 )
 from services.trainer.metrics.extractor import Extracted
+from services.trainer.training import loop
 from services.trainer.training.state import TrainState
 from tests.trainer.small import CPU, small_config, small_resnet
 

@@ -30,9 +30,9 @@ from services.trainer.metrics.extractor import (
     inception_extractor,
 )
 from services.trainer.metrics.reference import dataset_digest, real_features
-from shared.storage.artifacts import ArtifactStore
 from shared.errors import BadDataset, InvalidInput, UnknownClassifier
 from shared.settings import Settings
+from shared.storage.artifacts import ArtifactStore
 from tests.trainer.small import CPU, random_images, small_config
 
 TRAIN = random_images(60)

@@ -15,11 +15,11 @@ from services.trainer.__main__ import main
 from services.trainer.metrics.collapse import is_collapsed
 from services.trainer.metrics.in_training import now_and_then
 from services.trainer.runs.run import RunSpec, run
-from shared.storage.artifacts import ArtifactStore
 from shared.configs.presets import TrainConfig
-from shared.storage.model_registry import ModelManifest, ModelMetrics, ModelRegistry
 from shared.jobs.trainer_messages import EventLine, MetricsLine, ResultLine, TrainerLine
 from shared.settings import Settings
+from shared.storage.artifacts import ArtifactStore
+from shared.storage.model_registry import ModelManifest, ModelMetrics, ModelRegistry
 from tests.processes import write_color_dataset
 from tests.trainer.small import small_classifier, small_config
 

@@ -15,9 +15,9 @@ import torch
 
 from services.trainer.runs.checkpoint import Checkpoints, pack, pack_weights, unpack
 from services.trainer.training.state import TrainState
-from shared.storage.artifacts import ArtifactStore
-from shared.errors import CorruptArtifact
 from shared.configs.presets import TrainConfig
+from shared.errors import CorruptArtifact
+from shared.storage.artifacts import ArtifactStore
 from tests.trainer.small import CPU, small_config, small_resnet
 
 FOLDER = "jobs/a-run/checkpoints"

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from services.trainer.training import loop
 from services.trainer.runs.checkpoint import pack, unpack
+from services.trainer.training import loop
 from services.trainer.training.schedules import CLOSING_S, learning_rate_factor, scheduled_nimg, training_seconds
 from services.trainer.training.state import TrainState
 from tests.trainer.small import CPU, random_images, small_config

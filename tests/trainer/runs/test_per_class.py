@@ -10,18 +10,18 @@ import onnxruntime
 import pytest
 import torch
 
-from services.trainer.runs import per_class
-from services.trainer.training import loop
-from services.trainer.runs.checkpoint import pack, unpack
 from services.trainer.data.datasets import ImageDataset
+from services.trainer.runs import per_class
+from services.trainer.runs.checkpoint import pack, unpack
 from services.trainer.runs.per_class import PerClassState, config_of_part, images_of
 from services.trainer.runs.run import RunSpec, export
+from services.trainer.training import loop
 from services.trainer.training.state import TrainState
-from shared.errors import BadConfig, InvalidInput
 from shared.configs.presets import resolve
-from shared.storage.model_registry import GENERATOR_FILE
-from shared.settings import Settings
 from shared.configs.train import TrainConfig
+from shared.errors import BadConfig, InvalidInput
+from shared.settings import Settings
+from shared.storage.model_registry import GENERATOR_FILE
 from tests.trainer.small import CPU, random_images, small_config
 
 COLORS = ("red", "green", "blue")

@@ -9,9 +9,9 @@ import pytest
 from services.trainer.runs.checkpoint import Checkpoints
 from services.trainer.runs.run import restore
 from services.trainer.training.state import TrainState
-from shared.storage.artifacts import ArtifactStore
 from shared.errors import BadConfig
 from shared.jobs.trainer_messages import EventLine, MetricsLine, TrainerLine
+from shared.storage.artifacts import ArtifactStore
 from tests.trainer.small import CPU, small_config
 
 

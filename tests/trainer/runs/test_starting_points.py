@@ -10,16 +10,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from services.trainer.training import loop
-from services.trainer.runs.checkpoint import Checkpoints, pack_weights
 from services.trainer.classifier.files import load_classifier
 from services.trainer.networks import resnet18
+from services.trainer.runs.checkpoint import Checkpoints, pack_weights
 from services.trainer.runs.starting_points import begin
+from services.trainer.training import loop
 from services.trainer.training.state import TrainState
-from shared.storage.artifacts import ArtifactStore
-from shared.errors import BadConfig
 from shared.configs.presets import TrainConfig
+from shared.errors import BadConfig
 from shared.settings import Settings
+from shared.storage.artifacts import ArtifactStore
 from tests.trainer.small import CPU, random_images, small_config, small_resnet
 
 DATASET = random_images()

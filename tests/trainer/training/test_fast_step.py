@@ -10,16 +10,16 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from services.trainer.training import loop
-from services.trainer.runs.checkpoint import pack, unpack
 from services.trainer.data.datasets import Sampler
-from services.trainer.training.fast_step import WARM_UP, FastIteration, check_compiler
 from services.trainer.networks.cpu import fast_dcgan
+from services.trainer.runs.checkpoint import pack, unpack
+from services.trainer.training import loop
+from services.trainer.training.fast_step import WARM_UP, FastIteration, check_compiler
 from services.trainer.training.runtime import PLAIN, Runtime, choose_runtime, fastest
-from services.trainer.training.stopwatch import OFF
 from services.trainer.training.state import TrainState
-from shared.errors import InvalidInput
+from services.trainer.training.stopwatch import OFF
 from shared.configs.presets import TrainConfig
+from shared.errors import InvalidInput
 from shared.settings import FAST_PATHS, Settings, read_settings
 from tests.trainer.small import CPU, random_images, small_config, small_keras, small_resnet
 

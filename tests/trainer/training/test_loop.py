@@ -11,15 +11,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from services.trainer.training import loop
 from services.trainer.data.augment import to_unit_range
-from services.trainer.runs.checkpoint import pack, unpack
 from services.trainer.data.datasets import Sampler
-from services.trainer.training.losses import LOSSES
 from services.trainer.networks import judge_of
+from services.trainer.runs.checkpoint import pack, unpack
+from services.trainer.training import loop
+from services.trainer.training.losses import LOSSES
 from services.trainer.training.state import TrainState
-from shared.errors import Diverged
 from shared.configs.presets import TrainConfig
+from shared.errors import Diverged
 from shared.jobs.trainer_messages import Stop
 from tests.trainer.small import CPU, LinearCritic, random_images, small_config, small_keras, small_resnet
 

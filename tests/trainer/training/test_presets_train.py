@@ -8,8 +8,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from services.trainer.training import sampling
-from services.trainer.training import loop
+from services.trainer.training import loop, sampling
 from services.trainer.training.state import TrainState
 from shared.configs.presets import PRESETS, resolve
 from tests.trainer.small import CPU, random_images

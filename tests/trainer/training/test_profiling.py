@@ -6,9 +6,9 @@ import io
 import json
 from pathlib import Path
 
+from services.trainer.commands.terminal import make_display
 from services.trainer.training import loop
 from services.trainer.training.profiling import profiled
-from services.trainer.commands.terminal import make_display
 from services.trainer.training.state import TrainState
 from shared.jobs.record import Event, Progress
 from shared.jobs.trainer_messages import EventLine, ProgressLine

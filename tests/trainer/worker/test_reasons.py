@@ -12,7 +12,7 @@ from services.trainer.__main__ import _reason_of
 from shared.errors import BadConfig, BadDataset, Diverged, ParityFailed
 from shared.jobs.record import Reason
 
-DRILLS = Path(__file__).parents[1] / "drills" / "jobs"
+DRILLS = Path(__file__).parents[2] / "drills" / "jobs"
 
 
 @pytest.mark.parametrize(
