@@ -19,7 +19,7 @@ from PIL import Image
 
 from kiln._requests import Call, InvalidInput
 from kiln.client import Kiln
-from services.api.inference.classifier import Judge
+from services.api.inference.classifier import Classifier
 from shared.settings import read_settings
 
 SEED = 0
@@ -43,7 +43,7 @@ def main() -> int:
     parser.add_argument("--threshold", type=float, help="of the classifier, where it picks")
     parser.add_argument("--max-draws", type=int, help="likewise")
     options = parser.parse_args()
-    judge = Judge(read_settings())
+    judge = Classifier(read_settings())
     print("| model | way | class | taken for it | mean confidence | draws per image |")
     print("| --- | --- | --- | ---: | ---: | ---: |")
     with Kiln(timeout_s=600) as kiln:
@@ -57,7 +57,7 @@ def main() -> int:
     return 0
 
 
-def ask(kiln: Kiln, judge: Judge, model: str, name: str, count: int, picking: dict[str, float | None]) -> Asked:
+def ask(kiln: Kiln, judge: Classifier, model: str, name: str, count: int, picking: dict[str, float | None]) -> Asked:
     params = {"class": name, "n": count, "seed": SEED, "model": model, "columns": count} | picking
     try:
         png, headers = kiln.send(

@@ -13,15 +13,16 @@ from starlette.middleware.cors import CORSMiddleware
 
 from services.api import errors, openapi
 from services.api.images.class_sampling import HEADERS as BY_CLASS_HEADERS
-from services.api.images.response_cache import AnswerCache
-from services.api.inference.classifier import Bench
+from services.api.images.response_cache import ResponseCache
+from services.api.inference.classifier import LazyClassifier
 from services.api.inference.model_pool import ModelPool
 from services.api.inference.starter_model import publish_starter
 from services.api.jobs.reaper import Reaper
 from services.api.jobs.store_health import StoreHealth
 from services.api.middleware.body_limit import BodyLimit
+from services.api.middleware.hot_path import HotPath
 from services.api.middleware.security_headers import SecurityHeaders
-from services.api.periodic import Rounds
+from services.api.periodic import PeriodicTask
 from services.api.routes import (
     docs,
     events,
@@ -36,9 +37,8 @@ from services.api.routes import (
     sweeps,
     verify,
 )
-from services.api.routes.hot_path import HotPath
 from services.api.server import CloseWhenDraining, Drain
-from services.api.state import Services
+from services.api.state import AppState
 from services.api.sweeps.runner import ROUND_S, sweeper_of
 from services.api.telemetry import Telemetry
 from shared.errors import StoreUnavailable
@@ -64,14 +64,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         # While Redis hangs, each job route holds a thread for as long as its timeout. The rest needs none of these.
         current_default_thread_limiter().total_tokens = JOB_THREADS
-        kiln = open_services(settings, app.state.drain)
-        app.state.services = kiln
-        reaper = Rounds("reaper", Reaper(kiln).go, settings.lease_s / 3)
-        sweeper = Rounds("sweeper", sweeper_of(kiln).advance_all, ROUND_S)
+        state = open_services(settings, app.state.drain)
+        app.state.services = state
+        reaper = PeriodicTask("reaper", Reaper(state).go, settings.lease_s / 3)
+        sweeper = PeriodicTask("sweeper", sweeper_of(state).advance_all, ROUND_S)
         reaper.start()
         sweeper.start()
         announcements = Announcements(settings.redis_url)
-        watcher = asyncio.create_task(_watch_models(kiln, announcements))
+        watcher = asyncio.create_task(_watch_models(state, announcements))
         yield
         # Again and again: redis-py swallows a cancellation that meets it while it connects.
         while not watcher.done():
@@ -80,7 +80,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         await announcements.close()
         await asyncio.to_thread(sweeper.stop)
         await asyncio.to_thread(reaper.stop)
-        kiln.close()
+        state.close()
 
     app = FastAPI(title="Kiln", summary="Train class-conditional GANs as durable jobs, and serve their images.",
                   lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)  # fmt: skip
@@ -113,12 +113,12 @@ def _add_middleware(app: FastAPI, settings: Settings) -> None:
     app.add_middleware(HotPath)
 
 
-def open_services(settings: Settings, drain: Drain) -> Services:
+def open_services(settings: Settings, drain: Drain) -> AppState:
     artifacts = ArtifactStore(settings.artifact_url)
     registry = ModelRegistry(artifacts)
     telemetry = Telemetry()
     store = RedisJobStore(settings.redis_url, timeout_s=STORE_TIMEOUT_S)
-    return Services(
+    return AppState(
         settings=settings,
         store=store,
         sweeps=RedisSweepStore(settings.redis_url, timeout_s=STORE_TIMEOUT_S),
@@ -126,23 +126,23 @@ def open_services(settings: Settings, drain: Drain) -> Services:
         artifacts=artifacts,
         registry=registry,
         models=ModelPool(registry, settings, telemetry),
-        answers=AnswerCache(settings.answer_cache_mb << 20, telemetry.count_cache),
-        bench=Bench(settings),
+        answers=ResponseCache(settings.answer_cache_mb << 20, telemetry.count_cache),
+        classifier=LazyClassifier(settings),
         telemetry=telemetry,
         drain=drain,
         store_health=StoreHealth(store),
     )
 
 
-async def _watch_models(kiln: Services, announcements: Announcements) -> None:
+async def _watch_models(state: AppState, announcements: Announcements) -> None:
     """Keeps the pool in step with the registry, for as long as the API runs; no failure ends it."""
     try:
-        await asyncio.to_thread(publish_starter, kiln.registry, kiln.settings.starter)
+        await asyncio.to_thread(publish_starter, state.registry, state.settings.starter)
     except Exception:
         log.exception("the starter model could not be published")
     while True:
         try:
-            await kiln.models.refresh()
+            await state.models.refresh()
         except Exception:
             log.exception("the models could not be refreshed; the old ones stay")
         try:

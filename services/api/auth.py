@@ -11,7 +11,7 @@ from typing import Annotated
 from fastapi import Depends, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
 
-from services.api.state import Kiln
+from services.api.state import State
 from shared import api_keys
 from shared.api_keys import find_key
 from shared.errors import Forbidden, Unauthenticated
@@ -28,10 +28,10 @@ _bearer = HTTPBearer(
 
 
 async def authorize(
-    needed: SecurityScopes, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)], kiln: Kiln
+    needed: SecurityScopes, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)], state: State
 ) -> None:
     """Lets the request pass or raises Unauthenticated or Forbidden. A key counts in its header only, never in a URL."""
-    keys = kiln.settings.keys
+    keys = state.settings.keys
     if not keys:
         return
     if credentials is None:

@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
-from services.api.middleware.disconnect import ClientGone
+from services.api.middleware.disconnect import ClientDisconnected
 from services.api.middleware.security_headers import HEADERS
 from shared import errors
 from shared.errors import FieldProblem, KilnError, printable
@@ -44,7 +44,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(KilnError, _on_kiln_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
-    app.add_exception_handler(ClientGone, _on_client_gone)
+    app.add_exception_handler(ClientDisconnected, _on_client_gone)
     app.add_exception_handler(Exception, _on_bug)
 
 

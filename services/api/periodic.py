@@ -9,7 +9,7 @@ from collections.abc import Callable
 from shared.errors import StoreUnavailable
 
 
-class Rounds:
+class PeriodicTask:
     """Calls `go` every `every_s` seconds, from start() to stop(). No failure ends it: the next round comes."""
 
     def __init__(self, name: str, go: Callable[[], None], every_s: float) -> None:

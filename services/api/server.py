@@ -51,7 +51,7 @@ class Drain:
         """Wakes whoever waits for it; the server calls this from its loop."""
         self._told.set()
 
-    async def cut_short(self, wait: Coroutine[Any, Any, None]) -> None:
+    async def wait_until_draining(self, wait: Coroutine[Any, Any, None]) -> None:
         """Awaits `wait`, which may be cancelled at any time, until draining begins."""
         waiting, told = asyncio.ensure_future(wait), asyncio.ensure_future(self._told.wait())
         try:
@@ -85,7 +85,7 @@ class DrainingServer(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         for server in self.servers:
             for socket_ in server.sockets:
-                turn_away(socket_)
+                drop_new_connections(socket_)
         await asyncio.sleep(SETTLE_S)
         for server in self.servers:
             await self._accept_the_rest(server)
@@ -117,7 +117,7 @@ class DrainingServer(uvicorn.Server):
         return protocol
 
 
-def turn_away(listener: socket.socket) -> None:
+def drop_new_connections(listener: socket.socket) -> None:
     """Lets nobody begin a connection any more, and keeps those that have begun.
 
     Closing a listener resets whoever came in a moment before. So first the kernel is told to drop what arrives for it,

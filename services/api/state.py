@@ -7,8 +7,8 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from services.api.images.response_cache import AnswerCache
-from services.api.inference.classifier import Bench
+from services.api.images.response_cache import ResponseCache
+from services.api.inference.classifier import LazyClassifier
 from services.api.inference.model_pool import ModelPool
 from services.api.jobs.store_health import StoreHealth
 from services.api.server import Drain
@@ -22,7 +22,7 @@ from shared.sweeps.store import SweepStore
 
 
 @dataclass(frozen=True)
-class Services:
+class AppState:
     settings: Settings
     store: JobStore
     sweeps: SweepStore
@@ -30,8 +30,8 @@ class Services:
     artifacts: ArtifactStore
     registry: ModelRegistry
     models: ModelPool
-    bench: Bench
-    answers: AnswerCache
+    classifier: LazyClassifier
+    answers: ResponseCache
     telemetry: Telemetry
     drain: Drain
     store_health: StoreHealth
@@ -42,9 +42,9 @@ class Services:
         self.broker.close()
 
 
-def _services(request: Request) -> Services:
-    services: Services = request.app.state.services
+def _services(request: Request) -> AppState:
+    services: AppState = request.app.state.services
     return services
 
 
-Kiln = Annotated[Services, Depends(_services)]
+State = Annotated[AppState, Depends(_services)]

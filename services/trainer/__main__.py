@@ -21,7 +21,7 @@ from services.trainer.commands.classifier import add_commands, run_name
 from shared.configs.presets import PRESETS, TrainConfig, parse_overrides, resolve
 from shared.errors import DISK_FULL, InvalidInput, TrainingFailed
 from shared.jobs.record import Event, Job, Reason, new_job_id
-from shared.jobs.trainer_messages import EXIT_LEFT, EventLine, FailureLine, ResultLine, Stop, TrainerLine
+from shared.jobs.trainer_messages import EXIT_LEFT, EventLine, FailureLine, ResultLine, StopSignal, TrainerLine
 from shared.processes import die_with_parent, lower_priority
 from shared.settings import Settings, read_settings
 
@@ -66,7 +66,7 @@ class StopFlag:
     """SIGTERM: checkpoint and leave. SIGUSR1: stop now, keep the model so far. SIGTERM wins."""
 
     def __init__(self) -> None:
-        self.value: Stop | None = None
+        self.value: StopSignal | None = None
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.signal(signal.SIGUSR1, self._on_signal)
         # The supervisor starts this process with both blocked, so that none meets it before it has its handlers.
@@ -111,7 +111,7 @@ def _run_job(settings: Settings, parent_pid: int) -> int:
 
 
 def _train(
-    job: Job, settings: Settings, emit: Callable[[TrainerLine], None], should_stop: Callable[[], Stop | None]
+    job: Job, settings: Settings, emit: Callable[[TrainerLine], None], should_stop: Callable[[], StopSignal | None]
 ) -> bool:
     """What the job's kind asks for. False when it was told to leave before the end."""
     if not isinstance(job.config, TrainConfig):

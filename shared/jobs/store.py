@@ -24,9 +24,9 @@ from shared.storage.redis import (
     Idempotency,
     connect,
     from_redis,
+    idempotency_key,
     key,
-    key_of_request,
-    translated,
+    redis_errors,
 )
 
 Change = Callable[[Job, datetime], Job]
@@ -75,12 +75,12 @@ class RedisJobStore:
         self._redis = connect(url, timeout_s)
 
     def ping(self) -> None:
-        with translated():
+        with redis_errors():
             self._redis.ping()
 
     def now(self) -> datetime:
         """The store's clock, the only one that leases are measured by."""
-        with translated():
+        with redis_errors():
             return from_redis(self._redis.time())
 
     def create(self, make: Callable[[datetime], Job], idempotency: Idempotency | None = None) -> tuple[Job, bool]:
@@ -88,8 +88,8 @@ class RedisJobStore:
 
         Raises IdempotencyMismatch when the key came with another body before.
         """
-        used = key_of_request("idempotency", idempotency)
-        with translated(), self._redis.pipeline() as pipe:
+        used = idempotency_key("idempotency", idempotency)
+        with redis_errors(), self._redis.pipeline() as pipe:
             job = make(from_redis(self._redis.time()))
             while True:
                 try:
@@ -111,7 +111,7 @@ class RedisJobStore:
                     continue
 
     def get(self, job_id: str) -> Job:
-        with translated():
+        with redis_errors():
             text = self._redis.get(key("job", job_id))
         return _parse(job_id, text)
 
@@ -130,7 +130,7 @@ class RedisJobStore:
         """
         record, last_token = key("job", job_id), key("token", job_id)
         token = token or secrets.token_hex(8)
-        with translated(), self._redis.pipeline() as pipe:
+        with redis_errors(), self._redis.pipeline() as pipe:
             while True:
                 try:
                     pipe.watch(record)
@@ -151,7 +151,7 @@ class RedisJobStore:
     def restore(self, job: Job, metrics: Sequence[Metrics], events: Sequence[Event]) -> bool:
         """Puts back a job that the store has lost, as its worker knows it; says whether it was lost at all."""
         record = key("job", job.id)
-        with translated(), self._redis.pipeline() as pipe:
+        with redis_errors(), self._redis.pipeline() as pipe:
             try:
                 pipe.watch(record)
                 if pipe.exists(record):
@@ -173,7 +173,7 @@ class RedisJobStore:
         return self._oldest(_index(JobStatus.QUEUED), limit)
 
     def _oldest(self, index: str, limit: int = 0) -> Sequence[Job]:
-        with translated():
+        with redis_errors():
             ids = self._redis.zrange(index, 0, limit - 1)
             texts = self._redis.mget([key("job", job_id) for job_id in ids]) if ids else []
         return [Job.model_validate_json(text) for text in texts if text]
@@ -182,24 +182,24 @@ class RedisJobStore:
         """Jobs newest first; `after` is the id that the last page ended with. Ids sort by time."""
         index = _index(status)
         start = f"({after}" if after else "+"
-        with translated():
+        with redis_errors():
             ids = self._redis.zrange(index, start, "-", desc=True, bylex=True, offset=0, num=limit + 1)
             texts = self._redis.mget([key("job", job_id) for job_id in ids[:limit]]) if ids else []
         return Page([Job.model_validate_json(text) for text in texts if text], has_more=len(ids) > limit)
 
     def metrics(self, job_id: str, after_nimg: int = -1) -> Sequence[Metrics]:
-        with translated():
+        with redis_errors():
             rows = self._redis.zrange(key("metrics", job_id), f"({after_nimg}", "+inf", byscore=True)
         return [json.loads(row) for row in rows]
 
     def events(self, job_id: str, after: str = "") -> Sequence[Event]:
-        with translated():
+        with redis_errors():
             entries = self._redis.xrange(key("events", job_id), min=f"({after}" if after else "-")
         return [_event(entry_id, fields) for entry_id, fields in entries]
 
     def announce(self) -> None:
         """Wakes every API that waits for news (`shared.storage.pubsub`): there is a new model, or an alias moved."""
-        with translated():
+        with redis_errors():
             self._redis.publish(CHANNEL, "changed")
 
     def close(self) -> None:

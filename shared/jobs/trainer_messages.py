@@ -11,7 +11,7 @@ from shared.configs.classifier import ClassifierManifest
 from shared.jobs.record import Event, Reason
 from shared.storage.model_registry import ModelManifest
 
-Stop = Literal["leave", "finish"]  # what it is told: checkpoint, somebody goes on later; keep the model so far
+StopSignal = Literal["leave", "finish"]  # what it is told: checkpoint, somebody goes on later; keep the model so far
 
 
 class _Line(BaseModel):

@@ -46,7 +46,7 @@ def connect(url: str, timeout_s: float = TIMEOUT_S) -> Any:
 
 
 @contextmanager
-def translated() -> Iterator[None]:
+def redis_errors() -> Iterator[None]:
     """Redis's troubles in the domain's word. Answers that mean a bug of ours stay what they are."""
     try:
         yield
@@ -65,7 +65,7 @@ def key(*parts: str) -> str:
     return ":".join(("kiln", *parts))
 
 
-def key_of_request(kind: str, idempotency: Idempotency | None) -> str | None:
+def idempotency_key(kind: str, idempotency: Idempotency | None) -> str | None:
     """Where the note of a request is kept; jobs and other kinds of records do not share theirs."""
     return key(kind, hashlib.sha256(idempotency.key.encode()).hexdigest()) if idempotency else None
 

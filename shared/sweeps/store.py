@@ -21,9 +21,9 @@ from shared.storage.redis import (
     Idempotency,
     connect,
     from_redis,
+    idempotency_key,
     key,
-    key_of_request,
-    translated,
+    redis_errors,
 )
 from shared.sweeps.record import Sweep
 
@@ -61,8 +61,8 @@ class RedisSweepStore:
 
         Raises IdempotencyMismatch when the key came with another body before.
         """
-        used = key_of_request("idempotency-of-sweeps", idempotency)
-        with translated(), self._redis.pipeline() as pipe:
+        used = idempotency_key("idempotency-of-sweeps", idempotency)
+        with redis_errors(), self._redis.pipeline() as pipe:
             sweep = make(from_redis(self._redis.time()))
             while True:
                 try:
@@ -82,13 +82,13 @@ class RedisSweepStore:
                     continue
 
     def get(self, sweep_id: str) -> Sweep:
-        with translated():
+        with redis_errors():
             return _parse(sweep_id, self._redis.get(key("sweep", sweep_id)))
 
     def update(self, sweep_id: str, change: Change) -> Sweep:
         """Replaces the sweep by `change(sweep, now)`. Changes may be made twice, so they need no token."""
         record = key("sweep", sweep_id)
-        with translated(), self._redis.pipeline() as pipe:
+        with redis_errors(), self._redis.pipeline() as pipe:
             while True:
                 try:
                     pipe.watch(record)
@@ -105,13 +105,13 @@ class RedisSweepStore:
 
     def open(self) -> Sequence[Sweep]:
         """Those that are not over, oldest first."""
-        with translated():
+        with redis_errors():
             return self._read(self._redis.zrange(_OPEN, 0, -1))
 
     def list(self, after: str | None = None, limit: int = 20) -> SweepPage:
         """Sweeps newest first; `after` is the id that the last page ended with. Ids sort by time."""
         start = f"({after}" if after else "+"
-        with translated():
+        with redis_errors():
             ids = self._redis.zrange(_ALL, start, "-", desc=True, bylex=True, offset=0, num=limit + 1)
             return SweepPage(self._read(ids[:limit]), has_more=len(ids) > limit)
 

@@ -13,14 +13,14 @@ from pydantic import ValidationError
 from shared.configs.presets import find_preset, resolve
 from shared.configs.train import TrainConfig
 from shared.errors import FieldProblem, InvalidInput
-from shared.sweeps.record import Choice, Parameter, Plan
+from shared.sweeps.record import Choice, Parameter, SweepSpec
 
 MEASURED = ("fid", "kid", "inception_score", "precision", "recall", "class_accuracy")  # all take `eval_images`
 SERIES = ("loss_d", "loss_g", "gradient_penalty", "d_accuracy_real", "d_accuracy_fake", "lr")
 COMBINATIONS = 256  # of the ends of ranges that are tried, of which one has to be a sound config
 
 
-def check_plan(plan: Plan) -> TrainConfig:
+def check_plan(plan: SweepSpec) -> TrainConfig:
     """A config that the sweep may come to. Raises InvalidInput, which names fields as `space.lr.high`.
 
     Rules over several fields are checked for some combinations of ends only: a sweep over architectures and their
@@ -74,7 +74,7 @@ def _values(text: str) -> list[Any]:
     return values
 
 
-def _problems(name: str, parameter: Parameter, plan: Plan, base: Mapping[str, Any]) -> Iterator[FieldProblem]:
+def _problems(name: str, parameter: Parameter, plan: SweepSpec, base: Mapping[str, Any]) -> Iterator[FieldProblem]:
     where = f"space.{name}"
     if name not in TrainConfig.model_fields:
         yield FieldProblem(where, parameter.type, f"unknown override{_nearest(name, TrainConfig.model_fields)}")
@@ -100,7 +100,7 @@ def _refusals(base: Mapping[str, Any], name: str, value: Any) -> list[str]:
     return []
 
 
-def _a_sound_config(plan: Plan) -> TrainConfig:
+def _a_sound_config(plan: SweepSpec) -> TrainConfig:
     """The first combination of ends that is one. Raises the InvalidInput of the first of all."""
     refused: InvalidInput | None = None
     ends = [list(parameter.ends.values()) for parameter in plan.space.values()]
@@ -113,13 +113,13 @@ def _a_sound_config(plan: Plan) -> TrainConfig:
     raise InvalidInput([_renamed(problem, plan) for problem in refused.problems])
 
 
-def _renamed(problem: FieldProblem, plan: Plan) -> FieldProblem:
+def _renamed(problem: FieldProblem, plan: SweepSpec) -> FieldProblem:
     name = problem.field.removeprefix("overrides.")
     in_space = name.partition(".")[0] in plan.space
     return FieldProblem(f"space.{name}" if in_space else problem.field, problem.value, problem.message)
 
 
-def _problems_of_objective(plan: Plan, config: TrainConfig) -> Iterator[FieldProblem]:
+def _problems_of_objective(plan: SweepSpec, config: TrainConfig) -> Iterator[FieldProblem]:
     metric = plan.objective.metric
     close = difflib.get_close_matches(metric, (*MEASURED, *SERIES), n=1, cutoff=0.85)
     if metric in MEASURED and not config.eval_images and "eval_images" not in plan.space:

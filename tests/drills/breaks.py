@@ -31,7 +31,7 @@ class Break:
     new: str
 
 
-SUPERVISOR, STORE, JOBS = "services/trainer/worker/supervisor.py", "shared/jobs/store.py", "shared/jobs/record.py"
+SUPERVISOR, STORE, JOBS = "services/trainer/worker/supervisor.py", "shared/jobs/store.py", "shared/jobs/transitions.py"
 UPDATE_NOW = "after = change(before, from_redis(pipe.time()))"
 
 BREAKS = (
@@ -54,7 +54,7 @@ BREAKS = (
     Break("test_leases.py::test_a_lease_shorter_than_publishing", SUPERVISOR,
           "            while not wait({future}, HEARTBEAT_S).done:\n                self._try_to_flush()\n", ""),
     Break("test_fences.py::test_kill_9_the_api_between_record_and_message", "services/api/jobs/reaper.py",
-          "for job in kiln.store.unsent():", "for job in ():"),
+          "for job in state.store.unsent():", "for job in ():"),
     Break("test_fences.py::test_one_message_delivered_five_times", JOBS,
           "    if lease_is_live:", "    if False:"),
     Break("test_fences.py::test_a_worker_that_sleeps_past_its_lease_has_lost_its_job", JOBS,
@@ -131,8 +131,8 @@ BREAKS = (
     Break("test_serving_clients.py::test_half_open_clients", "services/api/middleware/body_limit.py",
           "asyncio.timeout(self._timeout_s)", "asyncio.timeout(None)"),
     Break("test_serving_clients.py::test_disconnect_in_the_queue", "services/api/routes/generate.py",
-          "await unless_gone(request, kiln.answers.answer(question, if_none_match))",
-          "await kiln.answers.answer(question, if_none_match)"),
+          "await cancel_on_disconnect(request, state.answers.answer(question, if_none_match))",
+          "await state.answers.answer(question, if_none_match)"),
     Break("test_serving_drain.py::test_drain_under_load", "services/api/server.py",
           "        if self._drain.is_on:\n            super()", "        if True:\n            super()"),
     Break("test_serving_models.py::test_models_that_are_wrong", "services/api/inference/engine.py",

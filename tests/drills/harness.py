@@ -24,12 +24,12 @@ import redis
 from safetensors.numpy import load_file
 
 from services.dev import API_COMMAND, WORKER_COMMAND, find_redis_server, free_port, redis_command, wait_for_redis
-from shared.jobs import record as jobs
+from shared.jobs import transitions
 from shared.jobs.record import Event, Job, JobStatus
 from shared.jobs.store import RedisJobStore
 from shared.settings import Settings
 from shared.storage.celery_app import TRAINING_QUEUE
-from shared.sweeps import record as sweeps
+from shared.sweeps import transitions as sweep_transitions
 from shared.sweeps.store import RedisSweepStore
 from tests.processes import ROOT, SMALL_MACHINE, small_overrides, wait_for, write_color_dataset
 
@@ -234,10 +234,10 @@ class Kiln:
     def end_all_jobs(self) -> None:
         """Cancels what is not over, the quick way."""
         for sweep in self.sweeps.open():
-            self.sweeps.update(sweep.id, sweeps.cancel)
+            self.sweeps.update(sweep.id, sweep_transitions.cancel)
         for status in (JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.PAUSED):
             for job in self.store.list(status, limit=200).jobs:
-                self.store.update(job.id, partial(jobs.ask, request="cancel"))
+                self.store.update(job.id, partial(transitions.request_action, request="cancel"))
         self.redis.ask("DEL", TRAINING_QUEUE)  # messages of jobs that are over
         for pid in self.trainers():
             with suppress(ProcessLookupError):

@@ -17,8 +17,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from shared.configs.presets import PRESETS
-from shared.jobs.record import enqueued, new_job
+from shared.jobs.record import new_job
 from shared.jobs.store import RedisJobStore
+from shared.jobs.transitions import enqueued
 from tests.drills.clients import connect, read_all
 from tests.drills.report import Drill
 from tests.drills.servers import Server, running

@@ -23,7 +23,7 @@ from kiln._requests import JobData
 from kiln.cli.display import Watch
 from kiln.cli.main import app, complete_job, complete_model, complete_override, complete_preset
 from services.dev import free_port
-from shared.jobs import record as jobs
+from shared.jobs import transitions
 from shared.jobs.record import JobStatus, Progress, Reason
 from shared.jobs.store import RedisJobStore
 from shared.settings import Settings
@@ -101,10 +101,12 @@ def test_a_dry_run_shows_what_differs_and_makes_nothing(kiln: Run) -> None:
 )  # fmt: skip
 def test_watching_ends_with_the_job(kiln: Run, store: RedisJobStore, end: dict[str, Any], code: int, told: str) -> None:
     job_id = says(kiln("train", "-o", "total_nimg=1000", "--json"))["id"]
-    store.update(job_id, partial(jobs.claim, worker="w", lease_s=60))
+    store.update(job_id, partial(transitions.claim, worker="w", lease_s=60))
     progress = Progress.at(500, 1000, 10.0)
-    store.update(job_id, partial(jobs.renew, fence=1, lease_s=60, progress=progress), [{"nimg": 500.0, "loss_d": 0.5}])
-    store.update(job_id, partial(jobs.finish, fence=1, **end))
+    store.update(
+        job_id, partial(transitions.renew, fence=1, lease_s=60, progress=progress), [{"nimg": 500.0, "loss_d": 0.5}]
+    )
+    store.update(job_id, partial(transitions.finish, fence=1, **end))
 
     shown, lines = kiln("watch", job_id), kiln("watch", job_id, "--json")
 

@@ -16,7 +16,7 @@ from kiln import _requests
 from kiln._requests import Conflict, InvalidInput, JobData, NotFound, Unavailable
 from kiln.client import AsyncKiln, Kiln
 from shared.errors import InvalidInput as InvalidSetting
-from shared.jobs import record as jobs
+from shared.jobs import transitions
 from shared.jobs.record import Event, JobStatus, Progress
 from shared.jobs.store import RedisJobStore
 from shared.settings import Settings
@@ -56,13 +56,13 @@ def store(settings: Settings) -> Iterator[RedisJobStore]:
 
 def train_by_hand(store: RedisJobStore, job_id: str) -> None:
     """What a worker would write."""
-    store.update(job_id, partial(jobs.claim, worker="w", lease_s=60))
+    store.update(job_id, partial(transitions.claim, worker="w", lease_s=60))
     store.update(
-        job_id, partial(jobs.renew, fence=1, lease_s=60, progress=Progress.at(500, 1000, 10.0)),
+        job_id, partial(transitions.renew, fence=1, lease_s=60, progress=Progress.at(500, 1000, 10.0)),
         [{"nimg": 500.0, "loss_d": 0.5}], [Event(kind="sample", message="a grid")],
     )  # fmt: skip
     store.update(
-        job_id, partial(jobs.finish, fence=1, status=JobStatus.SUCCEEDED, model_id="first"), [],
+        job_id, partial(transitions.finish, fence=1, status=JobStatus.SUCCEEDED, model_id="first"), [],
         [Event(kind="succeeded", message="done")],
     )  # fmt: skip
 
@@ -104,7 +104,9 @@ def test_a_stream_that_breaks_is_taken_up_where_it_was_left(
     with redis.Redis.from_url(settings.redis_url) as client:
         assert client.client_kill_filter(_type="pubsub") >= 1
     store.update(job.id, lambda job, _: job, [], [Event(kind="note", message="two")])
-    store.update(job.id, partial(jobs.ask, request="cancel"), [], [Event(kind="note", message="three")])
+    store.update(
+        job.id, partial(transitions.request_action, request="cancel"), [], [Event(kind="note", message="three")]
+    )
 
     # Then nothing was missed and nothing came twice
     assert [event.message for event in events] == ["two", "three"]

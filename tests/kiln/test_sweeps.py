@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from kiln._requests import Conflict, InvalidInput, NotFound
 from kiln.cli.main import app
 from kiln.client import Kiln
-from shared.jobs import record as jobs
+from shared.jobs import transitions
 from shared.jobs.record import JobStatus
 from shared.jobs.store import RedisJobStore
 from shared.settings import Settings
@@ -47,8 +47,8 @@ def worker(settings: Settings) -> Iterator[None]:
     def work() -> None:
         while not stop.wait(0.02):
             for job in store.waiting(9):
-                claimed = store.update(job.id, partial(jobs.claim, worker="w", lease_s=60))
-                end = partial(jobs.finish, fence=claimed.fence, status=JobStatus.SUCCEEDED, model_id="first")
+                claimed = store.update(job.id, partial(transitions.claim, worker="w", lease_s=60))
+                end = partial(transitions.finish, fence=claimed.fence, status=JobStatus.SUCCEEDED, model_id="first")
                 store.update(job.id, end, [{"nimg": 100.0, "loss_g": job.config.lr, "loss_d": 1.0}])
 
     thread = threading.Thread(target=work)

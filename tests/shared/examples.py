@@ -8,7 +8,7 @@ from typing import Any
 from shared.configs.presets import PRESETS
 from shared.jobs.record import Job, JobStatus, new_job
 from shared.storage.model_registry import ModelManifest, Parity
-from shared.sweeps.record import Plan
+from shared.sweeps.record import SweepSpec
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 LEASE_S = 15.0
@@ -40,11 +40,11 @@ def a_model(model_id: str = "tiny-1", created_at: datetime = NOW) -> ModelManife
     )  # fmt: skip
 
 
-def a_plan(**changes: Any) -> Plan:
+def a_plan(**changes: Any) -> SweepSpec:
     """A search for the learning rate of `tiny`, two trials long."""
     lr = {"type": "float", "low": 1e-5, "high": 1e-3, "log": True}
     plan = {
         "preset": "tiny", "dataset": "cifar10", "overrides": {}, "space": {"lr": lr}, "n_trials": 2, "pruning": False,
         "objective": {"metric": "loss_g", "direction": "minimize"}, "seed": 0, "parallelism": None,
     }  # fmt: skip
-    return Plan(**plan | changes)
+    return SweepSpec(**plan | changes)

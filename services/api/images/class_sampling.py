@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from services.api.inference.classifier import Bench, Judge
+from services.api.inference.classifier import Classifier, LazyClassifier
 from services.api.inference.latents import draw_latents
 from services.api.inference.loaded_model import MAX_BATCH, LoadedModel, index_of_class
 from shared.errors import InvalidInput
@@ -26,7 +26,7 @@ Method = Literal["conditional", "per-class", "classifier"]
 
 
 @dataclass(frozen=True)
-class Wish:
+class ClassSamplingRequest:
     """What is to be drawn: n images of each of `classes`, by name or number. Images are counted per seed and class; the
     first has the number `first_index`.
     """
@@ -46,7 +46,7 @@ class Wish:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class ClassSamples:
     """The images of one class, and how they came to be of it. Without a name: of no class that anybody asked for."""
 
     images: NDArray[np.uint8]  # [N, 32, 32, 3]
@@ -62,7 +62,7 @@ class Drawn:
         """How many images were looked at."""
         return max(self.indices, default=-1) + 1
 
-    def only(self, position: int) -> Drawn:
+    def only(self, position: int) -> ClassSamples:
         """One of the images, as if it alone had been asked for."""
         i = slice(position, position + 1)
         return replace(self, images=self.images[i], indices=self.indices[i], confidences=self.confidences[i])
@@ -79,7 +79,7 @@ class Drawn:
         }  # fmt: skip
 
 
-def headers_of(rows: Sequence[Drawn]) -> dict[str, str]:
+def headers_of(rows: Sequence[ClassSamples]) -> dict[str, str]:
     """What HEADERS are for a request that was answered by these."""
     method = rows[0].method
     if method != "classifier":
@@ -97,32 +97,34 @@ def method_of(model: LoadedModel) -> Method | None:
     return "per-class" if model.manifest.config.per_class else "conditional"
 
 
-async def sift(wish: Wish, model: LoadedModel, bench: Bench) -> list[Drawn]:
+async def rejection_sample(
+    request: ClassSamplingRequest, model: LoadedModel, classifier: LazyClassifier
+) -> list[ClassSamples]:
     """Draws image after image, by counter, and keeps of each class those that the classifier accepts.
 
     Image i depends on model, class, seed, i and the classifier alone. Raises InvalidInput for unknown classes, and when
     the classifier has not accepted enough of the images it was allowed to see; Overloaded; NoModelReady when there is
     no classifier.
     """
-    judge = await bench.judge()
-    threshold = THRESHOLD if wish.threshold is None else wish.threshold
+    judge = await classifier.judge()
+    threshold = THRESHOLD if request.threshold is None else request.threshold
     shelves = [
-        _Shelf(index_of_class(wanted, judge.classes, "the classifier knows"), wish.first_index + wish.n)
-        for wanted in wish.classes
+        _Shelf(index_of_class(wanted, judge.classes, "the classifier knows"), request.first_index + request.n)
+        for wanted in request.classes
     ]
-    drawn, limit = 0, wish.draws_allowed
+    drawn, limit = 0, request.draws_allowed
     while (missing := max(shelf.missing for shelf in shelves)) and drawn < limit:
         # About one in so many will do; a batch is cut short rather than drawn for nothing.
         count = min(limit - drawn, MAX_BATCH, max(8, missing * len(judge.classes)))
         model.check_room(count)
-        images = await model.generate(await _latents(wish, model, range(drawn, drawn + count)), [0] * count)
-        probabilities = await bench.probabilities(images)
+        images = await model.generate(await _latents(request, model, range(drawn, drawn + count)), [0] * count)
+        probabilities = await classifier.probabilities(images)
         for shelf in shelves:
             shelf.fill(drawn, images, probabilities[:, shelf.label], threshold)
         drawn += count
     if missing:
-        raise _too_few(wish, shelves, threshold, judge)
-    return [shelf.as_drawn(wish, judge, threshold) for shelf in shelves]
+        raise _too_few(request, shelves, threshold, judge)
+    return [shelf.as_drawn(request, judge, threshold) for shelf in shelves]
 
 
 class _Shelf:
@@ -144,21 +146,23 @@ class _Shelf:
             self.images.append(images[position])
             self.confidences.append(float(given[position]))
 
-    def as_drawn(self, wish: Wish, judge: Judge, threshold: float) -> Drawn:
-        start, name = wish.first_index, judge.classes[self.label]
-        return Drawn(np.stack(self.images[start:]), name, "classifier", self.indices[start:], self.confidences[start:],
-                     judge.digest, threshold)  # fmt: skip
+    def as_drawn(self, request: ClassSamplingRequest, judge: Classifier, threshold: float) -> ClassSamples:
+        start, name = request.first_index, judge.classes[self.label]
+        images, indices, confidences = np.stack(self.images[start:]), self.indices[start:], self.confidences[start:]
+        return ClassSamples(images, name, "classifier", indices, confidences, judge.digest, threshold)
 
 
-async def _latents(wish: Wish, model: LoadedModel, indices: range) -> NDArray[np.float32]:
-    return await asyncio.to_thread(draw_latents, wish.seed, indices, model.manifest.latent_dim, wish.truncation)
+async def _latents(request: ClassSamplingRequest, model: LoadedModel, indices: range) -> NDArray[np.float32]:
+    return await asyncio.to_thread(draw_latents, request.seed, indices, model.manifest.latent_dim, request.truncation)
 
 
-def _too_few(wish: Wish, shelves: Sequence[_Shelf], threshold: float, judge: Judge) -> InvalidInput:
+def _too_few(
+    request: ClassSamplingRequest, shelves: Sequence[_Shelf], threshold: float, judge: Classifier
+) -> InvalidInput:
     """Says what there was, class by class, so that the caller can see which wish was too much."""
     found = ", ".join(f"{len(s.indices)} of {s.wanted} of class {judge.classes[s.label]}" for s in shelves)
     return InvalidInput.of(
-        "max_draws", wish.draws_allowed,
-        f"the classifier accepted {found} among {wish.draws_allowed:,} images of seed {wish.seed} at a threshold of "
-        f"{threshold:g}; allow more draws, lower the threshold, or ask for fewer",
+        "max_draws", request.draws_allowed,
+        f"the classifier accepted {found} among {request.draws_allowed:,} images of seed {request.seed} at a threshold "
+        f"of {threshold:g}; allow more draws, lower the threshold, or ask for fewer",
     )  # fmt: skip

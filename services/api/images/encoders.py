@@ -13,17 +13,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from services.api.images.class_sampling import Drawn
+from services.api.images.class_sampling import ClassSamples
 from services.api.images.png import encode_png, enlarge, tile
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest that a ZIP can tell; the same images give the same file
 
 
 @dataclass(frozen=True)
-class Picture:
+class ImageGrid:
     """All that is drawn for one request, and how it is to be laid out. `about` is said of every file."""
 
-    rows: Sequence[Drawn]
+    rows: Sequence[ClassSamples]
     about: Mapping[str, Any]
     first_index: int = 0
     columns: int | None = None
@@ -40,7 +40,7 @@ class Picture:
         return self.rows[0].name if len(self.rows) == 1 else [row.name for row in self.rows]
 
 
-def as_png(picture: Picture) -> bytes:
+def as_png(picture: ImageGrid) -> bytes:
     """One sheet. Several classes have a row each unless `columns` says otherwise."""
     n = len(picture.rows[0].images)
     columns = picture.columns or (n if len(picture.rows) > 1 else None)
@@ -48,7 +48,7 @@ def as_png(picture: Picture) -> bytes:
     return _encode(tile(picture.images, columns, picture.scale), picture, picture.names, layout)
 
 
-def as_zip(picture: Picture) -> bytes:
+def as_zip(picture: ImageGrid) -> bytes:
     """A PNG for each image, and `images.json`, which lists them with their class and index."""
     files, listed = [], []
     for name, index, png in _single(picture):
@@ -62,7 +62,7 @@ def as_zip(picture: Picture) -> bytes:
     return buffer.getvalue()
 
 
-def as_json(picture: Picture) -> bytes:
+def as_json(picture: ImageGrid) -> bytes:
     """The same as text: `images[].png` is a PNG in base64."""
     images = [
         {"class": name, "index": index, "png": base64.b64encode(png).decode()} for name, index, png in _single(picture)
@@ -70,14 +70,14 @@ def as_json(picture: Picture) -> bytes:
     return json.dumps(_said(picture) | {"images": images}, ensure_ascii=False).encode()
 
 
-def as_npy(picture: Picture) -> bytes:
+def as_npy(picture: ImageGrid) -> bytes:
     """NumPy's own format: uint8 [N, H, W, 3], class after class."""
     buffer = io.BytesIO()
     np.lib.format.write_array(buffer, enlarge(picture.images, picture.scale), allow_pickle=False)
     return buffer.getvalue()
 
 
-FORMATS: dict[str, tuple[str, Callable[[Picture], bytes]]] = {  # name -> (media type, function)
+FORMATS: dict[str, tuple[str, Callable[[ImageGrid], bytes]]] = {  # name -> (media type, function)
     "png": ("image/png", as_png),
     "zip": ("application/zip", as_zip),
     "json": ("application/json", as_json),
@@ -85,7 +85,7 @@ FORMATS: dict[str, tuple[str, Callable[[Picture], bytes]]] = {  # name -> (media
 }
 
 
-def _single(picture: Picture) -> Iterator[tuple[str | None, int, bytes]]:
+def _single(picture: ImageGrid) -> Iterator[tuple[str | None, int, bytes]]:
     """(class, index, PNG) of each image. Each file is what a request for that image alone would give."""
     for row in picture.rows:
         for position, image in enumerate(row.images):
@@ -94,19 +94,19 @@ def _single(picture: Picture) -> Iterator[tuple[str | None, int, bytes]]:
             yield row.name, index, _encode(enlarge(image, picture.scale), picture, row.name, layout)
 
 
-def _said(picture: Picture) -> dict[str, Any]:
+def _said(picture: ImageGrid) -> dict[str, Any]:
     """What is said of all images, in a list of them."""
     return {**picture.about, **_together(picture.rows)}
 
 
-def _together(rows: Sequence[Drawn]) -> dict[str, Any]:
+def _together(rows: Sequence[ClassSamples]) -> dict[str, Any]:
     """What is to be told of how the images came to be of their classes; what differs, in the order of the rows."""
     told = [row.about for row in rows]
     return {key: value if all(other[key] == value for other in told) else [other[key] for other in told]
             for key, value in told[0].items()}  # fmt: skip
 
 
-def _encode(pixels: NDArray[np.uint8], picture: Picture, name: Any, layout: Mapping[str, Any]) -> bytes:
+def _encode(pixels: NDArray[np.uint8], picture: ImageGrid, name: Any, layout: Mapping[str, Any]) -> bytes:
     provenance = {**picture.about, "class": name, **layout, "scale": picture.scale, "compress": picture.compress}
     return encode_png(pixels, provenance, picture.compress)
 

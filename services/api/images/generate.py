@@ -11,10 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from services.api.images.class_sampling import Drawn, Wish, headers_of, method_of, sift
-from services.api.images.encoders import FORMATS, Picture
-from services.api.images.response_cache import Answer, etag_of
-from services.api.inference.classifier import Bench
+from services.api.images.class_sampling import (
+    ClassSamples,
+    ClassSamplingRequest,
+    headers_of,
+    method_of,
+    rejection_sample,
+)
+from services.api.images.encoders import FORMATS, ImageGrid
+from services.api.images.response_cache import ImageResponse, etag_of
+from services.api.inference.classifier import LazyClassifier
 from services.api.inference.loaded_model import Draw, LoadedModel, Pixels
 from services.api.schemas import MAX_IMAGES, GenerateBody, GenerateQuery
 from shared.errors import InvalidInput
@@ -24,7 +30,7 @@ TILE = 32
 
 
 @dataclass(frozen=True)
-class Order:
+class GenerationRequest:
     """What is to be made, with nothing left open. `etag` names the answer, if the same question always gets it."""
 
     query: GenerateQuery | GenerateBody
@@ -32,33 +38,37 @@ class Order:
     names: Sequence[str | None]  # the classes, one for each row
     seed: int
     etag: str | None
-    bench: Bench | None = None  # where images are judged, of a model that cannot be told a class
+    classifier: LazyClassifier | None = None  # where images are judged, of a model that cannot be told a class
 
     @property
     def is_fixed(self) -> bool:
         """Whether the model is named by itself and not by an alias, which may move."""
         return self.query.model == self.model.manifest.id
 
-    async def answer(self) -> Answer:
+    async def answer(self) -> ImageResponse:
         """Raises Overloaded, and what `sift` raises."""
         query, model, n = self.query, self.model, self.query.n
-        if self.bench is not None:
+        if self.classifier is not None:
             names = [name for name in self.names if name is not None]
-            wish = Wish(names, n, self.seed, query.first_index, query.truncation, query.threshold, query.max_draws)
-            return await asyncio.to_thread(pack, self, await sift(wish, model, self.bench))
+            request = ClassSamplingRequest(
+                names, n, self.seed, query.first_index, query.truncation, query.threshold, query.max_draws
+            )
+            return await asyncio.to_thread(pack, self, await rejection_sample(request, model, self.classifier))
         indices = range(query.first_index, query.first_index + n)
         labels = [model.class_index(name) for name in self.names]
         draws = [Draw((self.seed, index, query.truncation), label) for label in labels for index in indices]
         method = method_of(model)
 
-        def pack_rows(images: list[Pixels]) -> Answer:
+        def pack_rows(images: list[Pixels]) -> ImageResponse:
             parts = (np.stack(images[start : start + n]) for start in range(0, len(images), n))
-            return pack(self, [Drawn(part, name, method) for part, name in zip(parts, self.names, strict=True)])
+            return pack(self, [ClassSamples(part, name, method) for part, name in zip(parts, self.names, strict=True)])
 
         return await model.draw(draws, pack_rows)
 
 
-async def place_order(query: GenerateQuery | GenerateBody, model: LoadedModel, bench: Bench) -> Order:
+async def resolve_generation(
+    query: GenerateQuery | GenerateBody, model: LoadedModel, classifier: LazyClassifier
+) -> GenerationRequest:
     """Raises InvalidInput for a class that is not to be had, and for more images or pixels than are allowed.
 
     A model that knows no classes can be asked for those of the classifier: NoModelReady if there is none.
@@ -70,7 +80,7 @@ async def place_order(query: GenerateQuery | GenerateBody, model: LoadedModel, b
         names = [model.class_name(name) for name in wanted]
         judged_by = None
     else:
-        judge = await bench.judge()
+        judge = await classifier.judge()
         names, judged_by = _split(query.class_, judge.classes), judge.digest
     count = query.n * len(names)
     if count > MAX_IMAGES:
@@ -78,10 +88,10 @@ async def place_order(query: GenerateQuery | GenerateBody, model: LoadedModel, b
         raise InvalidInput.of("n", query.n, message)
     check_size(count, query.columns, query.scale)
     if query.seed is None:
-        return Order(query, model, names, secrets.randbelow(2**32), None, None if is_told else bench)
+        return GenerationRequest(query, model, names, secrets.randbelow(2**32), None, None if is_told else classifier)
     rest = query.model_dump(exclude={"model", "class_"})
     etag = etag_of(model.manifest.id, model.manifest.digest, model.provider, judged_by, names, rest)
-    return Order(query, model, names, query.seed, etag, None if is_told else bench)
+    return GenerationRequest(query, model, names, query.seed, etag, None if is_told else classifier)
 
 
 def _split(wanted: str | Sequence[str] | None, names: Sequence[str]) -> list[str | None]:
@@ -109,13 +119,13 @@ def check_size(count: int, columns: int | None, scale: int) -> None:
         raise InvalidInput.of("scale", scale, message)
 
 
-def pack(order: Order, rows: Sequence[Drawn]) -> Answer:
+def pack(order: GenerationRequest, rows: Sequence[ClassSamples]) -> ImageResponse:
     """The images of each class as the answer that was asked for."""
     query, manifest = order.query, order.model.manifest
     about: dict[str, Any] = {
         "model": manifest.id, "digest": manifest.digest, "seed": order.seed, "truncation": query.truncation,
     }  # fmt: skip
-    picture = Picture(rows, about, query.first_index, query.columns, query.scale, query.compress)
+    picture = ImageGrid(rows, about, query.first_index, query.columns, query.scale, query.compress)
     media_type, encode = FORMATS[query.format]
     headers = {"X-Kiln-Model": manifest.id, "X-Kiln-Seed": str(order.seed), **headers_of(rows)}
-    return Answer(encode(picture), media_type, headers, order.etag, order.is_fixed)
+    return ImageResponse(encode(picture), media_type, headers, order.etag, order.is_fixed)

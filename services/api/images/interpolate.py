@@ -10,7 +10,7 @@ import numpy as np
 
 from services.api.images.generate import check_size
 from services.api.images.png import encode_apng, encode_png, enlarge, tile
-from services.api.images.response_cache import Answer, etag_of
+from services.api.images.response_cache import ImageResponse, etag_of
 from services.api.inference.latents import draw_latents, slerp
 from services.api.inference.loaded_model import LoadedModel, Pixels
 from services.api.schemas import InterpolateQuery
@@ -37,7 +37,7 @@ class Interpolation:
         """Whether the model is named by itself and not by an alias, which may move."""
         return self.query.model == self.model.manifest.id
 
-    async def answer(self) -> Answer:
+    async def answer(self) -> ImageResponse:
         """Raises Overloaded. The first and the last image are those of /generate."""
         query, manifest = self.query, self.model.manifest
         images = await self._images()
@@ -48,7 +48,7 @@ class Interpolation:
         } | query.model_dump(exclude={"model", "seed", "from_", "to"})  # fmt: skip
         headers = {"X-Kiln-Model": manifest.id, "X-Kiln-Seed": str(self.seed)}
         media_type, body = await asyncio.to_thread(_encode, images, query, provenance)
-        return Answer(body, media_type, headers, self.etag, self.is_fixed)
+        return ImageResponse(body, media_type, headers, self.etag, self.is_fixed)
 
     async def _images(self) -> Pixels:
         query, steps = self.query, self.query.steps

@@ -14,7 +14,7 @@ REVISION = 1  # of everything between the model's output and the file; another o
 
 
 @dataclass(frozen=True)
-class Answer:
+class ImageResponse:
     """A body and how it is to be sent. `etag` is there if and only if the same question always gives this answer."""
 
     body: bytes
@@ -33,7 +33,7 @@ class Answer:
         return {**self.headers, "ETag": self.etag, "Cache-Control": lasting}
 
 
-class Question(Protocol):
+class CacheableRequest(Protocol):
     """What is asked for, with nothing left open: an order of images, an interpolation."""
 
     @property
@@ -42,7 +42,7 @@ class Question(Protocol):
     @property
     def is_fixed(self) -> bool: ...
 
-    async def answer(self) -> Answer: ...
+    async def answer(self) -> ImageResponse: ...
 
 
 def etag_of(*parts: Any) -> str:
@@ -59,22 +59,22 @@ def is_known(etag: str | None, if_none_match: str | None) -> bool:
     return "*" in known or etag in known
 
 
-class AnswerCache:
+class ResponseCache:
     """The answers that were given lately, the least recently asked for leaving first. 0 bytes: none are kept."""
 
     def __init__(self, max_bytes: int, count: Callable[[str], object]) -> None:
         """`count` is told what becomes of each question that has a name: `hit`, `miss` or `not_modified`."""
         self._max_bytes, self._count = max_bytes, count
-        self._answers: OrderedDict[str, Answer] = OrderedDict()
+        self._answers: OrderedDict[str, ImageResponse] = OrderedDict()
         self.bytes = 0
 
-    async def answer(self, question: Question, if_none_match: str | None) -> Answer:
+    async def answer(self, question: CacheableRequest, if_none_match: str | None) -> ImageResponse:
         """304 if the client has it, what was kept if it was asked before, and else what the question makes."""
         if question.etag is None:
             return await question.answer()
         if is_known(question.etag, if_none_match):
             self._count("not_modified")
-            return Answer(b"", "", {}, question.etag, question.is_fixed, HTTPStatus.NOT_MODIFIED)
+            return ImageResponse(b"", "", {}, question.etag, question.is_fixed, HTTPStatus.NOT_MODIFIED)
         if kept := self._answers.get(question.etag):
             self._count("hit")
             self._answers.move_to_end(question.etag)
@@ -84,7 +84,7 @@ class AnswerCache:
         self._keep(answer)
         return answer
 
-    def _keep(self, answer: Answer) -> None:
+    def _keep(self, answer: ImageResponse) -> None:
         """Keeps it if it has a name, and is not so large that it would drive out most of the others."""
         if answer.etag is None or len(answer.body) > self._max_bytes // 8 or answer.etag in self._answers:
             return

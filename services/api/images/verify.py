@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from services.api.images.generate import place_order
+from services.api.images.generate import resolve_generation
 from services.api.images.interpolate import Interpolation
 from services.api.images.png import read_frames, read_provenance
-from services.api.inference.classifier import Bench
+from services.api.inference.classifier import LazyClassifier
 from services.api.inference.loaded_model import LoadedModel
 from services.api.inference.model_pool import ModelPool
 from services.api.schemas import GenerateBody, InterpolateQuery, Verification
@@ -25,7 +25,7 @@ INTERPOLATED = (
 )  # fmt: skip
 
 
-async def verify(png: bytes, pool: ModelPool, bench: Bench) -> Verification:
+async def verify(png: bytes, pool: ModelPool, classifier: LazyClassifier) -> Verification:
     """Raises InvalidInput for what is no PNG, and Overloaded. The file is compared to the byte, then to the pixel."""
     try:
         provenance = await asyncio.to_thread(read_provenance, png)
@@ -34,7 +34,7 @@ async def verify(png: bytes, pool: ModelPool, bench: Bench) -> Verification:
     if provenance is None:
         return _no("the file does not say how it was made, so Kiln did not write it", None)
     try:
-        ours = await _make_again(provenance, await _model_of(provenance, pool), bench)
+        ours = await _make_again(provenance, await _model_of(provenance, pool), classifier)
         reason = None if ours == png else await asyncio.to_thread(_difference, png, ours)
     except (InvalidInput, ValidationError) as error:
         return _no(f"what the file says about itself cannot be made: {_first_line(error)}", provenance)
@@ -63,7 +63,7 @@ async def _model_of(provenance: Mapping[str, Any], pool: ModelPool) -> LoadedMod
     return model
 
 
-async def _make_again(provenance: Mapping[str, Any], model: LoadedModel, bench: Bench) -> bytes:
+async def _make_again(provenance: Mapping[str, Any], model: LoadedModel, classifier: LazyClassifier) -> bytes:
     """Raises InvalidInput and ValidationError for what cannot be made, and Overloaded."""
     fields = INTERPOLATED if "steps" in provenance else GENERATED
     known = {name: provenance[name] for name in fields if name in provenance}
@@ -78,7 +78,7 @@ async def _make_again(provenance: Mapping[str, Any], model: LoadedModel, bench: 
         draws = provenance.get("draws")
         most = max((n for n in draws if isinstance(n, int)), default=None) if isinstance(draws, list) else draws
         known |= {"threshold": provenance.get("threshold"), "max_draws": most}
-    return (await (await place_order(GenerateBody.model_validate(known), model, bench)).answer()).body
+    return (await (await resolve_generation(GenerateBody.model_validate(known), model, classifier)).answer()).body
 
 
 def _difference(png: bytes, ours: bytes) -> str | None:

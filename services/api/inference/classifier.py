@@ -14,7 +14,7 @@ from shared.errors import CorruptArtifact, NoModelReady, UnknownClassifier
 from shared.settings import Settings
 
 
-class Judge:
+class Classifier:
     """The classifier of the settings, in onnxruntime on the CPU. Each image is judged alone."""
 
     def __init__(self, settings: Settings) -> None:
@@ -58,15 +58,15 @@ class Judge:
         return shares
 
 
-class Bench:
+class LazyClassifier:
     """Where the judge sits: opened when it is first asked, and asked by one thread at a time."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="judge")
-        self._judge: Judge | None = None
+        self._judge: Classifier | None = None
 
-    async def judge(self) -> Judge:
+    async def judge(self) -> Classifier:
         """Raises NoModelReady, CorruptArtifact."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._opened)
 
@@ -74,7 +74,7 @@ class Bench:
         judge = await self.judge()
         return await asyncio.get_running_loop().run_in_executor(self._thread, judge.probabilities, images)
 
-    def _opened(self) -> Judge:
+    def _opened(self) -> Classifier:
         if self._judge is None:
-            self._judge = Judge(self._settings)
+            self._judge = Classifier(self._settings)
         return self._judge

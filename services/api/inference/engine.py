@@ -63,7 +63,7 @@ class OnnxEngine:
             self._session = self._open(graph, settings)
             self._slots, seconds = self._warm()
         self.buckets = tuple(sorted(seconds))
-        self._plan = cheapest_covers(seconds)
+        self._plan = min_cost_buckets(seconds)
         rates = {size: size / seconds[size] for size in self.buckets}
         enough = min(size for size in self.buckets if rates[size] >= 0.95 * max(rates.values()))
         self.max_batch = max(MIN_BATCH, enough)
@@ -202,7 +202,7 @@ def _run(binding: Binding, z: NDArray[np.float32], classes: NDArray[Any]) -> NDA
     return binding.run()[:count]
 
 
-def cheapest_covers(seconds: Mapping[int, float]) -> list[tuple[int, ...]]:
+def min_cost_buckets(seconds: Mapping[int, float]) -> list[tuple[int, ...]]:
     """For each count below the largest bucket: the buckets that take so many images in the least time.
 
     Where a batch costs by its images, as on a CPU, 13 are 8 + 4 + 1; where it costs by the call, they are 16.

@@ -41,7 +41,7 @@ class ModelPool:
         """The model of which that is the generator, if it is in memory."""
         return next((model for model in self._in_memory() if model.manifest.digest == digest), None)
 
-    def at_hand(self, name: str | None) -> LoadedModel | None:
+    def get_if_loaded(self, name: str | None) -> LoadedModel | None:
         """The model of that alias or id, if it can be had without waiting; None is the default one."""
         return self._aliases.get(name or DEFAULT_ALIAS) or (self._touch(name) if name else None)
 
@@ -50,7 +50,7 @@ class ModelPool:
 
         Raises UnknownModel, NoModelReady.
         """
-        if model := self.at_hand(name):
+        if model := self.get_if_loaded(name):
             return model
         if name is None:
             raise NoModelReady(self._why_not())
@@ -91,7 +91,7 @@ class ModelPool:
             log.warning("%s; it stays at %s", error, self._aliases[alias].manifest.id)
         return False
 
-    async def examine(self, model_id: str) -> None:
+    async def ensure_probed(self, model_id: str) -> None:
         """Loads the model once, if nobody has asked for it yet, so that `refused` says what is wrong with it."""
         if model_id in self._sound or model_id in self.refused:
             return

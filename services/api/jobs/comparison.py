@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from services.api.state import Services
+from services.api.state import AppState
 from shared.errors import CorruptArtifact, UnknownModel
 from shared.jobs.record import Job
 from shared.storage.model_registry import ModelMetrics
@@ -66,16 +66,16 @@ class Run:
         return {name: sum(row[name] * overlap for row, overlap in inside) / (end - begin) for name in columns}
 
 
-def read_runs(job_ids: Sequence[str], kiln: Services, images_per_epoch: int | None = None) -> list[Run]:
+def read_runs(job_ids: Sequence[str], state: AppState, images_per_epoch: int | None = None) -> list[Run]:
     """Raises UnknownJob. The length of an epoch is known for CIFAR-10; for other data sets it must be given."""
-    jobs = [kiln.store.get(job_id) for job_id in job_ids]
+    jobs = [state.store.get(job_id) for job_id in job_ids]
     names = Counter(job.name for job in jobs)
     return [
         Run(
             job=job,
             label=job.name if job.name and names[job.name] == 1 else f"{job.name or job.preset} {job.id}",
-            rows=kiln.store.metrics(job.id),
-            figures=_figures(job, kiln),
+            rows=state.store.metrics(job.id),
+            figures=_figures(job, state),
             images_per_epoch=images_per_epoch or IMAGES_PER_EPOCH.get(job.dataset),
         )
         for job in jobs
@@ -88,9 +88,9 @@ def common_epoch(runs: Sequence[Run]) -> int | None:
     return lengths.pop() if len(lengths) == 1 else None
 
 
-def _figures(job: Job, kiln: Services) -> ModelMetrics:
+def _figures(job: Job, state: AppState) -> ModelMetrics:
     try:
-        return kiln.registry.get(job.model_id).metrics if job.model_id else ModelMetrics()
+        return state.registry.get(job.model_id).metrics if job.model_id else ModelMetrics()
     except (UnknownModel, CorruptArtifact):
         return ModelMetrics()  # deleted since, or damaged; the job's series is still there
 

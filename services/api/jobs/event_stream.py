@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 
 from services.api.schemas import JobView
-from services.api.state import Services
+from services.api.state import AppState
 from shared.errors import StoreUnavailable
 from shared.jobs.record import Event, Job
 from shared.storage.pubsub import Announcements, channel_of
@@ -17,18 +17,18 @@ KEEPALIVE_S = 15.0  # proxies cut connections on which nothing moves
 RETRY_MS = 2000  # how long a client waits before it comes back, after a connection that ended too early
 
 
-async def follow(job_id: str, after: str, kiln: Services) -> AsyncIterator[bytes]:
+async def follow(job_id: str, after: str, state: AppState) -> AsyncIterator[bytes]:
     """The job's events after that id, then each new one; between them the job itself whenever it has changed.
 
     Events carry an id, so a client that comes back with Last-Event-ID misses none. `event: job` carries none: what
     counts is the latest. The stream ends with `event: end` when the job is over, and without it when Redis is gone.
     """
-    changes = Announcements(kiln.settings.redis_url, channel_of(job_id))
+    changes = Announcements(state.settings.redis_url, channel_of(job_id))
     seen: Job | None = None
     yield format_sse_event(retry=RETRY_MS)
     try:
         while True:
-            job, events = await asyncio.to_thread(_read, job_id, after, kiln)
+            job, events = await asyncio.to_thread(_read, job_id, after, state)
             for event in events:
                 after = event.id
                 yield format_sse_event(event=event.kind, id=event.id, data_str=event.model_dump_json())
@@ -40,16 +40,16 @@ async def follow(job_id: str, after: str, kiln: Services) -> AsyncIterator[bytes
             if job.is_over:
                 yield format_sse_event(event="end", data_str="{}")
                 return
-            if kiln.drain.is_on:
+            if state.drain.is_on:
                 return  # the client comes back with Last-Event-ID, and meets somebody who stays
-            await kiln.drain.cut_short(changes.wait(KEEPALIVE_S))
+            await state.drain.wait_until_draining(changes.wait(KEEPALIVE_S))
     except StoreUnavailable:
         return
     finally:
         await changes.close()
 
 
-def _read(job_id: str, after: str, kiln: Services) -> tuple[Job, Sequence[Event]]:
+def _read(job_id: str, after: str, state: AppState) -> tuple[Job, Sequence[Event]]:
     # The job first: a job that is over gets no more events, so none can come between the two.
-    job = kiln.store.get(job_id)
-    return job, kiln.store.events(job_id, after)
+    job = state.store.get(job_id)
+    return job, state.store.events(job_id, after)

@@ -12,9 +12,9 @@ from datetime import timedelta
 from functools import partial
 
 from services.api.jobs.submit import send
-from services.api.state import Services
+from services.api.state import AppState
 from shared.errors import StoreUnavailable
-from shared.jobs import record as jobs
+from shared.jobs import transitions
 from shared.jobs.record import Event, Job, JobStatus
 
 log = logging.getLogger("kiln.reaper")
@@ -23,8 +23,8 @@ log = logging.getLogger("kiln.reaper")
 class Reaper:
     """Goes rounds of `reap`, which expire no lease before workers had the time of one to renew theirs."""
 
-    def __init__(self, kiln: Services) -> None:
-        self._kiln = kiln
+    def __init__(self, state: AppState) -> None:
+        self._kiln = state
         self._wait_for_renewals()
 
     def go(self) -> None:
@@ -41,39 +41,39 @@ class Reaper:
         self._expire_from_s = time.monotonic() + self._kiln.settings.lease_s
 
 
-def reap(kiln: Services, *, expire: bool = True) -> None:
+def reap(state: AppState, *, expire: bool = True) -> None:
     """One round over all jobs that are not over. Raises StoreUnavailable."""
     if expire:
-        for job in _all(kiln, JobStatus.RUNNING):
-            _expire(job, kiln)
-    long_ago = kiln.store.now() - timedelta(seconds=kiln.settings.lease_s)
-    for job in kiln.store.unsent():
+        for job in _all(state, JobStatus.RUNNING):
+            _expire(job, state)
+    long_ago = state.store.now() - timedelta(seconds=state.settings.lease_s)
+    for job in state.store.unsent():
         # A new job may be on its way out of the API that recorded it; one that came back from a worker is not.
         if job.attempt > 0 or job.created_at < long_ago:
-            send(job, kiln)
+            send(job, state)
     # With nothing on the queue, what was sent long ago and still waits has lost its message.
-    if kiln.broker.waiting() == 0:
-        for job in _all(kiln, JobStatus.QUEUED):
+    if state.broker.waiting() == 0:
+        for job in _all(state, JobStatus.QUEUED):
             if job.enqueued_at is not None and job.enqueued_at < long_ago:
-                send(job, kiln)
+                send(job, state)
 
 
-def _expire(job: Job, kiln: Services) -> None:
+def _expire(job: Job, state: AppState) -> None:
     def told(after: Job) -> list[Event]:
         if after.status is JobStatus.RUNNING:
             return []
         return [Event(kind="worker_lost", message=f"{job.worker} fell silent; the job is {after.status}")]
 
-    change = partial(jobs.expire, max_attempts=kiln.settings.max_attempts)
-    after = kiln.store.update(job.id, change, events=told)
+    change = partial(transitions.expire, max_attempts=state.settings.max_attempts)
+    after = state.store.update(job.id, change, events=told)
     if after.status is not JobStatus.RUNNING:
         log.warning("job %s: %s fell silent; the job is %s", job.id, job.worker, after.status)
 
 
-def _all(kiln: Services, status: JobStatus) -> Iterator[Job]:
+def _all(state: AppState, status: JobStatus) -> Iterator[Job]:
     after: str | None = None
     while True:
-        page = kiln.store.list(status, after, limit=100)
+        page = state.store.list(status, after, limit=100)
         yield from page.jobs
         if not page.has_more or not page.jobs:
             return

@@ -5,22 +5,22 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from services.api.state import Services
+from services.api.state import AppState
 from shared.errors import UnknownSample
 
 _GRID = re.compile(r"(\d{12})\.png")
 
 
-def sample_positions(job_id: str, kiln: Services) -> list[int]:
+def sample_positions(job_id: str, state: AppState) -> list[int]:
     """Images seen at each sample grid of the job, ascending."""
-    names = kiln.artifacts.list(f"jobs/{job_id}/samples")
+    names = state.artifacts.list(f"jobs/{job_id}/samples")
     return [int(match[1]) for name in names if (match := _GRID.fullmatch(name))]
 
 
-def read_sample(job_id: str, nimg: int, kiln: Services) -> bytes:
+def read_sample(job_id: str, nimg: int, state: AppState) -> bytes:
     """The PNG after so many images. Raises UnknownSample."""
     try:
-        return kiln.artifacts.read(f"jobs/{job_id}/samples/{nimg:012d}.png")
+        return state.artifacts.read(f"jobs/{job_id}/samples/{nimg:012d}.png")
     except FileNotFoundError:
         raise UnknownSample(f"{nimg} of job {job_id}") from None
 
@@ -41,6 +41,6 @@ def spread(positions: Sequence[int], count: int) -> list[int]:
     return [positions[round(i * (len(positions) - 1) / (count - 1))] for i in range(count)]
 
 
-def latest_grid(job_id: str, kiln: Services) -> bytes | None:
-    positions = sample_positions(job_id, kiln)
-    return read_sample(job_id, positions[-1], kiln) if positions else None
+def latest_grid(job_id: str, state: AppState) -> bytes | None:
+    positions = sample_positions(job_id, state)
+    return read_sample(job_id, positions[-1], state) if positions else None

@@ -11,7 +11,7 @@ from fastapi.responses import StreamingResponse
 from services.api.auth import READ
 from services.api.jobs.event_stream import follow
 from services.api.schemas import EVENT_ID, EventList, EventsQuery
-from services.api.state import Kiln
+from services.api.state import State
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
@@ -23,17 +23,21 @@ LastEventId = Annotated[str | None, Header(alias="Last-Event-ID", pattern=EVENT_
     dependencies=[READ],
 )  # fmt: skip
 async def get_events(
-    job_id: str, query: Annotated[EventsQuery, Query()], request: Request, kiln: Kiln, last_event_id: LastEventId = None
+    job_id: str,
+    query: Annotated[EventsQuery, Query()],
+    request: Request,
+    state: State,
+    last_event_id: LastEventId = None,
 ) -> Any:
     """The job's events, oldest first. With `Accept: text/event-stream` they come as they happen, until the job is over.
 
     A stream also carries `event: job`, the job as GET /jobs/{id} shows it, whenever that changed, and ends with
     `event: end`. Last-Event-ID, as browsers send it when they connect again, takes the place of `after`.
     """
-    await run_in_threadpool(kiln.store.get, job_id)
+    await run_in_threadpool(state.store.get, job_id)
     after = last_event_id or query.after or ""
     if "text/event-stream" in request.headers.get("accept", ""):
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        return StreamingResponse(follow(job_id, after, kiln), media_type="text/event-stream", headers=headers)
-    events = await run_in_threadpool(kiln.store.events, job_id, after)
+        return StreamingResponse(follow(job_id, after, state), media_type="text/event-stream", headers=headers)
+    events = await run_in_threadpool(state.store.events, job_id, after)
     return EventList(data=list(events[: query.limit]), has_more=len(events) > query.limit)

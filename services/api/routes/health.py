@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from services.api.schemas import Health, Readiness
-from services.api.state import Kiln
+from services.api.state import State
 from shared.errors import Draining
 
 router = APIRouter(tags=["health"])
@@ -18,10 +18,10 @@ async def healthz() -> Health:
 
 
 @router.get("/readyz")
-async def readyz(kiln: Kiln) -> Readiness:
+async def readyz(state: State) -> Readiness:
     """Redis answers and the default model is warm: a real batch has run. 503 otherwise, with the reason."""
-    if kiln.drain.is_on:
+    if state.drain.is_on:
         raise Draining("draining: this process is about to stop")
-    await kiln.store_health.check()
-    model = await kiln.models.get(None)
+    await state.store_health.check()
+    model = await state.models.get(None)
     return Readiness(model_id=model.manifest.id, provider=model.provider)

@@ -10,7 +10,7 @@ from services.api.auth import GENERATE
 from services.api.images.interpolate import Interpolation
 from services.api.routes.generate import IfNoneMatch, respond
 from services.api.schemas import InterpolateQuery
-from services.api.state import Kiln, Services
+from services.api.state import AppState, State
 
 router = APIRouter(tags=["generate"])
 
@@ -22,11 +22,11 @@ STRIPS: dict[int | str, dict[str, Any]] = {
 
 @router.get("/interpolate", response_class=Response, responses=STRIPS, dependencies=[GENERATE])
 async def interpolate(
-    query: Annotated[InterpolateQuery, Query()], request: Request, kiln: Kiln, if_none_match: IfNoneMatch = None
+    query: Annotated[InterpolateQuery, Query()], request: Request, state: State, if_none_match: IfNoneMatch = None
 ) -> Response:
     """In `steps` images from one class and latent vector to another; the first and the last are those of /generate."""
-    return await respond(_question(query, kiln), request, kiln, if_none_match)
+    return await respond(_question(query, state), request, state, if_none_match)
 
 
-async def _question(query: InterpolateQuery, kiln: Services) -> Interpolation:
-    return Interpolation(query, await kiln.models.get(query.model))
+async def _question(query: InterpolateQuery, state: AppState) -> Interpolation:
+    return Interpolation(query, await state.models.get(query.model))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Response
 
 from services.api.auth import READ
-from services.api.state import Kiln
+from services.api.state import State
 
 router = APIRouter(tags=["health"])
 
@@ -13,6 +13,6 @@ EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}}, dependencies=[READ])
-async def metrics(kiln: Kiln) -> Response:
+async def metrics(state: State) -> Response:
     """Seconds in the queue, in onnxruntime and in the encoder, sizes of batches, refusals; see docs/serving.md."""
-    return Response(kiln.telemetry.text(), media_type=EXPOSITION)
+    return Response(state.telemetry.text(), media_type=EXPOSITION)

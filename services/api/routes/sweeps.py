@@ -23,11 +23,11 @@ from services.api.schemas.sweeps import (
     SweepSummary,
     SweepView,
 )
-from services.api.state import Kiln
+from services.api.state import State
 from services.api.sweeps import optuna_study
 from services.api.sweeps.runner import advance_now
 from shared.errors import NothingToPromote
-from shared.sweeps import record as sweeps
+from shared.sweeps import transitions as sweep_transitions
 from shared.sweeps.validation import check_plan
 
 router = APIRouter(prefix="/sweeps", tags=["sweeps"])
@@ -38,53 +38,53 @@ RESOLVED: dict[int | str, dict[str, Any]] = {200: {"model": ResolvedSweep}}
 
 @router.post("", status_code=202, response_model=SweepView, responses=RESOLVED, dependencies=[TRAIN])
 def create_sweep(
-    body: SweepRequest, response: Response, kiln: Kiln, dry_run: bool = False, idempotency_key: IdempotencyKey = None
+    body: SweepRequest, response: Response, state: State, dry_run: bool = False, idempotency_key: IdempotencyKey = None
 ) -> Any:
     """Starts a search: its trials are ordinary jobs. With `dry_run` it only checks the plan."""
     config = check_plan(body.plan)
     if dry_run:
         return JSONResponse(ResolvedSweep(plan=body.plan, config=config).model_dump(mode="json"))
-    sweep = advance_now(submit_sweep(body, idempotency_key, kiln), kiln)
+    sweep = advance_now(submit_sweep(body, idempotency_key, state), state)
     response.headers["Location"] = f"/sweeps/{sweep.id}"
     return SweepView.of(sweep)
 
 
 @router.get("", dependencies=[READ])
-def list_sweeps(query: Annotated[SweepListQuery, Query()], kiln: Kiln) -> SweepList:
+def list_sweeps(query: Annotated[SweepListQuery, Query()], state: State) -> SweepList:
     """Sweeps, newest first, without their trials."""
-    page = kiln.sweeps.list(query.after, query.limit)
+    page = state.sweeps.list(query.after, query.limit)
     return SweepList(data=[SweepSummary.of(sweep) for sweep in page.sweeps], has_more=page.has_more)
 
 
 @router.get("/{sweep_id}", dependencies=[READ])
-def get_sweep(sweep_id: str, kiln: Kiln) -> SweepView:
+def get_sweep(sweep_id: str, state: State) -> SweepView:
     """The sweep with all its trials: values, jobs, what came of them."""
-    return SweepView.of(kiln.sweeps.get(sweep_id))
+    return SweepView.of(state.sweeps.get(sweep_id))
 
 
 @router.get("/{sweep_id}/history.png", response_class=Response, responses=PNG, dependencies=[READ])
-def get_history(sweep_id: str, kiln: Kiln) -> Response:
+def get_history(sweep_id: str, state: State) -> Response:
     """The objective trial by trial, and the best so far."""
-    return Response(plots.sweep_png(kiln.sweeps.get(sweep_id)), media_type="image/png")
+    return Response(plots.sweep_png(state.sweeps.get(sweep_id)), media_type="image/png")
 
 
 @router.get("/{sweep_id}/importances.png", response_class=Response, responses=PNG, dependencies=[READ])
-def get_importances(sweep_id: str, kiln: Kiln) -> Response:
+def get_importances(sweep_id: str, state: State) -> Response:
     """Which of the varied fields made the difference."""
-    sweep = kiln.sweeps.get(sweep_id)
+    sweep = state.sweeps.get(sweep_id)
     return Response(plots.importances_png(optuna_study.importances(sweep), sweep), media_type="image/png")
 
 
 @router.post("/{sweep_id}/cancel", status_code=202, dependencies=[TRAIN])
-def cancel_sweep(sweep_id: str, kiln: Kiln) -> SweepView:
+def cancel_sweep(sweep_id: str, state: State) -> SweepView:
     """Ends the sweep and those of its jobs that are not over. Once it is over this changes nothing."""
-    return SweepView.of(advance_now(kiln.sweeps.update(sweep_id, sweeps.cancel), kiln))
+    return SweepView.of(advance_now(state.sweeps.update(sweep_id, sweep_transitions.cancel), state))
 
 
 @router.post("/{sweep_id}/promote", dependencies=[TRAIN])
-async def promote_best(sweep_id: str, kiln: Kiln, body: PromoteRequest | None = None) -> AliasView:
+async def promote_best(sweep_id: str, state: State, body: PromoteRequest | None = None) -> AliasView:
     """Points an alias, by default `default`, at the model of the best trial so far."""
-    best = (await asyncio.to_thread(kiln.sweeps.get, sweep_id)).best
+    best = (await asyncio.to_thread(state.sweeps.get, sweep_id)).best
     if best is None or best.model_id is None:
         raise NothingToPromote(f"no trial of sweep {sweep_id} has a model yet")
-    return await promote((body or PromoteRequest()).alias, best.model_id, kiln)
+    return await promote((body or PromoteRequest()).alias, best.model_id, state)

@@ -6,9 +6,9 @@ from fastapi import APIRouter, Request
 
 from services.api.auth import GENERATE
 from services.api.images.verify import verify
-from services.api.middleware.disconnect import unless_gone
+from services.api.middleware.disconnect import cancel_on_disconnect
 from services.api.schemas import Verification
-from services.api.state import Kiln
+from services.api.state import State
 
 router = APIRouter(tags=["generate"])
 
@@ -21,7 +21,7 @@ PNG_BODY = {
 
 
 @router.post("/verify", openapi_extra=PNG_BODY, dependencies=[GENERATE])
-async def verify_png(request: Request, kiln: Kiln) -> Verification:
+async def verify_png(request: Request, state: State) -> Verification:
     """Takes a PNG, reads how it was made, makes it again and compares. If it is not reproduced, `reason` says why."""
     png = await request.body()
-    return await unless_gone(request, verify(png, kiln.models, kiln.bench))
+    return await cancel_on_disconnect(request, verify(png, state.models, state.classifier))

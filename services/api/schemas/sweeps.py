@@ -14,8 +14,8 @@ from shared.sweeps.record import (
     MAX_TRIALS,
     Objective,
     Parameter,
-    Plan,
     Sweep,
+    SweepSpec,
     SweepStatus,
     Trial,
     TrialState,
@@ -51,8 +51,8 @@ class SweepRequest(JobRequest):
     ] = None
 
     @property
-    def plan(self) -> Plan:
-        return Plan(**{name: getattr(self, name) for name in Plan.model_fields})
+    def plan(self) -> SweepSpec:
+        return SweepSpec(**{name: getattr(self, name) for name in SweepSpec.model_fields})
 
 
 class SweepListQuery(BaseModel):
@@ -103,7 +103,7 @@ class SweepSummary(BaseModel):
             links |= {"promote": f"/sweeps/{sweep.id}/promote", "model": f"/models/{sweep.best.model_id}"}
         own = ("id", "name", "status", "error", "best", "created_at", "finished_at")
         return {
-            **{name: getattr(sweep.plan, name) for name in Plan.model_fields},
+            **{name: getattr(sweep.plan, name) for name in SweepSpec.model_fields},
             **{name: getattr(sweep, name) for name in own},
             "counts": {state: states.count(state) for state in TrialState},
             "links": links,
@@ -132,5 +132,5 @@ class SweepList(BaseModel):
 class ResolvedSweep(BaseModel):
     """Answer of a dry run: the plan, and a config that it may come to."""
 
-    plan: Plan
+    plan: SweepSpec
     config: TrainConfig

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from shared.sweeps.record import Choice, FloatRange, Parameter, Plan, Sweep, Trial, TrialState
+from shared.sweeps.record import Choice, FloatRange, Parameter, Sweep, SweepSpec, Trial, TrialState
 
 STARTUP_TRIALS = 10  # drawn at random, a quarter of a short sweep's; after them TPE has something to go by
 PRUNING_NEEDS = 4  # trials to compare with, or as many as a quarter of a short sweep's
@@ -24,7 +24,7 @@ def propose(sweep: Sweep) -> dict[str, Any]:
     return {name: _from_optuna(plan.space[name], value) for name, value in trial.params.items()}
 
 
-def is_hopeless(sweep: Sweep, number: int, reported: dict[int, float]) -> bool:
+def should_prune(sweep: Sweep, number: int, reported: dict[int, float]) -> bool:
     """Whether a trial that runs is worse so far than the median of the others at the same share of their budgets."""
     judged = sweep.trials[number].model_copy(update={"reported": reported})
     trials = (*sweep.trials[:number], judged, *sweep.trials[number + 1 :])
@@ -62,7 +62,7 @@ def _study(sweep: Sweep) -> Any:
     return study
 
 
-def _as_optuna(trial: Trial, plan: Plan) -> Any:
+def _as_optuna(trial: Trial, plan: SweepSpec) -> Any:
     from optuna.trial import TrialState as State
     from optuna.trial import create_trial
 

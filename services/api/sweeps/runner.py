@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from functools import partial
 
 from services.api.jobs.submit import send
-from services.api.state import Services
+from services.api.state import AppState
 from services.api.sweeps import optuna_study
 from shared.configs.presets import resolve
 from shared.errors import CorruptArtifact, InvalidInput, StoreUnavailable, UnknownJob, UnknownModel
-from shared.jobs import record as jobs
-from shared.jobs.record import Event, Job, JobStatus, SweepTrial
+from shared.jobs import transitions
+from shared.jobs.record import Event, Job, JobStatus, SweepTrial, new_job
 from shared.jobs.store import JobStore, Metrics
 from shared.storage.model_registry import ModelRegistry
-from shared.sweeps import record as sweeps
+from shared.sweeps import transitions as sweep_transitions
 from shared.sweeps.record import Sweep, Trial, TrialState
 from shared.sweeps.store import SweepStore
 
@@ -72,7 +72,9 @@ class Sweeper:
             resolve(sweep.plan.preset, sweep.plan.overrides | params)
         except InvalidInput as refused:
             error = f"bad_config: {refused}"
-        return self.sweeps.update(sweep.id, partial(sweeps.ask, number=len(sweep.trials), params=params, error=error))
+        return self.sweeps.update(
+            sweep.id, partial(sweep_transitions.ask, number=len(sweep.trials), params=params, error=error)
+        )
 
     def _look_after_all(self, sweep: Sweep, from_number: int = 0) -> list[Job]:
         """-> the jobs of its trials that are not over"""
@@ -98,7 +100,7 @@ class Sweeper:
             plan, changes = sweep.plan, {"id": trial.job_id, "sweep": SweepTrial(id=sweep.id, trial=trial.number)}
             config = resolve(plan.preset, plan.overrides | trial.params)
             make = partial(
-                jobs.new_job, preset=plan.preset, config=config, dataset=plan.dataset,
+                new_job, preset=plan.preset, config=config, dataset=plan.dataset,
                 name=f"{sweep.name or sweep.id} #{trial.number}",
             )  # fmt: skip
             self.jobs.create(lambda now: make(now).model_copy(update=changes))
@@ -109,8 +111,8 @@ class Sweeper:
             return self._cancel(job, f"sweep {sweep.id} is stopped")
         if sweep.plan.pruning and trial.pruned_at is None and job.status is JobStatus.RUNNING:
             reported = reports_of(self.jobs.metrics(job.id), sweep, job)
-            if reported and optuna_study.is_hopeless(sweep, trial.number, reported):
-                change = partial(sweeps.prune, number=trial.number, percent=max(reported))
+            if reported and optuna_study.should_prune(sweep, trial.number, reported):
+                change = partial(sweep_transitions.prune, number=trial.number, percent=max(reported))
                 trial = self.sweeps.update(sweep.id, change).trials[trial.number]
         if trial.pruned_at is None:
             return job
@@ -119,18 +121,20 @@ class Sweeper:
     def _cancel(self, job: Job, why: str) -> Job:
         if job.request == "cancel":
             return job
-        return self.jobs.update(job.id, partial(jobs.ask, request="cancel"), events=[Event(kind="sweep", message=why)])
+        return self.jobs.update(
+            job.id, partial(transitions.request_action, request="cancel"), events=[Event(kind="sweep", message=why)]
+        )
 
     def _tell(self, sweep: Sweep, trial: Trial, job: Job) -> None:
         """The job is over: what that means for its trial."""
         rows = self.jobs.metrics(job.id)
-        told = partial(sweeps.tell, number=trial.number, reported=reports_of(rows, sweep, job))
+        told = partial(sweep_transitions.tell, number=trial.number, reported=reports_of(rows, sweep, job))
         if job.status is JobStatus.SUCCEEDED:
             value = self._value(sweep, job, rows)
             if value is None:
                 # So it would go with every further trial.
                 error = f"job {job.id} succeeded and reported no {sweep.plan.objective.metric!r}; {_columns(rows)}"
-                self.sweeps.update(sweep.id, partial(sweeps.give_up, error=error))
+                self.sweeps.update(sweep.id, partial(sweep_transitions.give_up, error=error))
                 change = partial(told, state=TrialState.FAILED, error=error)
             else:
                 change = partial(told, state=TrialState.COMPLETE, value=value, model_id=job.model_id)
@@ -154,14 +158,14 @@ class Sweeper:
         return next((row[metric] for row in reversed(rows) if metric in row), None)
 
 
-def sweeper_of(kiln: Services) -> Sweeper:
-    return Sweeper(kiln.sweeps, kiln.store, kiln.registry, partial(send, kiln=kiln))
+def sweeper_of(state: AppState) -> Sweeper:
+    return Sweeper(state.sweeps, state.store, state.registry, partial(send, state=state))
 
 
-def advance_now(sweep: Sweep, kiln: Services) -> Sweep:
+def advance_now(sweep: Sweep, state: AppState) -> Sweep:
     """One round at once, for who waits for an answer. The sweep is recorded: what fails now is done later."""
     try:
-        return sweep if sweep.is_over else sweeper_of(kiln).advance(sweep)
+        return sweep if sweep.is_over else sweeper_of(state).advance(sweep)
     except StoreUnavailable as error:
         log.warning("sweep %s is recorded and will go on later: %s", sweep.id, error)
         return sweep

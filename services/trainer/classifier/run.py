@@ -17,7 +17,7 @@ from services.trainer.runs.run import device_name, load_newest, pick_device, run
 from shared.configs.classifier import ClassifierConfig, ClassifierManifest, write_classifier
 from shared.errors import BadConfig
 from shared.jobs.record import Job
-from shared.jobs.trainer_messages import ClassifierLine, MetricsLine, ProgressLine, Stop, TrainerLine
+from shared.jobs.trainer_messages import ClassifierLine, MetricsLine, ProgressLine, StopSignal, TrainerLine
 from shared.settings import Settings
 from shared.storage.artifacts import ArtifactStore
 
@@ -38,7 +38,7 @@ def train_classifier(
     spec: ClassifierSpec,
     settings: Settings,
     emit: Callable[[TrainerLine], None],
-    should_stop: Callable[[], Stop | None],
+    should_stop: Callable[[], StopSignal | None],
 ) -> ClassifierManifest | None:
     """Trains, going on from the last checkpoint if there is one, measures on the test images and writes the files.
 
@@ -91,7 +91,7 @@ def train_classifier(
 
 
 def run_job(
-    job: Job, settings: Settings, emit: Callable[[TrainerLine], None], should_stop: Callable[[], Stop | None]
+    job: Job, settings: Settings, emit: Callable[[TrainerLine], None], should_stop: Callable[[], StopSignal | None]
 ) -> bool:
     """A classifier as a job; False when it was told to leave before the end. Raises TrainingFailed."""
     assert isinstance(job.config, ClassifierConfig)

@@ -17,7 +17,7 @@ from services.trainer.data.augment import crop, cutout, flip, to_unit_range
 from services.trainer.data.datasets import ImageDataset, Sampler
 from shared.configs.classifier import ClassifierConfig
 from shared.errors import Diverged
-from shared.jobs.trainer_messages import Stop
+from shared.jobs.trainer_messages import StopSignal
 
 EVAL_BATCH = 500
 
@@ -83,7 +83,7 @@ def train(
     dataset: ImageDataset,
     on_tick: Callable[[dict[str, float]], None],
     on_checkpoint: Callable[[], None],
-    should_stop: Callable[[], Stop | None],
+    should_stop: Callable[[], StopSignal | None],
 ) -> Literal["leave", "done"]:
     """Trains in place until all epochs are over or it is told to stop; ends with a checkpoint in any case.
 

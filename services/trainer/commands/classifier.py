@@ -21,7 +21,7 @@ from shared.configs.classifier import resolve_classifier
 from shared.configs.presets import parse_overrides
 from shared.errors import InvalidInput, KilnError
 from shared.jobs.record import new_job_id
-from shared.jobs.trainer_messages import EXIT_LEFT, ProgressLine, Stop, TrainerLine
+from shared.jobs.trainer_messages import EXIT_LEFT, ProgressLine, StopSignal, TrainerLine
 from shared.settings import Settings
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def run_name(name: str) -> str:
     return name
 
 
-def _on_stop_signals() -> Callable[[], Stop | None]:
+def _on_stop_signals() -> Callable[[], StopSignal | None]:
     """SIGTERM and SIGINT: checkpoint and leave. Says so once one has come."""
     heard: list[int] = []
 

@@ -73,7 +73,7 @@ class Ranks:
             raise TrainingFailed(f"another training process of this run is gone: {error}") from error
         return cast(list[float], said.tolist())
 
-    def hand_out(self, data: bytes) -> bytes:
+    def broadcast_bytes(self, data: bytes) -> bytes:
         """The first process's bytes, in every process."""
         if self.count == 1:
             return data

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from services.trainer.export.fuse import folded
 from services.trainer.export.per_class_graph import dispatching
-from services.trainer.networks.per_class_generator import Dispatch
+from services.trainer.networks.per_class_generator import PerClassGenerator
 from shared.configs.presets import TrainConfig
 from shared.errors import ParityFailed
 from shared.storage.model_registry import Parity
@@ -41,7 +41,7 @@ def export_generator(generator: nn.Module, config: TrainConfig) -> bytes:
 
     The graph is that of `networks.folded`, which makes the same images; check_parity compares it with the original.
     """
-    if isinstance(generator, Dispatch):
+    if isinstance(generator, PerClassGenerator):
         return dispatching([export_generator(part, config) for part in generator.parts])
     inputs = {"z": torch.randn(2, config.latent_dim), "labels": torch.zeros(2, dtype=torch.int64)}
     return to_onnx(_Graph(folded(generator)), inputs, ["images"])

@@ -78,7 +78,7 @@ class CollapseWatch:
         self._state, self._tell = state, tell
         self._is_told = False
 
-    def look_at_row(self) -> None:
+    def on_metrics(self) -> None:
         """Call it after each row of the metrics series; only those with the signs count."""
         row = self._state.metrics[-1]
         if "diversity" in row:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from services.trainer.data.datasets import ImageDataset
 from services.trainer.metrics.evaluation import Evaluator, open_evaluator
 from services.trainer.metrics.extractor import Hear, find_extractor
-from services.trainer.training.sampling import NORM_IMAGES, reestimate_batch_norm
+from services.trainer.training.sampling import NORM_IMAGES, standing_statistics
 from services.trainer.training.state import Resumable
 from shared.errors import KilnError
 from shared.settings import Settings
@@ -64,7 +64,7 @@ def extend_last_row(state: Resumable, evaluator: Evaluator | None) -> None:
     """
     if evaluator is None or not is_due(state):
         return
-    reestimate_batch_norm(state.ema, state.config, len(evaluator.dataset.classes), NORM_IMAGES)
+    standing_statistics(state.ema, state.config, len(evaluator.dataset.classes), NORM_IMAGES)
     state.metrics[-1] |= evaluator.quick(state.ema, state.config, state.config.eval_images)
 
 

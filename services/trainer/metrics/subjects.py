@@ -17,7 +17,7 @@ from torch import Tensor
 
 from services.trainer.metrics.evaluation import Generator
 from services.trainer.networks import build_networks
-from services.trainer.training.sampling import NORM_IMAGES, reestimate_batch_norm
+from services.trainer.training.sampling import NORM_IMAGES, standing_statistics
 from shared.configs.presets import TrainConfig
 from shared.errors import CorruptArtifact, InvalidInput
 from shared.settings import Settings
@@ -94,7 +94,7 @@ def _open_snapshot(path: Path, num_classes: int, device: torch.device) -> Subjec
     except (safetensors.SafetensorError, KeyError, ValueError, RuntimeError) as error:
         raise CorruptArtifact(f"{path} is no snapshot of a run over {num_classes} classes: {error}") from error
     generator = generator.to(device).to(memory_format=torch.channels_last).requires_grad_(False)
-    reestimate_batch_norm(generator, config, num_classes, NORM_IMAGES)
+    standing_statistics(generator, config, num_classes, NORM_IMAGES)
     return Subject(path.stem, generator, config, None, nimg)
 
 

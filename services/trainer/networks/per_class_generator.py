@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 
-class Dispatch(nn.Module):
+class PerClassGenerator(nn.Module):
     """(z [N, latent], labels [N]) -> images [N, 3, 32, 32]; image i is by `parts[labels[i]]`, grey if there is none."""
 
     def __init__(self, parts: Sequence[nn.Module]) -> None:

@@ -10,7 +10,7 @@ from services.trainer.runs.early_stop import Convergence, Tell
 from services.trainer.training.state import Resumable, TrainState
 
 
-class Oversight:
+class TrainingMonitor:
     """Of one run. One that is made of several has none: no part of it is the model."""
 
     def __init__(self, state: Resumable, dataset: ImageDataset, tell: Tell) -> None:
@@ -24,12 +24,12 @@ class Oversight:
         """Whether the run is to stop because it has converged."""
         return self._watches is not None and self._watches[0].is_reached
 
-    def look_at_row(self) -> None:
+    def on_metrics(self) -> None:
         """Call it after each row of the metrics series."""
         if self._watches is not None:
             convergence, collapse = self._watches
             convergence.look()
-            collapse.look_at_row()
+            collapse.on_metrics()
 
     def look_at_grid(self, images: Tensor) -> None:
         """Call it with each sample grid [100, 3, H, W]."""

@@ -16,14 +16,14 @@ from torch import nn
 
 from services.trainer.data.datasets import ImageDataset
 from services.trainer.networks import build_networks, count_parameters
-from services.trainer.networks.per_class_generator import Dispatch
+from services.trainer.networks.per_class_generator import PerClassGenerator
 from services.trainer.training import loop
-from services.trainer.training.sampling import NORM_IMAGES, reestimate_batch_norm, sample_grid
+from services.trainer.training.sampling import NORM_IMAGES, sample_grid, standing_statistics
 from services.trainer.training.schedules import training_seconds
 from services.trainer.training.state import TrainState
 from shared.configs.presets import TrainConfig
 from shared.errors import BadConfig
-from shared.jobs.trainer_messages import Stop
+from shared.jobs.trainer_messages import StopSignal
 
 SHARED = ("total_nimg", "lr_step_nimg", "ema_halflife_nimg", "tick_nimg", "snapshot_nimg")
 MAX_MODEL_BYTES = 1 << 30  # an ONNX file holds two
@@ -93,10 +93,10 @@ class PerClassState:
         return rows + [place(row, self.number, before) for row in self.part.metrics]
 
     @property
-    def ema(self) -> Dispatch:
+    def ema(self) -> PerClassGenerator:
         """The averaged generators of the classes that were begun."""
         begun = [self.part.ema] if self.part.cur_nimg or not self.finished else []
-        return Dispatch([*(part.generator for part in self.finished), *begun])
+        return PerClassGenerator([*(part.generator for part in self.finished), *begun])
 
     def networks(self) -> dict[str, nn.Module]:
         return {"ema": self.ema}
@@ -157,7 +157,7 @@ def train(
     state: PerClassState,
     dataset: ImageDataset,
     report: Callable[[loop.Report], None],
-    should_stop: Callable[[], Stop | None],
+    should_stop: Callable[[], StopSignal | None],
 ) -> Literal["leave", "done"]:
     """Trains class after class, as training_loop.train does one run; told to finish, it leaves the rest untrained."""
     while True:
@@ -165,7 +165,7 @@ def train(
         if how == "leave":
             return "leave"
         if state.part.cur_nimg:
-            reestimate_batch_norm(state.part.ema, state.part.config, 1, NORM_IMAGES)
+            standing_statistics(state.part.ema, state.part.config, 1, NORM_IMAGES)
         if not loop.is_over(state.part) or state.number == len(state.classes) - 1:
             return "done"
         state.begin_next()

@@ -22,23 +22,23 @@ from services.trainer.distributed.processes import ALONE, Ranks, joined, started
 from services.trainer.export.onnx import check_parity, export_generator
 from services.trainer.metrics.evaluation import Evaluator
 from services.trainer.metrics.in_training import extend_last_row, final_metrics, open_evaluation
-from services.trainer.networks.per_class_generator import Dispatch
+from services.trainer.networks.per_class_generator import PerClassGenerator
 from services.trainer.runs import per_class
 from services.trainer.runs.checkpoint import Checkpoints, pack, pack_weights, unpack
 from services.trainer.runs.early_stop import take_best
-from services.trainer.runs.monitor import Oversight
+from services.trainer.runs.monitor import TrainingMonitor
 from services.trainer.runs.per_class import PerClassState
 from services.trainer.runs.starting_points import begin
 from services.trainer.training import loop
 from services.trainer.training.fast_step import check_compiler
 from services.trainer.training.profiling import profiled
 from services.trainer.training.runtime import choose_runtime
-from services.trainer.training.sampling import NORM_IMAGES, reestimate_batch_norm, sample_grid
+from services.trainer.training.sampling import NORM_IMAGES, sample_grid, standing_statistics
 from services.trainer.training.state import Resumable, TrainState
 from shared.configs.presets import TrainConfig
 from shared.errors import DISK_FULL, BadConfig
 from shared.jobs.record import Event
-from shared.jobs.trainer_messages import EventLine, MetricsLine, ProgressLine, ResultLine, Stop, TrainerLine
+from shared.jobs.trainer_messages import EventLine, MetricsLine, ProgressLine, ResultLine, StopSignal, TrainerLine
 from shared.settings import Settings
 from shared.storage.artifacts import ArtifactStore
 from shared.storage.model_registry import GENERATOR_FILE, PREVIEW_FILE, ModelManifest, model_id_of
@@ -59,7 +59,7 @@ def run(
     spec: RunSpec,
     settings: Settings,
     emit: Callable[[TrainerLine], None],
-    should_stop: Callable[[], Stop | None],
+    should_stop: Callable[[], StopSignal | None],
     profile: Path | None = None,
 ) -> bool:
     """Trains, going on from the last checkpoint if there is one, and exports. `profile`: where to write a trace.
@@ -77,7 +77,7 @@ def _run(
     spec: RunSpec,
     settings: Settings,
     emit: Callable[[TrainerLine], None],
-    should_stop: Callable[[], Stop | None],
+    should_stop: Callable[[], StopSignal | None],
     *,
     ranks: Ranks,
 ) -> bool:
@@ -98,9 +98,9 @@ def _run(
         for row in state.metrics:  # of the run whose checkpoint was taken up
             emit(MetricsLine(row=row))
     if isinstance(state, TrainState) and ranks.count > 1:
-        ranks.hand_out(pack(state.state_dict()))
+        ranks.broadcast_bytes(pack(state.state_dict()))
     evaluator = open_evaluation(state, settings, spec.dataset, dataset, partial(tell, emit))
-    oversight = Oversight(state, dataset, partial(tell, emit))
+    oversight = TrainingMonitor(state, dataset, partial(tell, emit))
 
     def on_report(report: loop.Report) -> None:
         match report:
@@ -109,7 +109,7 @@ def _run(
             case loop.MetricsReport(row):  # the newest of state.metrics
                 extend_last_row(state, evaluator)
                 emit(MetricsLine(row=row))
-                oversight.look_at_row()
+                oversight.on_metrics()
             case loop.SamplesReport(nimg, images):
                 oversight.look_at_grid(images)
                 key = f"jobs/{spec.run_id}/samples/{nimg:012d}.png"
@@ -125,7 +125,7 @@ def _run(
                         )
                     tell(emit, "checkpoint", f"checkpoint after {saved.cur_nimg:,} images", nimg=saved.cur_nimg)
 
-    def stop() -> Stop | None:
+    def stop() -> StopSignal | None:
         return should_stop() or ("finish" if oversight.is_done else None)
 
     if isinstance(state, PerClassState):
@@ -149,7 +149,7 @@ def follow(description: str, rank: int, rendezvous: str) -> None:
         device = pick_device(settings, ranks)
         dataset = load_dataset(settings.dataset_root, spec["dataset"]).to(device)
         state = make_state(config, dataset, settings, ranks, _ignore)
-        state.load_state_dict(unpack(ranks.hand_out(b"")))
+        state.load_state_dict(unpack(ranks.broadcast_bytes(b"")))
         loop.train(state, dataset, _ignore, lambda: None)
 
 
@@ -201,12 +201,12 @@ def export(
     """
     config = spec.config
     generator = state.ema
-    if isinstance(generator, Dispatch):
+    if isinstance(generator, PerClassGenerator):
         if len(generator.parts) < len(dataset.classes):
             evaluator = None  # told to finish early, it has no images of some classes to be measured by
         dataset = replace(dataset, classes=dataset.classes[: len(generator.parts)])
     else:
-        reestimate_batch_norm(generator, config, len(dataset.classes), NORM_IMAGES)
+        standing_statistics(generator, config, len(dataset.classes), NORM_IMAGES)
     graph = export_generator(generator, config)
     parity = check_parity(graph, generator, config, len(dataset.classes))
     # One folder per attempt: a trainer that was left behind by a worker that is gone may still be writing to its own.

@@ -25,12 +25,12 @@ from services.trainer.training.schedules import training_seconds
 from services.trainer.training.state import SUMMED, WEIGHTED, Resumable, TrainState
 from services.trainer.training.stopwatch import OFF, Stopwatch
 from shared.errors import Diverged
-from shared.jobs.trainer_messages import Stop
+from shared.jobs.trainer_messages import StopSignal
 
 PROGRESS_EVERY_S = 1.0
 MEASURE_EVERY_S = 30.0  # a recorded step cannot be timed from within; it is taken eagerly for that, which is slow
 
-_STOPS: tuple[Stop | None, ...] = (None, "leave", "finish")
+_STOPS: tuple[StopSignal | None, ...] = (None, "leave", "finish")
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def train(
     state: TrainState,
     dataset: ImageDataset,
     report: Callable[[Report], None],
-    should_stop: Callable[[], Stop | None],
+    should_stop: Callable[[], StopSignal | None],
 ) -> Literal["leave", "done"]:
     """Trains `state` in place until its budget is spent or it is told to stop.
 
@@ -233,7 +233,7 @@ def _add_to_sums(state: TrainState, weight: float, **values: Tensor) -> None:
         state.sums[SUMMED.index(name)] += weight * value.double()
 
 
-def _agree(state: TrainState, should_stop: Callable[[], Stop | None], started_s: float) -> Stop | None:
+def _agree(state: TrainState, should_stop: Callable[[], StopSignal | None], started_s: float) -> StopSignal | None:
     """What should_stop() says, asked by the first process for all of them."""
     state.wall_seconds = _agreed_time(state, started_s)
     return _STOPS[int(state.ranks.agree([_STOPS.index(should_stop())])[0])]

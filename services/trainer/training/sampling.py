@@ -21,7 +21,7 @@ def sample_grid(generator: nn.Module, config: TrainConfig, dataset: ImageDataset
     """
     device = next(generator.parameters()).device
     if reestimate:
-        reestimate_batch_norm(generator, config, len(dataset.classes), images=10 * BATCH)
+        standing_statistics(generator, config, len(dataset.classes), images=10 * BATCH)
     z = torch.randn(GRID_IMAGES, config.latent_dim, generator=_own_generator(config, "grid")).to(device)
     labels = (torch.arange(GRID_IMAGES) // 10 % len(dataset.classes)).to(device)
     generator.eval()
@@ -30,7 +30,7 @@ def sample_grid(generator: nn.Module, config: TrainConfig, dataset: ImageDataset
     return to_bytes(images).cpu()
 
 
-def reestimate_batch_norm(generator: nn.Module, config: TrainConfig, num_classes: int, images: int) -> None:
+def standing_statistics(generator: nn.Module, config: TrainConfig, num_classes: int, images: int) -> None:
     """Replaces the running statistics of all batch norms by plain averages over `images` fresh images.
 
     Averaged weights never saw a batch of their own, so statistics copied from the trained network do not fit them

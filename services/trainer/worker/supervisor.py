@@ -30,7 +30,7 @@ from shared.errors import (
     UnknownJob,
     UnknownModel,
 )
-from shared.jobs import record as jobs
+from shared.jobs import transitions
 from shared.jobs.record import LOST_REASONS, Event, Job, JobStatus, Progress, Reason
 from shared.jobs.store import Change, JobStore, Metrics
 from shared.jobs.trainer_messages import (
@@ -81,7 +81,7 @@ class Supervisor:
             log.warning("left to its new owner: %s", error)
 
     def _claim(self, job_id: str) -> Job | None:
-        claim = partial(jobs.claim, worker=self._worker, lease_s=self._settings.lease_s)
+        claim = partial(transitions.claim, worker=self._worker, lease_s=self._settings.lease_s)
         token = secrets.token_hex(8)
         try:
             return patiently(lambda: self._store.update(job_id, claim, token=token), self._stop)
@@ -207,7 +207,7 @@ class Attempt:
         metrics = [line.row for line in self.pending if isinstance(line, MetricsLine)]
         events = [line.event for line in self.pending if isinstance(line, EventLine)]
         renew = partial(
-            jobs.renew, fence=self.job.fence, lease_s=self.settings.lease_s, progress=self.progress,
+            transitions.renew, fence=self.job.fence, lease_s=self.settings.lease_s, progress=self.progress,
             metrics=metrics[-1] if metrics else None,
         )  # fmt: skip
         self.job = self._update(renew, metrics, events, self.pending_token)
@@ -264,12 +264,12 @@ class Attempt:
     ) -> None:
         """Ends the job. Raises StaleFence."""
         change = partial(
-            jobs.finish, fence=self.job.fence, status=status, reason=reason, error=error, model_id=model_id
+            transitions.finish, fence=self.job.fence, status=status, reason=reason, error=error, model_id=model_id
         )
         self._end(change, Event(kind=str(status), message=f"{status}: {error}" if error else f"{status}"))
 
     def _hand_back(self, status: JobStatus, kind: str, message: str, *, crashed: bool = False) -> None:
-        change = partial(jobs.hand_back, fence=self.job.fence, status=status, crashed=crashed)
+        change = partial(transitions.release, fence=self.job.fence, status=status, crashed=crashed)
         self._end(change, Event(kind=kind, message=message))
 
     def _end(self, change: Change, event: Event) -> None:

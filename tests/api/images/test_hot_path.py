@@ -10,7 +10,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from services.api.app import create_app
-from services.api.routes import hot_path
+from services.api.middleware import hot_path
 from shared.settings import Settings
 from shared.storage.model_registry import ModelRegistry
 from tests.api.conftest import publish, wait_until_ready

@@ -15,7 +15,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from services.api.images.png import COMPRESSIONS, read_provenance
-from services.api.images.response_cache import Answer, AnswerCache, etag_of, is_known
+from services.api.images.response_cache import ImageResponse, ResponseCache, etag_of, is_known
 from tests.api.conftest import CLASSES
 from tests.api.test_bad_input import assert_problem
 
@@ -146,12 +146,12 @@ def test_only_a_model_named_by_itself_makes_an_answer_for_ever(served: TestClien
 
 def test_the_cache_keeps_the_latest_and_no_more_than_it_may() -> None:
     seen: list[str] = []
-    cache = AnswerCache(800, seen.append)
+    cache = ResponseCache(800, seen.append)
     names = [etag_of(number) for number in range(10)]
 
-    cache._keep(Answer(b"x" * 101, "image/png", etag=etag_of("large")))
+    cache._keep(ImageResponse(b"x" * 101, "image/png", etag=etag_of("large")))
     for name in names:
-        cache._keep(Answer(b"x" * 100, "image/png", etag=name))
+        cache._keep(ImageResponse(b"x" * 100, "image/png", etag=name))
 
     assert cache.bytes == 800
     assert list(cache._answers) == names[2:]

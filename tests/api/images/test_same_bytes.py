@@ -18,7 +18,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from torch import nn
 
-from services.api.inference.engine import OnnxEngine, cheapest_covers
+from services.api.inference.engine import OnnxEngine, min_cost_buckets
 from services.api.inference.loaded_model import Draw, LoadedModel
 from services.api.telemetry import Telemetry
 from services.trainer.export.onnx import export_generator
@@ -134,8 +134,8 @@ def test_where_company_matters_every_image_is_run_alone(
 
 
 def test_batches_are_covered_by_what_takes_the_least_time() -> None:
-    by_image = cheapest_covers({1: 0.01, 2: 0.02, 4: 0.04, 8: 0.08, 16: 0.16})
-    by_call = cheapest_covers({1: 0.5, 2: 0.5, 4: 0.5, 8: 0.5, 16: 0.5})
+    by_image = min_cost_buckets({1: 0.01, 2: 0.02, 4: 0.04, 8: 0.08, 16: 0.16})
+    by_call = min_cost_buckets({1: 0.5, 2: 0.5, 4: 0.5, 8: 0.5, 16: 0.5})
 
     assert by_image[13] == (8, 4, 1)
     assert by_call[13] == (16,)

@@ -11,7 +11,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from shared.jobs import record as jobs
+from shared.jobs import transitions
 from shared.jobs.record import Event, Job, JobStatus
 from shared.jobs.store import RedisJobStore
 from shared.settings import Settings
@@ -81,11 +81,13 @@ def test_a_stream_tells_what_was_and_what_comes_and_ends_with_the_job(
     # When something happens, it comes at once
     tell(store, job, "present")
     assert next(stream)[2]["message"] == "present"
-    store.update(job.id, partial(jobs.claim, worker="w", lease_s=60))
+    store.update(job.id, partial(transitions.claim, worker="w", lease_s=60))
     assert next(stream)[2]["status"] == "running"
 
     # And when the job is over, so is the stream
-    store.update(job.id, partial(jobs.finish, fence=1, status=JobStatus.SUCCEEDED), [], [Event(kind="x", message="m")])
+    store.update(
+        job.id, partial(transitions.finish, fence=1, status=JobStatus.SUCCEEDED), [], [Event(kind="x", message="m")]
+    )
     assert [kind for kind, _, _ in stream] == ["x", "job", "end"]
 
 
@@ -96,7 +98,7 @@ def test_who_comes_back_misses_nothing_and_hears_nothing_twice(http: httpx2.Clie
     last_id = next(stream)[1]
 
     tell(store, job, "three")
-    store.update(job.id, partial(jobs.ask, request="cancel"))
+    store.update(job.id, partial(transitions.request_action, request="cancel"))
 
     notes = [data["message"] for kind, _, data in follow(http, job, **{"last-event-id": last_id}) if kind == "note"]
     assert notes == ["two", "three"]
@@ -118,7 +120,7 @@ def test_many_may_listen_to_one_job(http: httpx2.Client, store: RedisJobStore) -
         thread.start()
     listening.wait()
     tell(store, job, "news")
-    store.update(job.id, partial(jobs.ask, request="cancel"))
+    store.update(job.id, partial(transitions.request_action, request="cancel"))
     for thread in threads:
         thread.join()
 

@@ -12,10 +12,10 @@ import redis
 from fastapi.testclient import TestClient
 
 from services.api.jobs.reaper import reap
-from services.api.state import Services
+from services.api.state import AppState
 from shared.configs.presets import PRESETS
-from shared.jobs import record as jobs
-from shared.jobs.record import JobStatus
+from shared.jobs import transitions
+from shared.jobs.record import JobStatus, new_job
 from shared.settings import Settings
 from shared.storage.celery_app import TRAINING_QUEUE
 
@@ -23,8 +23,8 @@ TINY = {"preset": "tiny"}
 
 
 @pytest.fixture
-def kiln(client: TestClient) -> Services:
-    services: Services = client.app.state.services  # type: ignore[attr-defined]
+def kiln(client: TestClient) -> AppState:
+    services: AppState = client.app.state.services  # type: ignore[attr-defined]
     return services
 
 
@@ -108,7 +108,7 @@ def test_a_queued_job_obeys_at_once(client: TestClient) -> None:
     assert client.post(f"/jobs/{job_id}/resume").status_code == 409
 
 
-def test_metrics_come_as_json_and_as_csv(client: TestClient, kiln: Services) -> None:
+def test_metrics_come_as_json_and_as_csv(client: TestClient, kiln: AppState) -> None:
     job_id = client.post("/jobs", json=TINY).json()["id"]
     rows = [{"nimg": 100.0, "loss_d": 2.5}, {"nimg": 200.0, "loss_d": 1.25}]
     kiln.store.update(job_id, lambda job, _: job, metrics=rows)
@@ -131,8 +131,8 @@ def test_presets_say_how_large_they_are_and_where_their_values_come_from(client:
 class TestReaper:
     """No job is forgotten. (The API's own reaper runs too; what it does here, it may do first.)"""
 
-    def test_a_job_that_was_recorded_and_never_sent_is_sent(self, kiln: Services, settings: Settings) -> None:
-        make = partial(jobs.new_job, preset="tiny", config=PRESETS["tiny"].config, dataset="cifar10", name=None)
+    def test_a_job_that_was_recorded_and_never_sent_is_sent(self, kiln: AppState, settings: Settings) -> None:
+        make = partial(new_job, preset="tiny", config=PRESETS["tiny"].config, dataset="cifar10", name=None)
         job, _ = kiln.store.create(make)
         reap(kiln)
         assert messages(settings) == 0  # it may be on its way
@@ -145,7 +145,7 @@ class TestReaper:
 
     def test_a_job_whose_message_was_lost_is_sent_again(self, client: TestClient, settings: Settings) -> None:
         job_id = client.post("/jobs", json=TINY).json()["id"]
-        kiln: Services = client.app.state.services  # type: ignore[attr-defined]
+        kiln: AppState = client.app.state.services  # type: ignore[attr-defined]
         kiln.store.update(job_id, lambda job, now: job.model_copy(update={"enqueued_at": now - timedelta(hours=1)}))
         reap(kiln)
         assert messages(settings) == 1  # it still waits in the queue: no reason to send it twice
@@ -156,12 +156,14 @@ class TestReaper:
 
         assert messages(settings) >= 1
 
-    def test_a_silent_worker_loses_its_job_to_the_queue_and_in_the_end_the_job_is_lost(self, kiln: Services) -> None:
-        make = partial(jobs.new_job, preset="tiny", config=PRESETS["tiny"].config, dataset="cifar10", name=None)
+    def test_a_silent_worker_loses_its_job_to_the_queue_and_in_the_end_the_job_is_lost(self, kiln: AppState) -> None:
+        make = partial(new_job, preset="tiny", config=PRESETS["tiny"].config, dataset="cifar10", name=None)
         job, _ = kiln.store.create(make)
 
         for crash in (1, 2, 3):
-            kiln.store.update(job.id, partial(jobs.claim, worker="w", lease_s=-1))  # a lease that is over already
+            kiln.store.update(
+                job.id, partial(transitions.claim, worker="w", lease_s=-1)
+            )  # a lease that is over already
             reap(kiln)
             after = kiln.store.get(job.id)
             assert after.crashes == crash
@@ -169,10 +171,10 @@ class TestReaper:
 
         assert after.reason == "worker_lost"
 
-    def test_a_live_lease_is_left_alone(self, kiln: Services) -> None:
-        make = partial(jobs.new_job, preset="tiny", config=PRESETS["tiny"].config, dataset="cifar10", name=None)
+    def test_a_live_lease_is_left_alone(self, kiln: AppState) -> None:
+        make = partial(new_job, preset="tiny", config=PRESETS["tiny"].config, dataset="cifar10", name=None)
         job, _ = kiln.store.create(make)
-        claimed = kiln.store.update(job.id, partial(jobs.claim, worker="w", lease_s=3600))
+        claimed = kiln.store.update(job.id, partial(transitions.claim, worker="w", lease_s=3600))
 
         reap(kiln)
 

@@ -13,7 +13,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from services.api.jobs.sample_grids import spread
-from shared.jobs import record as jobs
+from shared.jobs import transitions
 from shared.jobs.record import Job, JobStatus
 from shared.jobs.store import RedisJobStore
 from shared.settings import Settings
@@ -37,8 +37,8 @@ def store(settings: Settings) -> Iterator[RedisJobStore]:
 def trained(store: RedisJobStore, settings: Settings, name: str, grids: int = 0) -> Job:
     """A job that succeeded, with a grid of one colour after each hundred images."""
     job, _ = store.create(lambda now: a_job(now).model_copy(update={"name": name}))
-    store.update(job.id, partial(jobs.claim, worker="w", lease_s=60))
-    store.update(job.id, partial(jobs.finish, fence=1, status=JobStatus.SUCCEEDED), ROWS)
+    store.update(job.id, partial(transitions.claim, worker="w", lease_s=60))
+    store.update(job.id, partial(transitions.finish, fence=1, status=JobStatus.SUCCEEDED), ROWS)
     artifacts = ArtifactStore(settings.artifact_url)
     for number in range(grids):
         buffer = io.BytesIO()

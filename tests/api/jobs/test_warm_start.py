@@ -9,7 +9,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from shared.configs.presets import resolve
-from shared.jobs import record as jobs
+from shared.jobs.record import new_job
 from shared.jobs.store import RedisJobStore
 from shared.settings import Settings
 from shared.storage.artifacts import ArtifactStore
@@ -20,7 +20,7 @@ from tests.api.test_bad_input import assert_problem
 def first(settings: Settings, client: TestClient) -> str:
     """Id of a job with checkpoints after 2,000 and 4,000 images and weights after 1,000."""
     store = RedisJobStore(settings.redis_url)
-    make = partial(jobs.new_job, preset="tiny", config=resolve("tiny", {}), dataset="cifar10", name=None)
+    make = partial(new_job, preset="tiny", config=resolve("tiny", {}), dataset="cifar10", name=None)
     job, _ = store.create(make)
     store.close()
     artifacts = ArtifactStore(settings.artifact_url)

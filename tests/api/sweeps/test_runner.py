@@ -12,12 +12,13 @@ import pytest
 
 from services.api.sweeps import optuna_study
 from services.api.sweeps.runner import Sweeper
-from shared.jobs import record as jobs
-from shared.jobs.record import Job, JobStatus, Reason
+from shared.jobs import transitions
+from shared.jobs.record import Job, JobStatus, Reason, SweepTrial
 from shared.storage.artifacts import ArtifactStore
 from shared.storage.model_registry import ModelMetrics, ModelRegistry
-from shared.sweeps.record import Sweep, SweepStatus, TrialState, cancel, new_sweep
+from shared.sweeps.record import Sweep, SweepStatus, TrialState, new_sweep
 from shared.sweeps.store import MemorySweepStore
+from shared.sweeps.transitions import cancel
 from tests.shared.examples import a_model, a_plan
 from tests.shared.jobs.memory_job_store import MemoryJobStore
 
@@ -38,20 +39,20 @@ class Lab:
 
     def send(self, job: Job) -> Job:
         self.sent.append(job.id)
-        return self.jobs.update(job.id, jobs.enqueued)
+        return self.jobs.update(job.id, transitions.enqueued)
 
     def start(self, **plan: Any) -> Sweep:
         return self.sweeper.advance(self.sweeps.create(partial(new_sweep, plan=a_plan(**plan), name="mine"))[0])
 
     def claim(self) -> Job | None:
         waiting = self.jobs.waiting(1)
-        return self.jobs.update(waiting[0].id, partial(jobs.claim, worker="w", lease_s=60)) if waiting else None
+        return self.jobs.update(waiting[0].id, partial(transitions.claim, worker="w", lease_s=60)) if waiting else None
 
     def report(self, job: Job, nimg: float, **row: float) -> None:
         self.jobs.update(job.id, lambda job, _: job, [{"nimg": nimg, **row}])
 
     def end(self, job: Job, status: JobStatus = JobStatus.SUCCEEDED, **how: Any) -> None:
-        self.jobs.update(job.id, partial(jobs.finish, fence=job.fence, status=status, **how))
+        self.jobs.update(job.id, partial(transitions.finish, fence=job.fence, status=status, **how))
 
     def run(self, sweep: Sweep, train: Train) -> Sweep:
         """One worker, until the sweep is over."""
@@ -93,7 +94,7 @@ def test_trials_are_ordinary_jobs_that_say_where_they_belong(lab: Lab) -> None:
 
     (trial,) = sweep.trials
     job = lab.jobs.get(trial.job_id or "")
-    assert (job.sweep, job.name) == (jobs.SweepTrial(id=sweep.id, trial=0), "mine #0")
+    assert (job.sweep, job.name) == (SweepTrial(id=sweep.id, trial=0), "mine #0")
     assert (job.gan_config.lr, job.config.batch_size) == (trial.params["lr"], 16)
 
 

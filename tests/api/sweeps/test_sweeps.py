@@ -10,9 +10,9 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from services.api.state import Services
+from services.api.state import AppState
 from services.api.sweeps.runner import sweeper_of
-from shared.jobs import record as jobs
+from shared.jobs import transitions
 from shared.jobs.record import JobStatus
 from shared.storage.model_registry import ModelRegistry
 from shared.sweeps.record import SweepStatus
@@ -27,17 +27,17 @@ BODY: dict[str, Any] = {
 }
 
 
-def services_of(client: TestClient) -> Services:
-    services: Services = client.app.state.services  # type: ignore[attr-defined]
+def services_of(client: TestClient) -> AppState:
+    services: AppState = client.app.state.services  # type: ignore[attr-defined]
     return services
 
 
-def train(kiln: Services, sweep_id: str, model_id: str | None = None) -> None:
+def train(kiln: AppState, sweep_id: str, model_id: str | None = None) -> None:
     """A worker takes each trial as it comes, until the sweep is over."""
     while (sweep := kiln.sweeps.get(sweep_id)).status is SweepStatus.RUNNING:
         for job in kiln.store.waiting(9):
-            claimed = kiln.store.update(job.id, partial(jobs.claim, worker="w", lease_s=60))
-            end = partial(jobs.finish, fence=claimed.fence, status=JobStatus.SUCCEEDED, model_id=model_id)
+            claimed = kiln.store.update(job.id, partial(transitions.claim, worker="w", lease_s=60))
+            end = partial(transitions.finish, fence=claimed.fence, status=JobStatus.SUCCEEDED, model_id=model_id)
             kiln.store.update(job.id, end, [{"nimg": 100.0, "loss_g": job.config.lr}])
         sweeper_of(kiln).advance(sweep)
 

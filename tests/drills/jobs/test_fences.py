@@ -15,8 +15,8 @@ import redis
 
 from shared.configs.presets import resolve
 from shared.errors import IllegalTransition
-from shared.jobs import record as jobs
-from shared.jobs.record import Job, JobStatus
+from shared.jobs import transitions
+from shared.jobs.record import Job, JobStatus, new_job
 from shared.jobs.store import RedisJobStore
 from shared.storage.celery_app import TRAINING_QUEUE, Broker
 from tests.drills.harness import ENDLESS, RUN, Kiln, is_gone
@@ -183,11 +183,11 @@ def test_reapers_of_several_replicas_at_once(kiln: Kiln, drill: Drill) -> None:
     kiln.worker.kill_tree()
     for api in kiln.apis:
         api.kill()
-    make = partial(jobs.new_job, preset="tiny", config=resolve("tiny", small_overrides()), dataset="colors", name=None)
+    make = partial(new_job, preset="tiny", config=resolve("tiny", small_overrides()), dataset="colors", name=None)
     unsent = [kiln.store.create(make)[0].id for _ in range(GHOSTS)]
     ghosts = [kiln.store.create(make)[0].id for _ in range(GHOSTS)]
     for job_id in ghosts:
-        kiln.store.update(job_id, partial(jobs.claim, worker="ghost", lease_s=0))
+        kiln.store.update(job_id, partial(transitions.claim, worker="ghost", lease_s=0))
 
     claimed: list[Job] = []
     with claiming(kiln, claimed):
@@ -204,7 +204,7 @@ def test_reapers_of_several_replicas_at_once(kiln: Kiln, drill: Drill) -> None:
         assert kiln.job(job.id) == job
         assert (job.attempt, job.fence, job.crashes) == ((2, 2, 1) if job.id in ghosts else (1, 1, 0))
     for job in claimed:
-        kiln.store.update(job.id, partial(jobs.finish, fence=job.fence, status=JobStatus.FAILED))
+        kiln.store.update(job.id, partial(transitions.finish, fence=job.fence, status=JobStatus.FAILED))
     drill.record("two API replicas' reapers at once", 2 * GHOSTS, detail=f"{REPLICAS} replicas")
 
 
@@ -231,5 +231,7 @@ class claiming:  # noqa: N801
                 if message := client.brpop([TRAINING_QUEUE], timeout=0.2):
                     job_id = json.loads(message[1])["headers"]["argsrepr"].strip("['] ")
                     with suppress(IllegalTransition):  # somebody has it
-                        self._claimed.append(store.update(job_id, partial(jobs.claim, worker=name, lease_s=3600)))
+                        self._claimed.append(
+                            store.update(job_id, partial(transitions.claim, worker=name, lease_s=3600))
+                        )
         store.close()

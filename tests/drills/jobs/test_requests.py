@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 
-from shared.jobs import record as jobs
+from shared.jobs import transitions
 from shared.jobs.record import JobStatus, Reason
 from tests.drills.harness import ENDLESS, Kiln, stopped
 from tests.drills.report import Drill
@@ -22,11 +22,11 @@ def in_state(kiln: Kiln, state: str) -> str:
     job_id = kiln.submit(ENDLESS)
     change = partial(kiln.store.update, job_id)
     if state in ("running", "queued again", "paused later", *ENDED):
-        fence = change(partial(jobs.claim, worker="somebody", lease_s=3600)).fence
+        fence = change(partial(transitions.claim, worker="somebody", lease_s=3600)).fence
         if state in ENDED:
-            change(partial(jobs.finish, fence=fence, status=JobStatus(state), reason=ENDED[state]))
+            change(partial(transitions.finish, fence=fence, status=JobStatus(state), reason=ENDED[state]))
         elif state != "running":
-            change(partial(jobs.hand_back, fence=fence, status=JobStatus(state.split(maxsplit=1)[0])))
+            change(partial(transitions.release, fence=fence, status=JobStatus(state.split(maxsplit=1)[0])))
     elif state in ("paused", "cancelled"):
         kiln.ask(job_id, {"paused": "pause", "cancelled": "cancel"}[state])
     assert kiln.job(job_id).status == state.split(maxsplit=1)[0]
@@ -80,7 +80,7 @@ def test_a_request_in_every_state_twice(kiln: Kiln, drill: Drill, what: str) -> 
                 assert once == before
             if once.status == "running":
                 fence = once.fence
-                kiln.store.update(job_id, partial(jobs.finish, fence=fence, status=JobStatus.FAILED))
+                kiln.store.update(job_id, partial(transitions.finish, fence=fence, status=JobStatus.FAILED))
     drill.record(f"{what} in every state, twice, after the end", 2 * len(STATES))
 
 

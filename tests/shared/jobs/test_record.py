@@ -13,28 +13,12 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from shared.errors import IllegalTransition, KilnError, StaleFence
-from shared.jobs.record import (
-    TERMINAL,
-    TRANSITIONS,
-    Job,
-    JobStatus,
-    Progress,
-    Reason,
-    Request,
-    ask,
-    claim,
-    enqueued,
-    expire,
-    finish,
-    hand_back,
-    new_job_id,
-    renew,
-    resume,
-)
+from shared.jobs.record import TERMINAL, TRANSITIONS, Job, JobStatus, Progress, Reason, RequestedAction, new_job_id
+from shared.jobs.transitions import claim, enqueued, expire, finish, release, renew, request_action, resume
 from tests.shared.examples import FENCE, LEASE_S, NOW, a_job, job_in
 
 LATE = NOW + timedelta(seconds=LEASE_S)  # the very moment at which the lease of `job_in(RUNNING)` runs out
-REQUESTS: tuple[Request, ...] = get_args(Request)
+REQUESTS: tuple[RequestedAction, ...] = get_args(RequestedAction)
 
 Change = Callable[[Job, datetime], Job]
 
@@ -50,13 +34,13 @@ CALLS: dict[str, tuple[Change, datetime]] = {
     "expire": (reap_it, NOW),
     "expire-late": (reap_it, LATE),
     "expire-last": (partial(expire, max_attempts=1), LATE),
-    "ask-cancel": (partial(ask, request="cancel"), NOW),
-    "ask-pause": (partial(ask, request="pause"), NOW),
-    "ask-finish": (partial(ask, request="finish"), NOW),
+    "ask-cancel": (partial(request_action, request="cancel"), NOW),
+    "ask-pause": (partial(request_action, request="pause"), NOW),
+    "ask-finish": (partial(request_action, request="finish"), NOW),
     "resume": (resume, NOW),
     "enqueued": (enqueued, LATE),
     **{f"finish-{status}": (partial(finish, fence=FENCE, status=status), NOW) for status in JobStatus},
-    **{f"hand_back-{status}": (partial(hand_back, fence=FENCE, status=status), NOW) for status in JobStatus},
+    **{f"hand_back-{status}": (partial(release, fence=FENCE, status=status), NOW) for status in JobStatus},
 }
 
 # What becomes of a job in the status above when the function on the left is called: the status it has then;
@@ -214,7 +198,7 @@ def test_renewing_without_news_keeps_what_was_known_and_what_was_asked() -> None
 
 def test_the_time_in_training_adds_up_over_attempts_and_leaves_out_the_rest() -> None:
     first = renew_it(job_in(JobStatus.RUNNING), NOW + timedelta(seconds=4))
-    waiting = hand_back(first, NOW + timedelta(seconds=5), fence=FENCE, status=JobStatus.PAUSED)
+    waiting = release(first, NOW + timedelta(seconds=5), fence=FENCE, status=JobStatus.PAUSED)
 
     second = claim_it(resume(waiting, NOW), NOW + timedelta(hours=1))
     second = renew(second, NOW + timedelta(hours=1, seconds=3), fence=FENCE + 1, lease_s=LEASE_S)
@@ -251,7 +235,7 @@ def test_a_failed_job_carries_reason_and_error() -> None:
 def test_a_job_that_is_handed_back_waits_to_be_sent_again(crashed: bool, crashes: int) -> None:
     before = job_in(JobStatus.RUNNING, crashes=1, enqueued_at=NOW)
 
-    after = hand_back(before, NOW, fence=FENCE, status=JobStatus.QUEUED, crashed=crashed)
+    after = release(before, NOW, fence=FENCE, status=JobStatus.QUEUED, crashed=crashed)
 
     assert (after.status, after.crashes) == (JobStatus.QUEUED, crashes)
     assert (after.lease_until, after.worker, after.enqueued_at, after.finished_at) == (None, None, None, None)
@@ -259,7 +243,7 @@ def test_a_job_that_is_handed_back_waits_to_be_sent_again(crashed: bool, crashes
 
 @pytest.mark.parametrize("status", [JobStatus.QUEUED, JobStatus.PAUSED])
 def test_a_cancel_that_comes_while_the_worker_leaves_is_honoured(status: JobStatus) -> None:
-    after = hand_back(job_in(JobStatus.RUNNING, request="cancel"), NOW, fence=FENCE, status=status)
+    after = release(job_in(JobStatus.RUNNING, request="cancel"), NOW, fence=FENCE, status=status)
 
     assert (after.status, after.reason, after.finished_at) == (JobStatus.CANCELLED, Reason.CANCELLED_BY_USER, NOW)
 
@@ -267,14 +251,14 @@ def test_a_cancel_that_comes_while_the_worker_leaves_is_honoured(status: JobStat
 def test_a_wish_to_finish_outlives_the_worker_it_was_told_to() -> None:
     asked = job_in(JobStatus.RUNNING, request="finish")
 
-    assert hand_back(asked, NOW, fence=FENCE, status=JobStatus.QUEUED, crashed=True).request == "finish"
+    assert release(asked, NOW, fence=FENCE, status=JobStatus.QUEUED, crashed=True).request == "finish"
     assert reap_it(asked, LATE).request == "finish"
 
 
 def test_pausing_fulfils_the_wish_to_pause() -> None:
     asked = job_in(JobStatus.RUNNING, request="pause")
 
-    assert hand_back(asked, NOW, fence=FENCE, status=JobStatus.PAUSED).request is None
+    assert release(asked, NOW, fence=FENCE, status=JobStatus.PAUSED).request is None
 
 
 # The reaper
@@ -325,8 +309,10 @@ def test_the_fence_grows_over_a_whole_life() -> None:
 @pytest.mark.parametrize("pending", [None, *REQUESTS])
 @pytest.mark.parametrize("request_", REQUESTS)
 @pytest.mark.parametrize("status", JobStatus)
-def test_asking_twice_is_asking_once(status: JobStatus, request_: Request, pending: Request | None) -> None:
-    wish = partial(ask, request=request_)
+def test_asking_twice_is_asking_once(
+    status: JobStatus, request_: RequestedAction, pending: RequestedAction | None
+) -> None:
+    wish = partial(request_action, request=request_)
     before = job_in(status, request=pending)
     once = wish(before, NOW)
 
@@ -334,24 +320,24 @@ def test_asking_twice_is_asking_once(status: JobStatus, request_: Request, pendi
 
 
 @pytest.mark.parametrize("request_", REQUESTS)
-def test_a_running_job_only_notes_what_is_asked(request_: Request) -> None:
+def test_a_running_job_only_notes_what_is_asked(request_: RequestedAction) -> None:
     before = job_in(JobStatus.RUNNING)
 
-    after = ask(before, NOW, request=request_)
+    after = request_action(before, NOW, request=request_)
 
     assert after == before.model_copy(update={"request": request_})
 
 
 @pytest.mark.parametrize("status", [JobStatus.QUEUED, JobStatus.PAUSED])
 def test_a_job_that_does_not_run_is_cancelled_at_once(status: JobStatus) -> None:
-    after = ask(job_in(status), NOW, request="cancel")
+    after = request_action(job_in(status), NOW, request="cancel")
 
     assert (after.status, after.reason, after.finished_at) == (JobStatus.CANCELLED, Reason.CANCELLED_BY_USER, NOW)
 
 
 @pytest.mark.parametrize("status", [JobStatus.QUEUED, JobStatus.PAUSED])
 def test_a_job_that_was_trained_and_waits_is_finished_by_the_next_worker(status: JobStatus) -> None:
-    after = ask(job_in(status, enqueued_at=NOW), NOW, request="finish")
+    after = request_action(job_in(status, enqueued_at=NOW), NOW, request="finish")
 
     assert (after.status, after.request) == (JobStatus.QUEUED, "finish")
     assert after.is_unsent == (status is JobStatus.PAUSED)
@@ -361,7 +347,7 @@ def test_a_job_that_was_trained_and_waits_is_finished_by_the_next_worker(status:
 @pytest.mark.parametrize("status", [JobStatus.QUEUED, JobStatus.PAUSED])
 def test_a_job_that_was_never_trained_has_nothing_to_keep(status: JobStatus) -> None:
     with pytest.raises(IllegalTransition, match="never trained"):
-        ask(job_in(status, attempt=0), NOW, request="finish")
+        request_action(job_in(status, attempt=0), NOW, request="finish")
 
 
 def test_a_lost_job_that_is_resumed_has_all_its_attempts_again() -> None:
@@ -381,24 +367,24 @@ def test_a_paused_job_that_is_resumed_waits_to_be_sent_again() -> None:
 
 
 def test_resuming_takes_back_a_pause_that_was_only_asked_for() -> None:
-    asked = ask(job_in(JobStatus.RUNNING), NOW, request="pause")
+    asked = request_action(job_in(JobStatus.RUNNING), NOW, request="pause")
 
     assert resume(asked, NOW) == job_in(JobStatus.RUNNING, id=asked.id)
 
 
 @pytest.mark.parametrize("request_", ["cancel", "finish"])
-def test_resuming_takes_back_nothing_else(request_: Request) -> None:
-    asked = ask(job_in(JobStatus.RUNNING), NOW, request=request_)
+def test_resuming_takes_back_nothing_else(request_: RequestedAction) -> None:
+    asked = request_action(job_in(JobStatus.RUNNING), NOW, request=request_)
 
     assert resume(asked, NOW) == asked
 
 
 def test_a_job_that_was_paused_once_more_after_its_worker_vanished_runs_on_when_it_is_resumed() -> None:
     # Given a running job that was asked to pause, whose worker fell silent before it could obey
-    queued = expire(ask(job_in(JobStatus.RUNNING), NOW, request="pause"), LATE, max_attempts=3)
+    queued = expire(request_action(job_in(JobStatus.RUNNING), NOW, request="pause"), LATE, max_attempts=3)
 
     # When it is paused where it waits, and resumed
-    resumed = resume(ask(queued, LATE, request="pause"), LATE)
+    resumed = resume(request_action(queued, LATE, request="pause"), LATE)
 
     # Then its next worker is not told to pause again
     assert (resumed.status, resumed.request) == (JobStatus.QUEUED, None)

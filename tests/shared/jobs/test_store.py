@@ -13,8 +13,9 @@ import redis
 
 from services.dev import free_port
 from shared.errors import IdempotencyMismatch, IllegalTransition, StoreUnavailable, UnknownJob
-from shared.jobs.record import Event, Job, JobStatus, enqueued
+from shared.jobs.record import Event, Job, JobStatus
 from shared.jobs.store import JobStore, RedisJobStore
+from shared.jobs.transitions import enqueued
 from shared.storage.redis import Idempotency
 from tests.shared.examples import a_job
 from tests.shared.jobs.memory_job_store import MemoryJobStore

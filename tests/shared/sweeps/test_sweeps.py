@@ -12,20 +12,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from shared.errors import IdempotencyMismatch, InvalidInput, UnknownSweep
 from shared.storage.redis import Idempotency
-from shared.sweeps.record import (
-    Parameter,
-    Plan,
-    Sweep,
-    SweepStatus,
-    TrialState,
-    ask,
-    cancel,
-    give_up,
-    new_sweep,
-    prune,
-    tell,
-)
+from shared.sweeps.record import Parameter, Sweep, SweepSpec, SweepStatus, TrialState, new_sweep
 from shared.sweeps.store import MemorySweepStore, RedisSweepStore, SweepStore
+from shared.sweeps.transitions import ask, cancel, give_up, prune, tell
 from shared.sweeps.validation import check_plan, parse_space
 from tests.shared.examples import NOW, a_plan
 
@@ -210,7 +199,7 @@ def store(request: pytest.FixtureRequest) -> Iterator[SweepStore]:
     store.close()
 
 
-def make(plan: Plan) -> Any:
+def make(plan: SweepSpec) -> Any:
     return partial(new_sweep, plan=plan, name=None)
 
 

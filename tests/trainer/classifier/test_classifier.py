@@ -21,7 +21,7 @@ from services.trainer.data.datasets import ImageDataset
 from services.trainer.networks import count_parameters
 from shared.configs.classifier import GRAPH_FILE, WEIGHTS_FILE, ClassifierConfig
 from shared.errors import CorruptArtifact, Diverged, UnknownClassifier
-from shared.jobs.trainer_messages import Stop
+from shared.jobs.trainer_messages import StopSignal
 from tests.trainer.small import CPU, random_images
 
 SMALL = {"width": 8, "batch_size": 8, "tick_nimg": 16, "checkpoint_every_s": 0.0}
@@ -36,7 +36,7 @@ def run(state: ClassifierState, dataset: ImageDataset, *, steps: int | None = No
     rows: list[dict[str, float]] = []
     left = [math.inf if steps is None else steps]
 
-    def should_stop() -> Stop | None:
+    def should_stop() -> StopSignal | None:
         left[0] -= 1
         return "leave" if left[0] < 0 else None
 

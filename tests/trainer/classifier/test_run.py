@@ -17,7 +17,7 @@ from services.trainer.classifier.run import ClassifierSpec, train_classifier
 from services.trainer.commands.terminal import describe
 from shared.configs.classifier import GRAPH_FILE, MANIFEST_FILE, WEIGHTS_FILE, ClassifierConfig, read_manifest
 from shared.errors import BadConfig, BadDataset
-from shared.jobs.trainer_messages import EXIT_LEFT, ProgressLine, Stop, TrainerLine
+from shared.jobs.trainer_messages import EXIT_LEFT, ProgressLine, StopSignal, TrainerLine
 from shared.settings import Settings
 from tests.processes import write_color_dataset
 
@@ -71,7 +71,7 @@ def test_a_run_that_left_goes_on_to_the_same_classifier(
     # Given a run that is told to leave after its second tick
     said: list[str] = []
 
-    def should_leave() -> Stop | None:
+    def should_leave() -> StopSignal | None:
         return "leave" if sum(line.startswith("nimg") for line in said) == 2 else None
 
     spec = ClassifierSpec("left", CONFIG, "colors", tmp_path / "out")

@@ -15,7 +15,7 @@ from services.trainer.export.fuse import _Doubling, _SquareBySquare, folded
 from services.trainer.export.onnx import export_generator
 from services.trainer.networks import build_networks
 from services.trainer.networks.cpu.fast_resnet import double_filters
-from services.trainer.networks.per_class_generator import Dispatch
+from services.trainer.networks.per_class_generator import PerClassGenerator
 from shared.configs.presets import TrainConfig
 from tests.trainer.small import small_config, small_keras, small_resnet
 
@@ -125,7 +125,7 @@ def test_each_part_of_a_dispatch_is_folded() -> None:
     parts = [trained(config), trained(config)]
     parts[1].convolutions[-1].weight.data *= -1  # type: ignore[index,union-attr]
     z, labels = torch.randn(6, 8), torch.tensor([0, 1, 1, 0, 1, 0])
-    whole = Dispatch(parts).eval()
+    whole = PerClassGenerator(parts).eval()
     with torch.no_grad():
         expected = whole(z, labels)
     torch.testing.assert_close(run(export_generator(whole, config), z=z, labels=labels), expected, rtol=0, atol=ATOL)

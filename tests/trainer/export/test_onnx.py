@@ -19,7 +19,7 @@ from torch import nn
 from services.trainer.export.fuse import folded
 from services.trainer.export.onnx import PARITY_LIMIT, check_parity, export_generator
 from services.trainer.networks import build_networks
-from services.trainer.training.sampling import reestimate_batch_norm
+from services.trainer.training.sampling import standing_statistics
 from shared.configs.presets import TrainConfig
 from shared.errors import ParityFailed
 from tests.trainer.small import small_config, small_keras, small_resnet
@@ -54,7 +54,7 @@ def exported(request: pytest.FixtureRequest) -> Exported:
     generator, _ = build_networks(config, num_classes=10)
     for parameter in generator.parameters():
         parameter.data += 0.2 * torch.randn_like(parameter)
-    reestimate_batch_norm(generator, config, 10, images=256)
+    standing_statistics(generator, config, 10, images=256)
     generator.to(memory_format=torch.channels_last).train()
     graph = export_generator(generator, config)
     return Exported(config, generator, graph, onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"]))

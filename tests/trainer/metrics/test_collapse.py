@@ -89,7 +89,7 @@ def test_the_event_comes_when_it_happens_and_once() -> None:
     for nimg, row in enumerate([{}, good, {}, {}, good, {}], start=1):
         state.cur_nimg = 90 * nimg
         state.metrics.append({"nimg": state.cur_nimg} | {"diversity": 0.01, "class_coverage": 0.1, "recall": 0.0} | row)
-        watch.look_at_row()
+        watch.on_metrics()
     # Then nothing is said of the beginning, and each collapse is told when it is seen first
     assert told == ["mode_collapse 270", "mode_collapse 540"]
 

@@ -20,7 +20,7 @@ from services.trainer.training.losses import LOSSES
 from services.trainer.training.state import TrainState
 from shared.configs.presets import TrainConfig
 from shared.errors import Diverged
-from shared.jobs.trainer_messages import Stop
+from shared.jobs.trainer_messages import StopSignal
 from tests.trainer.small import CPU, LinearCritic, random_images, small_config, small_keras, small_resnet
 
 DATASET = random_images(36)  # not a multiple of the batch: batches reach across epochs
@@ -55,7 +55,7 @@ def ignore(report: loop.Report) -> None:
     pass
 
 
-def after(state: TrainState, iterations: int, stop: Stop = "leave") -> Callable[[], Stop | None]:
+def after(state: TrainState, iterations: int, stop: StopSignal = "leave") -> Callable[[], StopSignal | None]:
     """A should_stop() that stops a run once it has come so far."""
     nimg = iterations * state.config.n_critic * state.config.batch_size
     return lambda: stop if state.cur_nimg >= nimg else None

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from services.trainer.networks import build_networks
-from services.trainer.training.sampling import GRID_IMAGES, reestimate_batch_norm, sample_grid
+from services.trainer.training.sampling import GRID_IMAGES, sample_grid, standing_statistics
 from shared.configs.presets import TrainConfig
 from tests.trainer.small import random_images, small_config, small_resnet
 
@@ -102,7 +102,7 @@ def test_reestimated_statistics_are_those_of_what_went_through(kind: str) -> Non
     generator = trained(KINDS[kind])
     seen = inputs_of_norms(generator)
     # When the statistics are estimated from 1024 images
-    reestimate_batch_norm(generator, KINDS[kind], 10, images=1024)
+    standing_statistics(generator, KINDS[kind], 10, images=1024)
     # Then each norm holds the mean of all of them, and the average of the batches' variances
     assert len(seen) >= 3
     for norm, batches in zip(norms_of(generator), seen, strict=True):
@@ -136,7 +136,7 @@ def test_reestimated_statistics_fit_a_big_batch_of_fresh_images(kind: str) -> No
 
     # When they are estimated, Then they fit; before, they did not
     before = error()
-    reestimate_batch_norm(generator, config, 10, images=1024)
+    standing_statistics(generator, config, 10, images=1024)
     after = error()
     assert max(after) < 0.1 < max(before)
 
@@ -148,7 +148,7 @@ def test_reestimation_forgets_what_was_there_and_leaves_the_generator_ready_for_
         statistics_of(norm)[0].add_(1000)
     # When they are estimated, Then nothing is left of that, and the norm works as before in further training
     for network in (generator, other):
-        reestimate_batch_norm(network, config, 10, images=128)
+        standing_statistics(network, config, 10, images=128)
     for norm, expected in zip(norms_of(generator), norms_of(other), strict=True):
         assert torch.equal(statistics_of(norm)[0], statistics_of(expected)[0])
         assert norm.momentum == nn.BatchNorm2d(1).momentum
@@ -157,5 +157,5 @@ def test_reestimation_forgets_what_was_there_and_leaves_the_generator_ready_for_
 
 def test_a_generator_without_batch_norm_needs_nothing() -> None:
     painter = Painter()
-    reestimate_batch_norm(painter, small_config(), 10, images=128)
+    standing_statistics(painter, small_config(), 10, images=128)
     assert painter.unit.item() == 1.0

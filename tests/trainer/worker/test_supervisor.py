@@ -18,8 +18,8 @@ from services.trainer.classifier.files import load_classifier
 from services.trainer.worker.supervisor import Supervisor
 from shared.configs.classifier import read_manifest, resolve_job
 from shared.configs.presets import resolve
-from shared.jobs import record as jobs
-from shared.jobs.record import Job, JobStatus
+from shared.jobs import transitions
+from shared.jobs.record import Job, JobStatus, new_job
 from shared.jobs.store import RedisJobStore
 from shared.settings import Settings
 from shared.storage.artifacts import ArtifactStore
@@ -40,7 +40,7 @@ class Worker:
 
     def queue(self, **overrides: object) -> Job:
         config = resolve("tiny", small_overrides(**overrides))
-        return self.store.create(partial(jobs.new_job, preset="tiny", config=config, dataset="colors", name=None))[0]
+        return self.store.create(partial(new_job, preset="tiny", config=config, dataset="colors", name=None))[0]
 
     def supervise(self, job: Job) -> None:
         Supervisor(self.store, self.registry, self.settings, self.stop).supervise(job.id)
@@ -76,7 +76,7 @@ def queue_classifier(worker: Worker, **overrides: object) -> Job:
     folder = worker.settings.dataset_root / "colors"
     (folder / "test").symlink_to(folder / "train")
     config = resolve_job("classifier", {"width": 8, "epochs": 2, "batch_size": 16, "tick_nimg": 40} | overrides)
-    make = partial(jobs.new_job, preset="classifier", config=config, dataset="colors", name=None)
+    make = partial(new_job, preset="classifier", config=config, dataset="colors", name=None)
     return worker.store.create(make)[0]
 
 
@@ -112,7 +112,7 @@ def test_a_classifier_whose_trainer_is_killed_goes_on(worker: Worker) -> None:
     seen = worker.store.get(job.id).progress.images_seen
     with worker.supervising(job):
         worker.wait(job, lambda job: job.progress.images_seen > seen)
-        worker.store.update(job.id, partial(jobs.ask, request="finish"))
+        worker.store.update(job.id, partial(transitions.request_action, request="finish"))
     # Then it went on from there, and what was learnt so far is kept
     done = worker.store.get(job.id)
     assert (done.status, done.attempt) == (JobStatus.SUCCEEDED, 2)
@@ -150,7 +150,7 @@ def test_a_job_is_trained_once_and_its_model_published(worker: Worker) -> None:
 
 def test_a_job_that_another_worker_holds_is_left_alone(worker: Worker) -> None:
     job = worker.queue()
-    held = worker.store.update(job.id, partial(jobs.claim, worker="other", lease_s=3600))
+    held = worker.store.update(job.id, partial(transitions.claim, worker="other", lease_s=3600))
 
     worker.supervise(job)
 
@@ -159,7 +159,7 @@ def test_a_job_that_another_worker_holds_is_left_alone(worker: Worker) -> None:
 
 def test_the_message_of_a_job_that_is_not_to_be_had_wakes_the_one_that_waited_longest(worker: Worker) -> None:
     cancelled, older, newer = worker.queue(), worker.queue(), worker.queue()
-    worker.store.update(cancelled.id, partial(jobs.ask, request="cancel"))
+    worker.store.update(cancelled.id, partial(transitions.request_action, request="cancel"))
 
     with worker.supervising(cancelled):
         worker.wait(older, lambda job: job.status is JobStatus.RUNNING)
@@ -238,7 +238,7 @@ def test_a_trainer_that_does_not_leave_is_killed(settings: Settings) -> None:
     with worker.supervising(job):
         worker.wait(job, is_training)
         os.kill(worker.trainer_pid(), signal.SIGSTOP)  # deaf to SIGTERM from now on
-        worker.store.update(job.id, partial(jobs.ask, request="cancel"))
+        worker.store.update(job.id, partial(transitions.request_action, request="cancel"))
 
     assert worker.store.get(job.id).status is JobStatus.CANCELLED
     assert trainer_pids(worker) == []

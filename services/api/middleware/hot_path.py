@@ -15,11 +15,11 @@ from urllib.parse import parse_qsl
 from pydantic import ValidationError
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from services.api.images.generate import Order, place_order
-from services.api.images.response_cache import Answer
+from services.api.images.generate import GenerationRequest, resolve_generation
+from services.api.images.response_cache import ImageResponse
 from services.api.middleware.security_headers import HEADERS
 from services.api.schemas import GenerateQuery
-from services.api.state import Services
+from services.api.state import AppState
 from shared.api_keys import Scope as KeyScope
 from shared.api_keys import find_key
 from shared.errors import KilnError
@@ -38,20 +38,20 @@ class HotPath:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] == "/generate" and scope["method"] == "GET":
             headers = dict(scope["headers"])
-            kiln: Services = scope["app"].state.services
-            order = None if _NOT_PLAIN & headers.keys() else await _order(scope, headers, kiln)
+            state: AppState = scope["app"].state.services
+            order = None if _NOT_PLAIN & headers.keys() else await _order(scope, headers, state)
             if order is not None:
-                answer = await _answer(order, headers, kiln, receive)
-                if isinstance(answer, Answer):
+                answer = await _answer(order, headers, state, receive)
+                if isinstance(answer, ImageResponse):
                     await _send(answer, send)
                 if answer is not None:
                     return
         await self._app(scope, receive, send)
 
 
-async def _order(scope: Scope, headers: Mapping[bytes, bytes], kiln: Services) -> Order | None:
+async def _order(scope: Scope, headers: Mapping[bytes, bytes], state: AppState) -> GenerationRequest | None:
     """None for whatever has to go the long way."""
-    if kiln.drain.is_on or not _may_generate(headers, kiln):
+    if state.drain.is_on or not _may_generate(headers, state):
         return None
     pairs = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
     values: dict[str, Any] = dict(pairs)
@@ -59,16 +59,16 @@ async def _order(scope: Scope, headers: Mapping[bytes, bytes], kiln: Services) -
         return None
     try:
         query = GenerateQuery.model_validate(values)
-        model = kiln.models.at_hand(query.model)
+        model = state.models.get_if_loaded(query.model)
         if model is None or not (model.manifest.conditional or query.class_ is None):
             return None
-        return await place_order(query, model, kiln.bench)
+        return await resolve_generation(query, model, state.classifier)
     except (ValidationError, KilnError):
         return None
 
 
-def _may_generate(headers: Mapping[bytes, bytes], kiln: Services) -> bool:
-    keys = kiln.settings.keys
+def _may_generate(headers: Mapping[bytes, bytes], state: AppState) -> bool:
+    keys = state.settings.keys
     if not keys:
         return True
     scheme, _, shown = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
@@ -77,8 +77,8 @@ def _may_generate(headers: Mapping[bytes, bytes], kiln: Services) -> bool:
 
 
 async def _answer(
-    order: Order, headers: Mapping[bytes, bytes], kiln: Services, receive: Receive
-) -> Answer | bool | None:
+    order: GenerationRequest, headers: Mapping[bytes, bytes], state: AppState, receive: Receive
+) -> ImageResponse | bool | None:
     """True when the client has gone; None when it went wrong, before anything was sent."""
     working = asyncio.current_task()
     assert working is not None
@@ -92,7 +92,7 @@ async def _answer(
     leaving.add_done_callback(hang_up)
     known = headers.get(b"if-none-match")
     try:
-        return await kiln.answers.answer(order, None if known is None else known.decode("latin-1"))
+        return await state.answers.answer(order, None if known is None else known.decode("latin-1"))
     except asyncio.CancelledError:
         if not leaving.done() or leaving.cancelled():
             raise
@@ -110,7 +110,7 @@ async def _disconnected(receive: Receive) -> None:
         pass
 
 
-async def _send(answer: Answer, send: Send) -> None:
+async def _send(answer: ImageResponse, send: Send) -> None:
     headers = _FIXED | {name.lower().encode(): value.encode() for name, value in answer.all_headers.items()}
     if answer.media_type:
         headers[b"content-type"] = answer.media_type.encode()
