@@ -13,7 +13,7 @@ up: $(VENV)/.installed
 test: lint
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
-# Every way it can break, but for the half-hour soak. Prints the table of drills and writes it into docs/reliability.md.
+# Every way it can break, but for the half-hour soak. Prints the table of drills and writes it into docs/explanation/reliability.md.
 drills: $(VENV)/.installed
 	@report=$$(mktemp) && trap 'rm -f $$report' EXIT; \
 	KILN_DRILL_REPORT=$$report $(BIN)/python -m pytest tests/drills -m "not soak" -q -n 3 --dist loadfile; status=$$?; \
@@ -29,11 +29,11 @@ lint: $(VENV)/.installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Kiln against the plain PyTorch way: docs/performance.md. E.g. make bench-training BENCH="--rounds 3 --parts ratio".
+# Kiln against the plain PyTorch way: docs/explanation/performance.md. E.g. make bench-training BENCH="--rounds 3 --parts ratio".
 bench-training: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.training $(BENCH)
 
-# Kiln against others that serve the same model: docs/performance.md. E.g. make bench-serving BENCH="--network 3.4M".
+# Kiln against others that serve the same model: docs/explanation/performance.md. E.g. make bench-serving BENCH="--network 3.4M".
 bench-serving: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.serving $(BENCH)
 
@@ -45,7 +45,7 @@ bench-side-by-side: $(VENV)/.installed
 bench-gpu: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.gpu $(BENCH)
 
-# Both reports, run again through the API: docs/reproduction.md. smoke: minutes; hours: an hour or two of two cores; day:
+# Both reports, run again through the API: docs/explanation/reproduction.md. smoke: minutes; hours: an hour or two of two cores; day:
 # a day of them; full: for a GPU. What was trained is not trained again; KILN_URL uses a stack that runs already.
 REPRODUCE_BUDGET ?= smoke
 reproduce: $(VENV)/.installed
@@ -64,7 +64,7 @@ N ?= 50000
 evaluate: $(VENV)/.installed
 	$(BIN)/python -m services.trainer evaluate $(MODEL) --images $(N)
 
-# docs/images/fid_by_*.png, from the figures in docs/curves.json.
+# docs/images/fid_by_*.png, from the figures in benchmarks/curves.json.
 plots: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.curves
 

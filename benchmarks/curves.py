@@ -1,4 +1,4 @@
-"""FID against images seen and against seconds, run beside run: `make plots` draws docs/curves.json into docs/images.
+"""Plots of FID against images seen and against seconds: `make plots` draws curves.json into docs/images.
 
     python -m services.trainer evaluate <weights/*.safetensors of a run> --images 10000 --json > figures.json
     python -m benchmarks.curves --add NAME figures.json --images-per-second 300
@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-CURVES, IMAGES = Path("docs/curves.json"), Path("docs/images")
+CURVES, IMAGES = Path("benchmarks/curves.json"), Path("docs/images")
 KEPT = ("fid", "kid", "inception_score", "precision", "recall", "class_accuracy")
 PLOTS = {"fid_by_images": ("real images seen", 1.0), "fid_by_seconds": ("CPU seconds of the training process", None)}
 

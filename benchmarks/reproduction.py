@@ -65,7 +65,8 @@ BUDGETS = {
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.reproduction", description=__doc__)
     parser.add_argument("--budget", choices=BUDGETS, default="smoke")
-    parser.add_argument("--page", type=Path, default=Path("docs/reproduction.md"))
+    parser.add_argument("--page", type=Path, default=Path("docs/explanation/reproduction.md"))
+    parser.add_argument("--pictures", type=Path, default=Path("docs/images/reproduction"))
     parser.add_argument("--data", type=Path, default=Path("data/reproduction"), help="of the stack that is started")
     parser.add_argument("--dataset", default="cifar10")
     parser.add_argument("--note", default="", help="anything about the machine that a reader has to know")
@@ -77,9 +78,8 @@ def main() -> int:
         if not options.collect:
             _wait_for_all(jobs)
         outcomes = {name: outcome(kiln, job) for name, job in jobs.items()}
-        pictures = options.page.parent / "images" / "reproduction"
-        save_pictures(kiln, reports, outcomes, pictures)
-    write_page(options.page, pictures, reports, outcomes, options.budget, budget.about, options.note)
+        save_pictures(kiln, reports, outcomes, options.pictures)
+    write_page(options.page, options.pictures, reports, outcomes, options.budget, budget.about, options.note)
     print(f"wrote {options.page}")
     return 0
 

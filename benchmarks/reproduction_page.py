@@ -44,7 +44,7 @@ def write_page(
     note: str,
 ) -> None:  # fmt: skip
     first, second = reports["report_1"], reports["report_2"]
-    where = pictures.relative_to(page.parent).as_posix()
+    where = Path(os.path.relpath(pictures, page.parent)).as_posix()
     parts = [
         "# Both reports, run again",
         f"Made by `make reproduce REPRODUCE_BUDGET={budget}`: {about}. {datetime.now(UTC):%Y-%m-%d}, {_machine()}."

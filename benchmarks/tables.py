@@ -1,4 +1,4 @@
-"""The results of benchmarks/training.py as Markdown, as docs/performance.md shows them: also of a file of them.
+"""Markdown tables of the results of benchmarks/training.py, for docs/explanation/performance.md.
 
 python -m benchmarks.tables data/bench/training.json
 """

@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
     add_commands(commands)
     options = parser.parse_args(arguments)
     # Threads that wait for each other spin. By default they do so for milliseconds, and then a busy core costs a
-    # multiple; not to spin at all costs a third where the cores are free: docs/performance.md.
+    # multiple; not to spin at all costs a third where the cores are free: docs/explanation/performance.md.
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
         os.environ["GOMP_SPINCOUNT"] = "10000"
     try:

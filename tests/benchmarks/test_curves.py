@@ -1,4 +1,4 @@
-"""The plots of docs/experiments.md: figures of a run's snapshots go in, lines come out."""
+"""The plots of docs/explanation/experiments.md: figures of a run's snapshots go in, lines come out."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from matplotlib.lines import Line2D
 
-from benchmarks.curves import IMAGES, PLOTS, add, draw, load
+from benchmarks.curves import CURVES, IMAGES, PLOTS, add, draw, load
 from tests.conftest import ROOT
 
 FLOOR = 0.01
@@ -51,7 +51,7 @@ def test_figures_of_another_protocol_are_refused() -> None:
 
 
 def test_the_committed_figures_can_be_drawn_and_are() -> None:
-    curves = load(ROOT / "docs" / "curves.json")
+    curves = load(ROOT / CURVES)
     for plot in PLOTS:
         drawn = lines(curves, plot)
         assert drawn.keys() == {*curves["runs"], "real test images"}

@@ -52,8 +52,8 @@ def test_the_page_prints_the_reports_values_and_what_came_out_failures_too(tmp_p
     outcomes = {name: outcome(name) for name in ROWS}
     outcomes["dcgan-softmax"] = outcome("dcgan-softmax", status="failed", error="loss_g is nan")
 
-    page = tmp_path / "docs" / "page.md"
-    write_page(page, page.parent / "images", REPORT_VALUES, outcomes, "smoke", "a little", "On a busy machine.")
+    page = tmp_path / "docs" / "explanation" / "page.md"
+    write_page(page, tmp_path / "docs" / "images", REPORT_VALUES, outcomes, "smoke", "a little", "On a busy machine.")
 
     text = page.read_text()
     assert "REPRODUCE_BUDGET=smoke" in text
@@ -64,7 +64,7 @@ def test_the_page_prints_the_reports_values_and_what_came_out_failures_too(tmp_p
     assert "**failed**: loss_g is nan" in text
     assert "1,024 images seen of the report's 1,500,000" in text
     assert "unstable, mode collapse, G loss up to 6.49; the highest G loss of a tick here: 0.70" in text
-    assert text.count("](images/") == 2 + len(REPORT_VALUES["report_2"]["tables"])
+    assert text.count("](../images/") == 2 + len(REPORT_VALUES["report_2"]["tables"])
 
 
 def outcome(name: str, status: str = "succeeded", error: str | None = None) -> Outcome:

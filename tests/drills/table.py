@@ -1,4 +1,4 @@
-"""The table of drills in docs/reliability.md: printed, and put between the page's two markers.
+"""The table of drills in docs/explanation/reliability.md: printed, and put between the page's two markers.
 
 `python -m tests.drills.table REPORT` takes the JSON lines that `KILN_DRILL_REPORT` collected.
 """
@@ -18,7 +18,7 @@ from typing import Any
 from tests.drills.breaks import BREAKS
 from tests.processes import ROOT
 
-PAGE = ROOT / "docs" / "reliability.md"
+PAGE = ROOT / "docs" / "explanation" / "reliability.md"
 BEGIN, END = "<!-- table of drills: begin -->", "<!-- table of drills: end -->"
 NOTHING = "nothing"
 

@@ -16,7 +16,8 @@ from PIL import Image
 from shared.configs.presets import PRESETS
 from tests.processes import ROOT, Stack, running_stack
 
-CELLS = re.findall(r"^```python\n(.*?)^```$", (ROOT / "docs/client.md").read_text(), re.MULTILINE | re.DOTALL)
+CLIENT_PAGE = (ROOT / "docs/tutorials/python-client.md").read_text()
+CELLS = re.findall(r"^```python\n(.*?)^```$", CLIENT_PAGE, re.MULTILINE | re.DOTALL)
 README = (ROOT / "README.md").read_text()
 FENCED = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)  # (language, text)
 BLOCKS = [text for language, text in FENCED if language == "bash"]
@@ -98,7 +99,7 @@ def test_the_tree_names_every_file_and_no_other() -> None:
     tracked = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, check=True, capture_output=True, text=True
     ).stdout.split()
-    whole_folders = ("tests", "docs/decisions", "docs/images")
+    whole_folders = ("tests", "docs/explanation/decisions", "docs/images")
     missing = {
         name
         for name in tracked

@@ -47,7 +47,7 @@ class Classifier:
         """Pixels [N, 32, 32, 3] -> what the classifier gives to each class [N, K].
 
         One image at a time: in company the last bits could differ, and with them, at the threshold, the answer. It
-        takes hardly longer (docs/decisions/0014-images-by-class.md).
+        takes hardly longer (docs/explanation/decisions/0014-images-by-class.md).
         """
         unit = images.transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1  # [N, H, W, C] -> [N, C, H, W]
         logits = np.concatenate(

@@ -21,7 +21,7 @@ from shared.settings import Settings
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 BUCKETS = {CPU: (1, 2, 4, 8, 16, 32, 64), CUDA: (1, 2, 4, 8, 16, 32, 64, 128, 256)}
-MIN_BATCH = 32  # a batch has a price of its own, in Python, that its images share: docs/performance.md
+MIN_BATCH = 32  # a batch has a price of its own, in Python, that its images share: docs/explanation/performance.md
 CALL_S = 1e-4  # about what a call of onnxruntime costs besides its work
 MAX_CLASSES = 1000
 MAX_LATENT = 1 << 16

@@ -14,5 +14,5 @@ EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}}, dependencies=[READ])
 async def metrics(state: State) -> Response:
-    """Seconds in the queue, in onnxruntime and in the encoder, sizes of batches, refusals; see docs/serving.md."""
+    """Prometheus metrics of this server; docs/reference/metrics.md lists them."""
     return Response(state.telemetry.text(), media_type=EXPOSITION)

@@ -1,4 +1,6 @@
-"""Several devices of one machine, one process each, that train one model: docs/decisions/0003-several-gpus.md.
+"""Several devices of one machine, one process each, that train one model.
+
+Why it is built this way: docs/explanation/decisions/0003-several-gpus.md.
 
 Every process draws the same random numbers for the whole batch and takes its share of it. Gradients are averaged and
 batch statistics are taken over all shares, so the result is that of one device with the whole batch, but for rounding.

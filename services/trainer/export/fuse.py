@@ -2,7 +2,7 @@
 
 What never changes any more is worked out beforehand, in double precision: batch norm becomes part of the tables of
 classes or of the convolution before it, and doubling part of the convolution after it. Which form is quickest is a
-matter of what onnxruntime does with it on a CPU; docs/serving.md has the measurements.
+matter of what onnxruntime does with it on a CPU; docs/explanation/serving.md has the measurements.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Mode collapse, seen by three signs: images all alike, few of the classes, and little of the real images recalled.
 
 What it is: Goodfellow 2016, arXiv:1701.00160, section 5.1.1. Where the thresholds come from:
-docs/decisions/0012-mode-collapse.md.
+docs/explanation/decisions/0012-mode-collapse.md.
 """
 
 from __future__ import annotations

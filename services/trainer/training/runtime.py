@@ -30,7 +30,7 @@ PLAIN = Runtime()
 
 
 def fastest(device: torch.device) -> Runtime:
-    """What measures fastest on that kind of device: docs/performance.md."""
+    """What measures fastest on that kind of device: docs/explanation/performance.md."""
     is_cuda = device.type == "cuda"
     return Runtime(
         channels_last=True, fused=True, foreach=True, winograd=not is_cuda, resample=not is_cuda, lean=True,

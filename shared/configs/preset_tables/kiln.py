@@ -26,10 +26,10 @@ _TINY = TrainConfig(
 )
 
 _TINY_SOURCES = {
-    "lr": "docs/experiments.md, 2026-11-21: 2e-4 leaves the classes indistinct after 66 thousand images",
-    "batch_size": "docs/experiments.md, 2026-11-21, run 7: more detail than 64 after as many images",
-    "loss": "docs/experiments.md, 2026-11-21, runs 1 and 2: as good as BCE, a little calmer",
-    "architecture": "docs/experiments.md, 2026-11-21: more than twice the images per second of small residual networks",
+    "lr": "docs/explanation/experiments.md, 2026-11-21: 2e-4 leaves the classes indistinct after 66 thousand images",
+    "batch_size": "docs/explanation/experiments.md, 2026-11-21, run 7: more detail than 64 after as many images",
+    "loss": "docs/explanation/experiments.md, 2026-11-21, runs 1 and 2: as good as BCE, a little calmer",
+    "architecture": "docs/explanation/experiments.md, 2026-11-21: more than twice the images/s of small residual networks",
 }
 
 _CPU_HOURS = TrainConfig(
@@ -57,7 +57,7 @@ _CPU_HOURS = TrainConfig(
     eval_images=50_000,
 )
 
-SEARCH = "docs/experiments.md, 2026-11-24"
+SEARCH = "docs/explanation/experiments.md, 2026-11-24"
 _CPU_HOURS_SOURCES = {
     "architecture": f"{SEARCH}: recognised more often than DCGAN after as many seconds, where bf16 is fast",
     "g_channels": f"{SEARCH}: 0.035 GFLOP (multiply-adds) per image",

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from services.trainer.networks import dcgan
 from services.trainer.networks.cpu.winograd import conv4x4, conv_transpose4x4, lay_out_weight
 
-# With fewer on one side the transforms cost more than the products save: docs/performance.md. The wider the processor's
-# vectors, the sooner oneDNN's own convolutions are done, but transforms wait for memory.
+# With fewer on one side the transforms cost more than the products save: docs/explanation/performance.md. The wider the
+# processor's vectors, the sooner oneDNN's own convolutions are done, but transforms wait for memory.
 FEWEST_CHANNELS = 128 if torch.backends.cpu.get_cpu_capability() == "AVX512" else 16
 
 

@@ -53,7 +53,7 @@ def _convolve_halved(x: Tensor, convolution: nn.Conv2d) -> Tensor:
 
 
 def _is_worth_it(x: Tensor, large_px: int) -> bool:
-    """In bf16 products are so fast that in small images adding up the taps takes longer: docs/performance.md."""
+    """In bf16, adding up the taps takes longer than it saves on small images: docs/explanation/performance.md."""
     return large_px >= SMALLEST_PX_IN_BF16 or x.dtype == torch.float32
 
 
