@@ -29,7 +29,7 @@ _TINY_SOURCES = {
     "lr": "docs/explanation/experiments.md, 2026-11-21: 2e-4 leaves the classes indistinct after 66 thousand images",
     "batch_size": "docs/explanation/experiments.md, 2026-11-21, run 7: more detail than 64 after as many images",
     "loss": "docs/explanation/experiments.md, 2026-11-21, runs 1 and 2: as good as BCE, a little calmer",
-    "architecture": "docs/explanation/experiments.md, 2026-11-21: more than twice the images/s of small residual networks",
+    "architecture": "docs/explanation/experiments.md, 2026-11-21: over twice the images/s of small residual networks",
 }
 
 _CPU_HOURS = TrainConfig(
