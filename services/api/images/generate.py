@@ -22,7 +22,7 @@ from services.api.images.encoders import FORMATS, ImageGrid
 from services.api.images.response_cache import ImageResponse, etag_of
 from services.api.inference.classifier import LazyClassifier
 from services.api.inference.loaded_model import Draw, LoadedModel, Pixels
-from services.api.schemas import MAX_IMAGES, GenerateBody, GenerateQuery
+from services.api.schemas.images import MAX_IMAGES, GenerateBody, GenerateQuery
 from shared.errors import InvalidInput
 
 MAX_SHEET_PIXELS = 1 << 24  # 4096 x 4096

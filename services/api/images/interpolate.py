@@ -13,7 +13,7 @@ from services.api.images.png import encode_apng, encode_png, enlarge, tile
 from services.api.images.response_cache import ImageResponse, etag_of
 from services.api.inference.latents import draw_latents, slerp
 from services.api.inference.loaded_model import LoadedModel, Pixels
-from services.api.schemas import InterpolateQuery
+from services.api.schemas.images import InterpolateQuery
 from shared.errors import InvalidInput
 
 

@@ -15,7 +15,7 @@ from services.api.images.png import read_frames, read_provenance
 from services.api.inference.classifier import LazyClassifier
 from services.api.inference.loaded_model import LoadedModel
 from services.api.inference.model_pool import ModelPool
-from services.api.schemas import GenerateBody, InterpolateQuery, Verification
+from services.api.schemas.images import GenerateBody, InterpolateQuery, Verification
 from shared.errors import InvalidInput, NoModelReady, NotFound
 
 GENERATED = ("n", "first_index", "seed", "truncation", "columns", "scale", "compress")

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 
-from services.api.schemas import JobView
+from services.api.schemas.jobs import JobView
 from services.api.state import AppState
 from shared.errors import StoreUnavailable
 from shared.jobs.record import Event, Job

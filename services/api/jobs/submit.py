@@ -7,7 +7,7 @@ import logging
 from functools import partial
 
 from services.api.jobs.warm_start import check_beginning
-from services.api.schemas import JobRequest
+from services.api.schemas.jobs import JobRequest
 from services.api.schemas.sweeps import SweepRequest
 from services.api.state import AppState
 from shared.configs.classifier import ClassifierConfig, resolve_job

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from services.api.images.generate import GenerationRequest, resolve_generation
 from services.api.images.response_cache import ImageResponse
 from services.api.middleware.security_headers import HEADERS
-from services.api.schemas import GenerateQuery
+from services.api.schemas.images import GenerateQuery
 from services.api.state import AppState
 from shared.api_keys import Scope as KeyScope
 from shared.api_keys import find_key

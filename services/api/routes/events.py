@@ -10,7 +10,7 @@ from fastapi.responses import StreamingResponse
 
 from services.api.auth import READ
 from services.api.jobs.event_stream import follow
-from services.api.schemas import EVENT_ID, EventList, EventsQuery
+from services.api.schemas.jobs import EVENT_ID, EventList, EventsQuery
 from services.api.state import State
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])

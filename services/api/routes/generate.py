@@ -12,7 +12,7 @@ from services.api.images.encoders import FORMATS
 from services.api.images.generate import GenerationRequest, resolve_generation
 from services.api.images.response_cache import CacheableRequest
 from services.api.middleware.disconnect import cancel_on_disconnect
-from services.api.schemas import GenerateBody, GenerateQuery
+from services.api.schemas.images import GenerateBody, GenerateQuery
 from services.api.state import AppState, State
 
 router = APIRouter(tags=["generate"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from services.api.schemas import Health, Readiness
+from services.api.schemas.health import Health, Readiness
 from services.api.state import State
 from shared.errors import Draining
 

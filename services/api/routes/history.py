@@ -9,7 +9,7 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from services.api.auth import READ
 from services.api.jobs import comparison, plots, sample_grids
 from services.api.jobs.tables import as_csv, as_markdown
-from services.api.schemas import CompareQuery, Comparison, LossesQuery, Sample, SampleList, StripQuery
+from services.api.schemas.jobs import CompareQuery, Comparison, LossesQuery, Sample, SampleList, StripQuery
 from services.api.state import State
 from shared.errors import UnknownSample
 

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, Request, Response
 from services.api.auth import GENERATE
 from services.api.images.interpolate import Interpolation
 from services.api.routes.generate import IfNoneMatch, respond
-from services.api.schemas import InterpolateQuery
+from services.api.schemas.images import InterpolateQuery
 from services.api.state import AppState, State
 
 router = APIRouter(tags=["generate"])

@@ -11,7 +11,15 @@ from fastapi.responses import JSONResponse
 from services.api.auth import READ, TRAIN
 from services.api.jobs.submit import resolve_request, send, submit
 from services.api.jobs.tables import as_csv
-from services.api.schemas import JobList, JobListQuery, JobRequest, JobView, MetricsQuery, MetricsSeries, ResolvedJob
+from services.api.schemas.jobs import (
+    JobList,
+    JobListQuery,
+    JobRequest,
+    JobView,
+    MetricsQuery,
+    MetricsSeries,
+    ResolvedJob,
+)
 from services.api.state import State
 from shared.jobs import transitions
 from shared.jobs.record import JobStatus

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Path, Response
 from fastapi.concurrency import run_in_threadpool
 
 from services.api.auth import READ, TRAIN
-from services.api.schemas import AliasRequest, AliasView, ModelList, ModelView
+from services.api.schemas.models import AliasRequest, AliasView, ModelList, ModelView
 from services.api.state import AppState, State
 from shared.errors import StoreUnavailable, UnknownPreview
 from shared.storage.model_registry import PREVIEW_FILE, ModelManifest

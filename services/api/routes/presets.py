@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from services.api.auth import READ
-from services.api.schemas import PresetList, PresetView
+from services.api.schemas.presets import PresetList, PresetView
 from shared.configs.presets import PRESETS
 from shared.errors import UnknownPreset
 

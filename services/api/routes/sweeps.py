@@ -13,7 +13,7 @@ from services.api.jobs import plots
 from services.api.jobs.submit import submit_sweep
 from services.api.routes.jobs import IdempotencyKey
 from services.api.routes.models import promote
-from services.api.schemas import AliasView
+from services.api.schemas.models import AliasView
 from services.api.schemas.sweeps import (
     PromoteRequest,
     ResolvedSweep,

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Request
 from services.api.auth import GENERATE
 from services.api.images.verify import verify
 from services.api.middleware.disconnect import cancel_on_disconnect
-from services.api.schemas import Verification
+from services.api.schemas.images import Verification
 from services.api.state import State
 
 router = APIRouter(tags=["generate"])

@@ -1,13 +1,14 @@
-"""What goes over the wire about sweeps."""
+"""Requests and responses of /sweeps."""
 
 from __future__ import annotations
 
 from datetime import datetime
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
-from services.api.schemas import JobRequest
+from services.api.schemas.jobs import JobRequest
+from services.api.schemas.request import RequestModel
 from shared.configs.train import TrainConfig
 from shared.sweeps.record import (
     MAX_PARAMETERS,
@@ -27,27 +28,34 @@ SPACE = {"lr": {"type": "float", "low": 1e-5, "high": 1e-3, "log": True},
 
 
 class SweepRequest(JobRequest):
-    """Body of POST /sweeps: a job's, and what is to be searched. `overrides` are the same in all trials."""
+    """Body of POST /sweeps: a job's body and the search space. All trials share the `overrides`."""
 
     space: Annotated[
         dict[str, Parameter],
         Field(
-            min_length=1, max_length=MAX_PARAMETERS, examples=[SPACE], description="What to vary: fields of the config."
+            min_length=1,
+            max_length=MAX_PARAMETERS,
+            examples=[SPACE],
+            description="Config fields to vary, and their ranges.",
         ),
     ]
-    objective: Annotated[Objective, Field(description="What is to become small or large.")]
+    objective: Annotated[Objective, Field(description="The metric to minimise or maximise.")]
     n_trials: Annotated[
-        int, Field(strict=True, ge=1, le=MAX_TRIALS, description="How many jobs, failed and pruned ones included.")
+        int, Field(strict=True, ge=1, le=MAX_TRIALS, description="Number of jobs, failed and pruned ones included.")
     ]
     pruning: Annotated[
-        bool, Field(strict=True, description="Stop a trial that is worse on its way than the median of the others.")
+        bool,
+        Field(
+            strict=True,
+            description="Stop a trial early when it is worse than the median of the others at the same step.",
+        ),
     ] = False
     seed: Annotated[
-        int, Field(strict=True, ge=0, lt=2**31, description="Of the search; the jobs' own is an override.")
+        int, Field(strict=True, ge=0, lt=2**31, description="Seed of the search. The seed of the jobs is an override.")
     ] = 0
     parallelism: Annotated[
         Annotated[int, Field(strict=True, ge=1, le=1000)] | None,
-        Field(description="Trials at a time; null: as many as there are workers."),
+        Field(description="Trials to run at a time. Default: one per worker."),
     ] = None
 
     @property
@@ -55,23 +63,21 @@ class SweepRequest(JobRequest):
         return SweepSpec(**{name: getattr(self, name) for name in SweepSpec.model_fields})
 
 
-class SweepListQuery(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class SweepListQuery(RequestModel):
+    """Query of GET /sweeps."""
 
-    after: Annotated[str | None, Field(max_length=100, description="Id of the last sweep of the page before.")] = None
+    after: Annotated[str | None, Field(max_length=100, description="Id of the last sweep of the previous page.")] = None
     limit: Annotated[int, Field(ge=1, le=100)] = 20
 
 
-class PromoteRequest(BaseModel):
+class PromoteRequest(RequestModel):
     """Body of POST /sweeps/{id}/promote."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     alias: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,99}$")] = "default"
 
 
 class SweepSummary(BaseModel):
-    """A sweep without its trials, but for the best one."""
+    """A sweep with its best trial only, for lists."""
 
     id: str
     name: str | None
@@ -115,7 +121,7 @@ class SweepSummary(BaseModel):
 
 
 class SweepView(SweepSummary):
-    """A sweep as its user sees it."""
+    """A sweep with all its trials."""
 
     trials: tuple[Trial, ...]
 
@@ -125,12 +131,14 @@ class SweepView(SweepSummary):
 
 
 class SweepList(BaseModel):
+    """One page of sweeps."""
+
     data: list[SweepSummary]
     has_more: bool
 
 
 class ResolvedSweep(BaseModel):
-    """Answer of a dry run: the plan, and a config that it may come to."""
+    """Response of a dry run: the sweep, and the config of one possible trial."""
 
     plan: SweepSpec
     config: TrainConfig
