@@ -33,9 +33,10 @@ KilnError
 
 from __future__ import annotations
 
+import difflib
 import errno
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,6 +76,12 @@ def _repr(value: Any) -> str:
         return repr(value)
     except (ValueError, RecursionError):  # an integer too long to print somewhere inside, or too deep a nesting
         return f"a {type(value).__name__} that cannot be printed"
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """The end of an error message: `"; did you mean 'tiny'?"`, or `""` if no known name is similar."""
+    close = difflib.get_close_matches(name, list(names), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 class KilnError(Exception):

@@ -1,27 +1,17 @@
-"""The classifier that measures models: what it is trained with, and what is known of a trained one.
-
-Its files lie in one folder: the manifest, the weights as safetensors for the trainer, the graph as ONNX for the rest.
-"""
+"""`ClassifierConfig`: the hyper-parameters of the classifier that measures models."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
-from datetime import datetime
-from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from shared.configs.presets import TrainConfig, resolve
-from shared.errors import CorruptArtifact, FieldProblem, InvalidInput, UnknownClassifier
-from shared.storage.model_registry import Parity
+from shared.configs.overrides import validate_overrides
+from shared.configs.presets import resolve
+from shared.configs.train import TrainConfig
 
 CLASSIFIER = "classifier"  # the preset of a job that trains one
-
-MANIFEST_FILE = "manifest.json"
-WEIGHTS_FILE = "classifier.safetensors"
-GRAPH_FILE = "classifier.onnx"
 
 
 class ClassifierConfig(BaseModel):
@@ -49,83 +39,11 @@ class ClassifierConfig(BaseModel):
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of everything random in the run.")
 
 
-class ClassifierManifest(BaseModel):
-    """What a trained classifier is and how good it is."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    created_at: datetime
-    dataset: str
-    classes: tuple[str, ...]
-    config: ClassifierConfig
-    feature_dim: int  # length of the pooled features
-    test_images: int
-    test_accuracy: float
-    class_accuracy: dict[str, float]  # on the test images, by class
-    images_seen: int
-    wall_seconds: float  # of training, over all attempts
-    images_per_second: float
-    device: str
-    command: str
-    parity: Parity  # the largest difference of a logit or feature between ONNX and torch
-    files: dict[str, str] = Field(default_factory=dict)  # name -> SHA-256
-
-    @property
-    def digest(self) -> str:
-        """What tells this classifier's features from any other's: the SHA-256 of its weights."""
-        return self.files[WEIGHTS_FILE]
-
-
 def resolve_classifier(overrides: Mapping[str, Any]) -> ClassifierConfig:
     """The defaults with some values replaced. Raises InvalidInput; fields are named `overrides.<field>`."""
-    try:
-        return ClassifierConfig.model_validate(dict(overrides))
-    except ValidationError as error:
-        raise InvalidInput(
-            [
-                FieldProblem("overrides." + ".".join(map(str, e["loc"])), e["input"], e["msg"])
-                for e in error.errors(include_url=False)
-            ]
-        ) from None
+    return validate_overrides(ClassifierConfig, overrides)
 
 
 def resolve_job(preset: str, overrides: Mapping[str, Any]) -> TrainConfig | ClassifierConfig:
-    """What a job of that preset trains with: a row of the table, or a classifier. Raises InvalidInput."""
+    """The config of a job with this preset: a GAN's, or the classifier's. Raises InvalidInput."""
     return resolve_classifier(overrides) if preset == CLASSIFIER else resolve(preset, overrides)
-
-
-def classifier_key(job_id: str, name: str) -> str:
-    """Where the artifact store keeps a file of the classifier that a job trained."""
-    return f"classifiers/{job_id}/{name}"
-
-
-def read_manifest(folder: Path) -> ClassifierManifest:
-    """Raises UnknownClassifier when the folder has none, CorruptArtifact when it cannot be read."""
-    try:
-        return ClassifierManifest.model_validate_json((folder / MANIFEST_FILE).read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
-        raise UnknownClassifier(str(folder)) from None
-    except ValidationError as error:
-        raise CorruptArtifact(f"the manifest of the classifier in {folder} cannot be read: {error}") from error
-
-
-def read_file(folder: Path, manifest: ClassifierManifest, name: str) -> bytes:
-    """A file of the classifier, checked against the digest in its manifest. Raises CorruptArtifact."""
-    try:
-        data = (folder / name).read_bytes()
-    except FileNotFoundError:
-        raise CorruptArtifact(f"the classifier in {folder} has lost its file {name}") from None
-    if hashlib.sha256(data).hexdigest() != manifest.files.get(name):
-        raise CorruptArtifact(f"{name} of the classifier in {folder} is not the file that was written")
-    return data
-
-
-def write_classifier(folder: Path, draft: ClassifierManifest, files: Mapping[str, bytes]) -> ClassifierManifest:
-    """Writes the files, then the manifest with their digests."""
-    digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
-    manifest = draft.model_copy(update={"files": digests})
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, data in files.items():
-        (folder / name).write_bytes(data)
-    (folder / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=2) + "\n")
-    return manifest

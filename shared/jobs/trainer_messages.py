@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from shared.configs.classifier import ClassifierManifest
 from shared.jobs.record import Event, Reason
+from shared.storage.classifier_files import ClassifierManifest
 from shared.storage.model_registry import ModelManifest
 
 StopSignal = Literal["leave", "finish"]  # what it is told: checkpoint, somebody goes on later; keep the model so far

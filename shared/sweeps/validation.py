@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from shared.configs.presets import find_preset, resolve
 from shared.configs.train import TrainConfig
-from shared.errors import FieldProblem, InvalidInput
+from shared.errors import FieldProblem, InvalidInput, did_you_mean
 from shared.sweeps.record import Choice, Parameter, SweepSpec
 
 MEASURED = ("fid", "kid", "inception_score", "precision", "recall", "class_accuracy")  # all take `eval_images`
@@ -77,7 +77,7 @@ def _values(text: str) -> list[Any]:
 def _problems(name: str, parameter: Parameter, plan: SweepSpec, base: Mapping[str, Any]) -> Iterator[FieldProblem]:
     where = f"space.{name}"
     if name not in TrainConfig.model_fields:
-        yield FieldProblem(where, parameter.type, f"unknown override{_nearest(name, TrainConfig.model_fields)}")
+        yield FieldProblem(where, parameter.type, f"unknown override{did_you_mean(name, TrainConfig.model_fields)}")
         return
     if name in plan.overrides:
         yield FieldProblem(where, parameter.type, "it is fixed by overrides as well")
@@ -128,8 +128,3 @@ def _problems_of_objective(plan: SweepSpec, config: TrainConfig) -> Iterator[Fie
         yield FieldProblem("pruning", True, f"{metric} is measured on the way only with the override eval_every_nimg")
     elif close and close[0] != metric:
         yield FieldProblem("objective.metric", metric, f"unknown metric; did you mean {close[0]!r}?")
-
-
-def _nearest(name: str, names: Mapping[str, Any]) -> str:
-    close = difflib.get_close_matches(name, names, n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""

@@ -10,7 +10,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from shared.configs.classifier import GRAPH_FILE, WEIGHTS_FILE, ClassifierConfig, ClassifierManifest, write_classifier
+from shared.configs.classifier import ClassifierConfig
+from shared.storage.classifier_files import GRAPH_FILE, WEIGHTS_FILE, ClassifierManifest, write_classifier
 from shared.storage.model_registry import Parity
 
 PIXELS = 3 * 32 * 32

@@ -76,7 +76,7 @@ def test_a_job_goes_on_from_the_checkpoint_of_another(stack: Stack) -> None:
     # And where there is nothing to begin with, no job is made
     answer = stack.http.post("/jobs", json={"preset": "bndrhl", "overrides": {"from_checkpoint": f"{first['id']}@1"}})
     assert answer.status_code == 422
-    assert answer.json()["errors"][0]["message"].endswith("it has some after 256, 512")
+    assert answer.json()["errors"][0]["message"].endswith("it has some at 256, 512")
 
 
 @pytest.mark.smoke

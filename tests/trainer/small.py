@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from services.trainer.classifier.files import export_classifier
 from services.trainer.classifier.network import Classifier
 from services.trainer.data.datasets import ImageDataset
-from shared.configs.classifier import ClassifierConfig, ClassifierManifest, write_classifier
+from shared.configs.classifier import ClassifierConfig
 from shared.configs.presets import TrainConfig, resolve
+from shared.storage.classifier_files import ClassifierManifest, write_classifier
 
 CPU = torch.device("cpu")
 

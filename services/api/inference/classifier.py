@@ -9,9 +9,9 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from shared.configs.classifier import GRAPH_FILE, read_file, read_manifest
 from shared.errors import CorruptArtifact, NoModelReady, UnknownClassifier
 from shared.settings import Settings
+from shared.storage.classifier_files import GRAPH_FILE, read_file, read_manifest
 
 
 class Classifier:

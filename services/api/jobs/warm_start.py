@@ -5,17 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from services.api.state import AppState
-from shared.configs.checkpoint_refs import (
-    DISCRIMINATOR_FIELDS,
-    NETWORK_FIELDS,
-    StartingPoint,
-    differences,
-    find_starting_points,
-    is_classifier,
-    job_of,
-)
+from shared.configs.checkpoint_refs import DISCRIMINATOR_FIELDS, NETWORK_FIELDS, differences, is_classifier, job_of
 from shared.configs.train import TrainConfig
 from shared.errors import InvalidInput, UnknownJob
+from shared.storage.starting_points import StartingPoint, find_starting_points
 
 
 def check_beginning(config: TrainConfig, state: AppState) -> None:

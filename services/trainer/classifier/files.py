@@ -12,8 +12,8 @@ import torch
 
 from services.trainer.classifier.network import Classifier
 from services.trainer.export.onnx import PARITY_BATCH_SIZES, to_onnx
-from shared.configs.classifier import GRAPH_FILE, WEIGHTS_FILE, ClassifierManifest, read_file, read_manifest
 from shared.errors import ParityFailed
+from shared.storage.classifier_files import GRAPH_FILE, WEIGHTS_FILE, ClassifierManifest, read_file, read_manifest
 from shared.storage.model_registry import Parity
 
 PARITY_LIMIT = 1e-3  # of logits and features, which are of the order of ten

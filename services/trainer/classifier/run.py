@@ -14,12 +14,13 @@ from services.trainer.classifier.training import ClassifierState, class_accuraci
 from services.trainer.data.datasets import load_dataset
 from services.trainer.runs.checkpoint import Checkpoints
 from services.trainer.runs.run import device_name, load_newest, pick_device, run_folder, tell
-from shared.configs.classifier import ClassifierConfig, ClassifierManifest, write_classifier
+from shared.configs.classifier import ClassifierConfig
 from shared.errors import BadConfig
 from shared.jobs.record import Job
 from shared.jobs.trainer_messages import ClassifierLine, MetricsLine, ProgressLine, StopSignal, TrainerLine
 from shared.settings import Settings
 from shared.storage.artifacts import ArtifactStore
+from shared.storage.classifier_files import ClassifierManifest, write_classifier
 
 
 @dataclass(frozen=True)

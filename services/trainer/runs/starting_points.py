@@ -15,18 +15,12 @@ from services.trainer.classifier.files import load_classifier
 from services.trainer.networks import resnet18
 from services.trainer.runs.checkpoint import unpack
 from services.trainer.training.state import TrainState
-from shared.configs.checkpoint_refs import (
-    DISCRIMINATOR_FIELDS,
-    NETWORK_FIELDS,
-    StartingPoint,
-    differences,
-    find_starting_points,
-    is_classifier,
-)
+from shared.configs.checkpoint_refs import DISCRIMINATOR_FIELDS, NETWORK_FIELDS, differences, is_classifier
 from shared.configs.train import TrainConfig
 from shared.errors import BadConfig, CorruptArtifact, UnknownClassifier
 from shared.settings import Settings
 from shared.storage.artifacts import ArtifactStore
+from shared.storage.starting_points import StartingPoint, find_starting_points
 
 Tell = Callable[[str, str], None]  # (kind of event, message)
 

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import TypeVar
 
 from services.trainer.worker.trainer_process import TrainerProcess
-from shared.configs.classifier import MANIFEST_FILE, classifier_key
 from shared.errors import (
     DISK_FULL,
     CorruptArtifact,
@@ -45,6 +44,7 @@ from shared.jobs.trainer_messages import (
 )
 from shared.settings import Settings
 from shared.storage.artifacts import ArtifactStore
+from shared.storage.classifier_files import MANIFEST_FILE, classifier_key
 from shared.storage.model_registry import ModelRegistry, model_id_of
 
 log = logging.getLogger("kiln.supervisor")

@@ -12,9 +12,9 @@ from fastapi.testclient import TestClient
 
 from services.api.app import create_app
 from services.api.images.png import read_provenance
-from shared.configs.classifier import ClassifierManifest
 from shared.configs.presets import PRESETS
 from shared.settings import Settings
+from shared.storage.classifier_files import ClassifierManifest
 from shared.storage.model_registry import ModelRegistry
 from tests.api.conftest import CLASSES, LATENT, publish, wait_until_ready
 from tests.api.graphs import make_generator, write_color_classifier

@@ -43,9 +43,9 @@ def test_a_beginning_that_is_there_is_accepted(client: TestClient, first: str, f
     ("overrides", "field", "complaint"),
     [
         ({"from_checkpoint": "{}@3000"}, "from_checkpoint",
-         "job {} has none after 3000 images; it has some after 1000, 2000, 4000"),
+         "job {} has no checkpoint at 3000 images; it has some at 1000, 2000, 4000"),
         ({"from_checkpoint": "20260101-000000-12345678"}, "from_checkpoint",
-         "there is no checkpoint of a job 20260101-000000-12345678"),
+         "job 20260101-000000-12345678 has no checkpoint"),
         ({"from_checkpoint": "{}", "latent_dim": 100}, "from_checkpoint",
          "its networks have another shape: latent_dim=64"),
         ({"from_checkpoint": "{}", "total_nimg": 4000}, "total_nimg",

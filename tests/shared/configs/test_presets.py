@@ -45,11 +45,11 @@ def test_an_unknown_preset_is_told_the_names_there_are() -> None:
 
     (problem,) = caught.value.problems
     assert (problem.field, problem.value) == ("preset", "wgan-pg")
-    assert problem.message == f"unknown preset; there are {', '.join(PRESETS)}; did you mean 'wgan-gp'?"
+    assert problem.message == f"unknown preset; choose one of {', '.join(PRESETS)}; did you mean 'wgan-gp'?"
 
 
 def test_a_name_like_no_preset_gets_no_suggestion() -> None:
-    with pytest.raises(InvalidInput, match=r"there are wgan-gp, .*, tiny, cpu-hours, best \(got 'x'\)"):
+    with pytest.raises(InvalidInput, match=r"choose one of wgan-gp, .*, tiny, cpu-hours, best \(got 'x'\)"):
         resolve("x", {})
 
 

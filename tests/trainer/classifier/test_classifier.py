@@ -19,9 +19,10 @@ from services.trainer.classifier.training import ClassifierState, augment, class
 from services.trainer.data.augment import cutout
 from services.trainer.data.datasets import ImageDataset
 from services.trainer.networks import count_parameters
-from shared.configs.classifier import GRAPH_FILE, WEIGHTS_FILE, ClassifierConfig
+from shared.configs.classifier import ClassifierConfig
 from shared.errors import CorruptArtifact, Diverged, UnknownClassifier
 from shared.jobs.trainer_messages import StopSignal
+from shared.storage.classifier_files import GRAPH_FILE, WEIGHTS_FILE
 from tests.trainer.small import CPU, random_images
 
 SMALL = {"width": 8, "batch_size": 8, "tick_nimg": 16, "checkpoint_every_s": 0.0}

@@ -15,10 +15,11 @@ from services.trainer.__main__ import main
 from services.trainer.classifier.files import load_classifier
 from services.trainer.classifier.run import ClassifierSpec, train_classifier
 from services.trainer.commands.terminal import describe
-from shared.configs.classifier import GRAPH_FILE, MANIFEST_FILE, WEIGHTS_FILE, ClassifierConfig, read_manifest
+from shared.configs.classifier import ClassifierConfig
 from shared.errors import BadConfig, BadDataset
 from shared.jobs.trainer_messages import EXIT_LEFT, ProgressLine, StopSignal, TrainerLine
 from shared.settings import Settings
+from shared.storage.classifier_files import GRAPH_FILE, MANIFEST_FILE, WEIGHTS_FILE, read_manifest
 from tests.processes import write_color_dataset
 
 CONFIG = ClassifierConfig(width=8, epochs=4, batch_size=8, lr=0.05, tick_nimg=40)
@@ -134,7 +135,7 @@ def test_by_command_it_leaves_on_sigterm_and_goes_on(settings: Settings, tmp_pat
     ("options", "complaint"),
     [
         (["--width", "4"], "overrides.width: Input should be greater than or equal to 8 (got 4)"),
-        (["-o", "lrr=1"], "overrides.lrr: Extra inputs are not permitted (got 1)"),
+        (["-o", "lrr=1"], "overrides.lrr: unknown override; did you mean 'lr'? (got 1)"),
         (["-o", "lr"], "override: expected FIELD=VALUE (got 'lr')"),
         (["--run", "../elsewhere"], "run: a name is made of a-z, 0-9"),
     ],

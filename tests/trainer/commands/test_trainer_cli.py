@@ -159,7 +159,7 @@ def test_sigusr1_keeps_the_model_so_far(runs: dict[str, Ended], workplace: Workp
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        (["--preset", "huge"], f"preset: unknown preset; there are {', '.join(PRESETS)} (got 'huge')"),
+        (["--preset", "huge"], f"preset: unknown preset; choose one of {', '.join(PRESETS)} (got 'huge')"),
         (["-o", "lr=fast"], "overrides.lr: Input should be a valid number (got 'fast')"),
         (["-o", "lrr=1"], "overrides.lrr: unknown override; did you mean 'lr'? (got 1)"),
         (["-o", "lr"], "override: expected FIELD=VALUE (got 'lr')"),

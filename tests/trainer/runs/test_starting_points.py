@@ -146,8 +146,8 @@ def test_a_damaged_checkpoint_is_passed_over_and_stays(place: Place) -> None:
 @pytest.mark.parametrize(
     ("start", "overrides", "complaint"),
     [
-        ("nobody", {}, "there is no checkpoint of a job nobody"),
-        ("first@17", {}, "job first has none after 17 images; it has some after 32"),
+        ("nobody", {}, "job nobody has no checkpoint"),
+        ("first@17", {}, "job first has no checkpoint at 17 images; it has some at 32"),
         ("first", {"latent_dim": 9}, "from_checkpoint: its networks have another shape: latent_dim=8"),
         ("first", {"g_channels": [8, 8, 4], "conditional": False},
          "its networks have another shape: conditional=True, g_channels=(8, 8, 8)"),

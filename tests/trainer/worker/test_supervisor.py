@@ -16,13 +16,14 @@ import pytest
 
 from services.trainer.classifier.files import load_classifier
 from services.trainer.worker.supervisor import Supervisor
-from shared.configs.classifier import read_manifest, resolve_job
+from shared.configs.classifier import resolve_job
 from shared.configs.presets import resolve
 from shared.jobs import transitions
 from shared.jobs.record import Job, JobStatus, new_job
 from shared.jobs.store import RedisJobStore
 from shared.settings import Settings
 from shared.storage.artifacts import ArtifactStore
+from shared.storage.classifier_files import read_manifest
 from shared.storage.model_registry import ModelRegistry
 from tests.processes import processes_of, small_overrides, wait_for, write_color_dataset
 

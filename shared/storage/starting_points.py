@@ -1,0 +1,47 @@
+"""Finds the checkpoints and weights of earlier jobs that a new run can start from.
+
+A job keeps its two newest checkpoints (networks, optimizers, position), and of every snapshot the networks' weights.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from shared.storage.artifacts import ArtifactStore
+
+_CHECKPOINT = re.compile(r"\d{4}-(\d{12})\.ckpt")
+_SNAPSHOT = re.compile(r"(\d{12})\.safetensors")
+
+
+@dataclass(frozen=True)
+class StartingPoint:
+    """A checkpoint or a snapshot's weights in the artifact store."""
+
+    key: str  # in the artifact store
+    nimg: int
+    is_whole: bool  # a checkpoint; otherwise the weights of a snapshot
+
+
+def find_starting_points(reference: str, artifacts: ArtifactStore) -> list[StartingPoint]:
+    """All that `<job>` or `<job>@<images>` can mean, best first: checkpoints before weights, newest first.
+
+    `<job>` means its newest checkpoint; weights are used only for an exact `<job>@<images>`. Raises LookupError, which
+    lists the positions that exist.
+    """
+    job_id, _, nimg = reference.partition("@")
+    points = _points(f"jobs/{job_id}/checkpoints", _CHECKPOINT, artifacts, is_whole=True)
+    if nimg:
+        points += _points(f"jobs/{job_id}/weights", _SNAPSHOT, artifacts, is_whole=False)
+        positions = ", ".join(str(position) for position in sorted({point.nimg for point in points}))
+        points = [point for point in points if point.nimg == int(nimg)]
+        if not points and positions:
+            raise LookupError(f"job {job_id} has no checkpoint at {nimg} images; it has some at {positions}")
+    if not points:
+        raise LookupError(f"job {job_id} has no checkpoint")
+    return points
+
+
+def _points(prefix: str, pattern: re.Pattern[str], artifacts: ArtifactStore, *, is_whole: bool) -> list[StartingPoint]:
+    names = artifacts.list(prefix)[::-1]
+    return [StartingPoint(f"{prefix}/{n}", int(m[1]), is_whole) for n in names if (m := pattern.fullmatch(n))]
