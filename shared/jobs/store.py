@@ -13,21 +13,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from redis.exceptions import WatchError
-
 from shared.errors import UnknownJob
 from shared.jobs.record import Event, Job, JobStatus
 from shared.storage.pubsub import CHANNEL, channel_of
-from shared.storage.redis import (
-    IDEMPOTENCY_TTL_S,
-    TIMEOUT_S,
-    Idempotency,
-    connect,
-    from_redis,
-    idempotency_key,
-    key,
-    redis_errors,
-)
+from shared.storage.redis import TIMEOUT_S, Idempotency, connect, create_once, from_redis, key, redis_errors, transact
 
 Change = Callable[[Job, datetime], Job]
 Metrics = dict[str, float]  # one row of the series; `nimg` says where it belongs
@@ -84,31 +73,13 @@ class RedisJobStore:
             return from_redis(self._redis.time())
 
     def create(self, make: Callable[[datetime], Job], idempotency: Idempotency | None = None) -> tuple[Job, bool]:
-        """Stores `make(now)`. Returns the job and whether it is new: the same Idempotency-Key gives the same job.
+        """Stores `make(now)`. Returns the job and whether it is new: the same Idempotency-Key returns the same job.
 
-        Raises IdempotencyMismatch when the key came with another body before.
+        Raises IdempotencyMismatch if the key was used before with another body.
         """
-        used = idempotency_key("idempotency", idempotency)
-        with redis_errors(), self._redis.pipeline() as pipe:
-            job = make(from_redis(self._redis.time()))
-            while True:
-                try:
-                    pipe.watch(key("job", job.id), *([used] if used else []))
-                    if pipe.exists(key("job", job.id)):
-                        return job, True  # an EXEC whose answer was lost
-                    if idempotency and used and (known := pipe.get(used)):
-                        note = json.loads(known)
-                        idempotency.check(note)
-                        return self.get(note["job_id"]), False
-                    pipe.multi()
-                    self._write(pipe, None, job)
-                    if idempotency and used:
-                        note = {"job_id": job.id, "body_digest": idempotency.body_digest}
-                        pipe.set(used, json.dumps(note), ex=IDEMPOTENCY_TTL_S)
-                    pipe.execute()
-                    return job, True
-                except WatchError:
-                    continue
+        job = make(self.now())
+        job_id = create_once(self._redis, "job", job.id, idempotency, lambda pipe: self._write(pipe, None, job))
+        return (job, True) if job_id == job.id else (self.get(job_id), False)
 
     def get(self, job_id: str) -> Job:
         with redis_errors():
@@ -123,46 +94,41 @@ class RedisJobStore:
         events: Events = (),
         token: str | None = None,
     ) -> Job:
-        """Replaces the job by `change(job, now)` atomically, and adds metrics and events in the same stroke.
+        """Replaces the job by `change(job, now)` and adds metrics and events, in one atomic write.
 
-        The write carries a token. When the connection drops between the write and its answer, the repetition meets
-        its own token and changes nothing more; who repeats after StoreUnavailable passes the same token again.
+        The write stores a token. If the connection drops before the reply, the write is attempted again; it then finds
+        its own token and changes nothing. A caller that repeats the call after StoreUnavailable passes the same token.
         """
         record, last_token = key("job", job_id), key("token", job_id)
         token = token or secrets.token_hex(8)
-        with redis_errors(), self._redis.pipeline() as pipe:
-            while True:
-                try:
-                    pipe.watch(record)
-                    text, last = pipe.mget(record, last_token)
-                    before = _parse(job_id, text)
-                    if last == token:
-                        return before
-                    after = change(before, from_redis(pipe.time()))
-                    pipe.multi()
-                    self._write(pipe, before, after)
-                    pipe.set(last_token, token)
-                    self._add(pipe, job_id, metrics, events(after) if callable(events) else events)
-                    pipe.execute()
-                    return after
-                except WatchError:
-                    continue
+
+        def attempt(pipe: Any) -> Job:
+            text, last = pipe.mget(record, last_token)
+            before = _parse(job_id, text)
+            if last == token:
+                return before
+            after = change(before, from_redis(pipe.time()))
+            pipe.multi()
+            self._write(pipe, before, after)
+            pipe.set(last_token, token)
+            self._add(pipe, job_id, metrics, events(after) if callable(events) else events)
+            return after
+
+        return transact(self._redis, record, attempt)
 
     def restore(self, job: Job, metrics: Sequence[Metrics], events: Sequence[Event]) -> bool:
-        """Puts back a job that the store has lost, as its worker knows it; says whether it was lost at all."""
+        """Stores a job that Redis has lost, as its worker knows it. Returns False if the job is there after all."""
         record = key("job", job.id)
-        with redis_errors(), self._redis.pipeline() as pipe:
-            try:
-                pipe.watch(record)
-                if pipe.exists(record):
-                    return False
-                pipe.multi()
-                self._write(pipe, None, job)
-                self._add(pipe, job.id, metrics, events)
-                pipe.execute()
-                return True
-            except WatchError:
+
+        def attempt(pipe: Any) -> bool:
+            if pipe.exists(record):
                 return False
+            pipe.multi()
+            self._write(pipe, None, job)
+            self._add(pipe, job.id, metrics, events)
+            return True
+
+        return transact(self._redis, record, attempt)
 
     def unsent(self) -> Sequence[Job]:
         """Queued jobs for which no message was sent, oldest first."""

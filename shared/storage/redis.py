@@ -1,13 +1,14 @@
-"""What all records in Redis have in common: connection, keys, the one clock, requests that come twice, and errors."""
+"""Shared by all record stores in Redis: connection, keys, clock, atomic writes, idempotency keys and errors."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import redis
 from redis.backoff import NoBackoff
@@ -16,29 +17,33 @@ from redis.retry import Retry
 
 from shared.errors import IdempotencyMismatch, StoreUnavailable
 
-IDEMPOTENCY_TTL_S = 24 * 3600
-TIMEOUT_S = 1.5  # a request that needs Redis is refused within 2 s when it does not answer
+T = TypeVar("T")
 
-# Redis is up and takes no writes: its disk or its memory is full, it is a replica, or it still reads its file.
-_REFUSALS = ("MISCONF", "MASTERDOWN", "NOREPLICAS")
-_REFUSED = (OutOfMemoryError, ReadOnlyError)  # redis-py names these by class and cuts the word off
+IDEMPOTENCY_TTL_S = 24 * 3600
+TIMEOUT_S = 1.5  # the API refuses a request within 2 s if Redis does not respond
+
+# Redis runs but refuses writes: its disk or memory is full, it is a replica, or it still loads its file.
+_REFUSAL_CODES = ("MISCONF", "MASTERDOWN", "NOREPLICAS")
+_REFUSAL_ERRORS = (OutOfMemoryError, ReadOnlyError)  # redis-py has a class for these and strips their code
 
 
 @dataclass(frozen=True)
 class Idempotency:
-    """A client's Idempotency-Key, and a digest of the request it came with."""
+    """A client's Idempotency-Key, and the digest of the request body that came with it."""
 
     key: str
     body_digest: str
 
-    def check(self, known: Mapping[str, str]) -> None:
-        """Compares with what was kept of the request that used the key before. Raises IdempotencyMismatch."""
-        if known["body_digest"] != self.body_digest:
-            raise IdempotencyMismatch(f"Idempotency-Key {self.key!r} was used before with another body")
+    def check(self, first: Mapping[str, str]) -> None:
+        """Compares with the note of the first request. Raises IdempotencyMismatch if the bodies differ."""
+        if first["body_digest"] != self.body_digest:
+            raise IdempotencyMismatch(
+                f"Idempotency-Key {self.key!r} was used before with another body; send a new key with a new request"
+            )
 
 
 def connect(url: str, timeout_s: float = TIMEOUT_S) -> Any:
-    # Without redis-py's own repetitions: who calls knows better whether to wait, and a change must not run twice.
+    # redis-py's own retries are off: the caller decides whether to wait, and no change may run twice.
     return redis.Redis.from_url(
         url, decode_responses=True, socket_timeout=timeout_s, socket_connect_timeout=timeout_s,
         retry=Retry(NoBackoff(), 0),
@@ -47,16 +52,16 @@ def connect(url: str, timeout_s: float = TIMEOUT_S) -> Any:
 
 @contextmanager
 def redis_errors() -> Iterator[None]:
-    """Redis's troubles in the domain's word. Answers that mean a bug of ours stay what they are."""
+    """Turns an outage of Redis into StoreUnavailable. Errors that mean a bug in this code pass unchanged."""
     try:
         yield
     except WatchError:
         raise
     except ResponseError as error:
-        what = str(error).rpartition("caused error: ")[2]  # redis-py quotes the command, and so the job, before that
-        if not isinstance(error, _REFUSED) and not what.startswith(_REFUSALS):
+        message = str(error).rpartition("caused error: ")[2]  # redis-py quotes the command, and with it the job, first
+        if not isinstance(error, _REFUSAL_ERRORS) and not message.startswith(_REFUSAL_CODES):
             raise
-        raise StoreUnavailable(f"the job store takes no writes: {what}") from error
+        raise StoreUnavailable(f"the job store takes no writes: {message}") from error
     except (RedisError, OSError) as error:
         raise StoreUnavailable(f"the job store does not answer: {error}") from error
 
@@ -65,12 +70,53 @@ def key(*parts: str) -> str:
     return ":".join(("kiln", *parts))
 
 
-def idempotency_key(kind: str, idempotency: Idempotency | None) -> str | None:
-    """Where the note of a request is kept; jobs and other kinds of records do not share theirs."""
-    return key(kind, hashlib.sha256(idempotency.key.encode()).hexdigest()) if idempotency else None
-
-
 def from_redis(time: tuple[int, int]) -> datetime:
-    """Redis's TIME: its clock is the only one that leases are measured by."""
+    """Redis's TIME as a datetime. Leases are measured by this clock only."""
     seconds, microseconds = time
     return datetime.fromtimestamp(seconds, UTC).replace(microsecond=microseconds)
+
+
+def transact(client: Any, watched: str, attempt: Callable[[Any], T]) -> T:
+    """Runs `attempt(pipe)`: it reads, calls `pipe.multi()` and queues its writes, which then happen together.
+
+    Another client may change the watched key between the reads and the writes. Then nothing is written and `attempt`
+    runs again. An attempt that queues no write writes nothing. Raises StoreUnavailable.
+    """
+    with redis_errors():
+        result: T = client.transaction(attempt, watched, value_from_callable=True)
+        return result
+
+
+def create_once(
+    client: Any, kind: str, record_id: str, idempotency: Idempotency | None, write: Callable[[Any], None]
+) -> str:
+    """Stores a new record with `write(pipe)`, unless the Idempotency-Key has made one before.
+
+    Returns the id of the record that the key stands for: `record_id`, or that of the first request with the key.
+    Raises IdempotencyMismatch if the first request had another body, and StoreUnavailable.
+    """
+    record, note = key(kind, record_id), _note_key(kind, idempotency)
+
+    def attempt(pipe: Any) -> str:
+        if pipe.exists(record):  # an earlier EXEC succeeded and its reply was lost
+            return record_id
+        if idempotency and (text := pipe.get(note)):
+            first = json.loads(text)
+            idempotency.check(first)
+            return str(first[f"{kind}_id"])
+        pipe.multi()
+        write(pipe)
+        if idempotency:
+            text = json.dumps({f"{kind}_id": record_id, "body_digest": idempotency.body_digest})
+            pipe.set(note, text, ex=IDEMPOTENCY_TTL_S)
+        return record_id
+
+    return transact(client, note or record, attempt)
+
+
+# Jobs and sweeps each have Idempotency-Keys of their own.
+_NOTES = {"job": "idempotency", "sweep": "idempotency-of-sweeps"}
+
+
+def _note_key(kind: str, idempotency: Idempotency | None) -> str:
+    return key(_NOTES[kind], hashlib.sha256(idempotency.key.encode()).hexdigest()) if idempotency else ""

@@ -1,30 +1,17 @@
-"""Where sweeps live: beside the jobs, in Redis; and a twin in memory, for tests.
+"""The store of sweeps: a protocol and its Redis implementation.
 
-As in shared.jobs.store, all changes are pure functions, made atomically: of several writers none overwrites another.
+As in shared.jobs.store, every change is a pure function that runs in an atomic read and write.
 """
 
 from __future__ import annotations
 
-import json
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Protocol
 
-from redis.exceptions import WatchError
-
 from shared.errors import UnknownSweep
-from shared.storage.redis import (
-    IDEMPOTENCY_TTL_S,
-    TIMEOUT_S,
-    Idempotency,
-    connect,
-    from_redis,
-    idempotency_key,
-    key,
-    redis_errors,
-)
+from shared.storage.redis import TIMEOUT_S, Idempotency, connect, create_once, from_redis, key, redis_errors, transact
 from shared.sweeps.record import Sweep
 
 Make = Callable[[datetime], Sweep]
@@ -57,51 +44,32 @@ class RedisSweepStore:
         self._redis = connect(url, timeout_s)
 
     def create(self, make: Make, idempotency: Idempotency | None = None) -> tuple[Sweep, bool]:
-        """Stores `make(now)`. Returns the sweep and whether it is new: the same Idempotency-Key gives the same sweep.
+        """Stores `make(now)`. Returns the sweep and whether it is new: the same Idempotency-Key returns the same sweep.
 
-        Raises IdempotencyMismatch when the key came with another body before.
+        Raises IdempotencyMismatch if the key was used before with another body.
         """
-        used = idempotency_key("idempotency-of-sweeps", idempotency)
-        with redis_errors(), self._redis.pipeline() as pipe:
+        with redis_errors():
             sweep = make(from_redis(self._redis.time()))
-            while True:
-                try:
-                    pipe.watch(key("sweep", sweep.id), *([used] if used else []))
-                    if idempotency and used and (known := pipe.get(used)):
-                        note = json.loads(known)
-                        idempotency.check(note)
-                        return self.get(note["sweep_id"]), False
-                    pipe.multi()
-                    self._write(pipe, sweep)
-                    if idempotency and used:
-                        note = {"sweep_id": sweep.id, "body_digest": idempotency.body_digest}
-                        pipe.set(used, json.dumps(note), ex=IDEMPOTENCY_TTL_S)
-                    pipe.execute()
-                    return sweep, True
-                except WatchError:
-                    continue
+        sweep_id = create_once(self._redis, "sweep", sweep.id, idempotency, lambda pipe: self._write(pipe, sweep))
+        return (sweep, True) if sweep_id == sweep.id else (self.get(sweep_id), False)
 
     def get(self, sweep_id: str) -> Sweep:
         with redis_errors():
             return _parse(sweep_id, self._redis.get(key("sweep", sweep_id)))
 
     def update(self, sweep_id: str, change: Change) -> Sweep:
-        """Replaces the sweep by `change(sweep, now)`. Changes may be made twice, so they need no token."""
+        """Replaces the sweep by `change(sweep, now)`. Changes are idempotent, so they need no token."""
         record = key("sweep", sweep_id)
-        with redis_errors(), self._redis.pipeline() as pipe:
-            while True:
-                try:
-                    pipe.watch(record)
-                    before = _parse(sweep_id, pipe.get(record))
-                    after = change(before, from_redis(pipe.time()))
-                    if after == before:
-                        return before
-                    pipe.multi()
-                    self._write(pipe, after)
-                    pipe.execute()
-                    return after
-                except WatchError:
-                    continue
+
+        def attempt(pipe: Any) -> Sweep:
+            before = _parse(sweep_id, pipe.get(record))
+            after = change(before, from_redis(pipe.time()))
+            if after != before:
+                pipe.multi()
+                self._write(pipe, after)
+            return after
+
+        return transact(self._redis, record, attempt)
 
     def open(self) -> Sequence[Sweep]:
         """Those that are not over, oldest first."""
@@ -129,50 +97,6 @@ class RedisSweepStore:
             pipe.zrem(_OPEN, sweep.id)
         else:
             pipe.zadd(_OPEN, {sweep.id: 0})
-
-
-class MemorySweepStore:
-    """The same, in one process."""
-
-    def __init__(self, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
-        self._clock = clock
-        self._lock = threading.RLock()
-        self._sweeps: dict[str, Sweep] = {}
-        self._requests: dict[str, dict[str, str]] = {}
-
-    def create(self, make: Make, idempotency: Idempotency | None = None) -> tuple[Sweep, bool]:
-        with self._lock:
-            if idempotency and (known := self._requests.get(idempotency.key)):
-                idempotency.check(known)
-                return self.get(known["sweep_id"]), False
-            sweep = make(self._clock())
-            self._sweeps[sweep.id] = sweep
-            if idempotency:
-                self._requests[idempotency.key] = {"sweep_id": sweep.id, "body_digest": idempotency.body_digest}
-            return sweep, True
-
-    def get(self, sweep_id: str) -> Sweep:
-        with self._lock:
-            if sweep_id not in self._sweeps:
-                raise UnknownSweep(sweep_id)
-            return self._sweeps[sweep_id]
-
-    def update(self, sweep_id: str, change: Change) -> Sweep:
-        with self._lock:
-            self._sweeps[sweep_id] = change(self.get(sweep_id), self._clock())
-            return self._sweeps[sweep_id]
-
-    def open(self) -> Sequence[Sweep]:
-        with self._lock:
-            return sorted((sweep for sweep in self._sweeps.values() if not sweep.is_over), key=lambda sweep: sweep.id)
-
-    def list(self, after: str | None = None, limit: int = 20) -> SweepPage:
-        with self._lock:
-            ids = sorted((sweep_id for sweep_id in self._sweeps if not after or sweep_id < after), reverse=True)
-            return SweepPage([self._sweeps[sweep_id] for sweep_id in ids[:limit]], has_more=len(ids) > limit)
-
-    def close(self) -> None:
-        pass
 
 
 def _parse(sweep_id: str, text: str | None) -> Sweep:

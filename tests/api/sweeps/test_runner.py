@@ -17,10 +17,10 @@ from shared.jobs.record import Job, JobStatus, Reason, SweepTrial
 from shared.storage.artifacts import ArtifactStore
 from shared.storage.model_registry import ModelMetrics, ModelRegistry
 from shared.sweeps.record import Sweep, SweepStatus, TrialState, new_sweep
-from shared.sweeps.store import MemorySweepStore
 from shared.sweeps.transitions import cancel
 from tests.shared.examples import a_model, a_plan
 from tests.shared.jobs.memory_job_store import MemoryJobStore
+from tests.shared.sweeps.memory_sweep_store import MemorySweepStore
 
 Train = Callable[["Lab", Job], Any]
 

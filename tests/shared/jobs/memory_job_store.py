@@ -1,4 +1,4 @@
-"""The job store in one process: for tests, and to hold what the contract is apart from Redis."""
+"""A job store in memory: a test double, and a second implementation for the store's contract tests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from shared.storage.redis import Idempotency
 
 
 class MemoryJobStore:
-    """The same, in one process: for tests, and the contract that both must keep."""
+    """Keeps jobs in dictionaries; one lock makes every change atomic."""
 
     def __init__(self, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._clock = clock
@@ -33,9 +33,9 @@ class MemoryJobStore:
 
     def create(self, make: Callable[[datetime], Job], idempotency: Idempotency | None = None) -> tuple[Job, bool]:
         with self._lock:
-            if idempotency and (known := self._idempotency.get(idempotency.key)):
-                idempotency.check(known)
-                return self.get(known["job_id"]), False
+            if idempotency and (first := self._idempotency.get(idempotency.key)):
+                idempotency.check(first)
+                return self.get(first["job_id"]), False
             job = make(self._clock())
             if job.id in self._jobs:
                 return job, True
@@ -63,11 +63,11 @@ class MemoryJobStore:
             if token is not None and self._tokens.get(job_id) == token:
                 return before
             after, rows = change(before, self._clock()), {row["nimg"]: row for row in metrics}
-            told = events(after) if callable(events) else events
-            self._jobs[job_id] = after  # from here on nothing can fail
+            new_events = events(after) if callable(events) else events
+            self._jobs[job_id] = after  # nothing below can fail
             if token is not None:
                 self._tokens[job_id] = token
-            self._add(job_id, rows, told)
+            self._add(job_id, rows, new_events)
             return after
 
     def restore(self, job: Job, metrics: Sequence[Metrics], events: Sequence[Event]) -> bool:
@@ -110,7 +110,7 @@ class MemoryJobStore:
             return [event for event in self._events[job_id] if event.id > after]
 
     def announce(self) -> None:
-        pass  # nobody else can see this store
+        pass  # no other process can see this store
 
     def close(self) -> None:
         pass

@@ -13,10 +13,11 @@ from pydantic import TypeAdapter, ValidationError
 from shared.errors import IdempotencyMismatch, InvalidInput, UnknownSweep
 from shared.storage.redis import Idempotency
 from shared.sweeps.record import Parameter, Sweep, SweepSpec, SweepStatus, TrialState, new_sweep
-from shared.sweeps.store import MemorySweepStore, RedisSweepStore, SweepStore
+from shared.sweeps.store import RedisSweepStore, SweepStore
 from shared.sweeps.transitions import ask, cancel, give_up, prune, tell
 from shared.sweeps.validation import check_plan, parse_space
 from tests.shared.examples import NOW, a_plan
+from tests.shared.sweeps.memory_sweep_store import MemorySweepStore
 
 LR = {"type": "float", "low": 1e-5, "high": 1e-3, "log": True}
 FID = {"metric": "fid", "direction": "minimize"}
