@@ -30,7 +30,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from services.api.server import FIRST_WORD_S, GRACE_S
+from services.api.server import FIRST_REQUEST_S, GRACE_S
 from services.dev import API_COMMAND, DASHBOARD_COMMAND, STOP_MARGIN_S, WORKER_COMMAND, find_redis_server, free_port
 from shared.settings import ClientSettings, Settings
 from tests.processes import wait_for
@@ -196,7 +196,7 @@ def test_the_dashboard_knows_the_api_and_nothing_behind_it() -> None:
 
 def test_a_stopped_service_has_the_time_it_takes() -> None:
     worker_s = Settings.model_fields["stop_grace_s"].default + STOP_MARGIN_S
-    api_s = float(BASE["services"]["api"]["environment"]["KILN_DRAIN_S"]) + FIRST_WORD_S + GRACE_S
+    api_s = float(BASE["services"]["api"]["environment"]["KILN_DRAIN_S"]) + FIRST_REQUEST_S + GRACE_S
     for name, needed_s in (("trainer", worker_s), ("api", api_s)):
         period = BASE["services"][name]["stop_grace_period"]
         assert period.endswith("s")

@@ -1,4 +1,4 @@
-"""`python -m services.api`: the API under uvicorn, where the settings say."""
+"""`python -m services.api` runs the API under uvicorn, on the host and port of the settings."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from services.api.server import GRACE_S, DrainingServer
 from shared.errors import InvalidInput
 from shared.settings import read_settings
 
-# A lane that comes back from onnxruntime waits so long for the interpreter while another thread has it. At
-# Python's 5 ms, several times what an image takes, small batches would mostly wait.
+# How long a thread that returns from onnxruntime may wait for the interpreter lock. Python's default of 5 ms is
+# several times the duration of a small batch.
 SWITCH_S = 0.0005
 
 
@@ -29,7 +29,7 @@ def main() -> int:
     logging.getLogger("uvicorn.access").addFilter(_without_query)
     sys.setswitchinterval(SWITCH_S)
     app = create_app(settings)
-    # `log_config=None`: uvicorn's lines go through the logging set up above, with everybody else's.
+    # `log_config=None`: uvicorn logs through the handlers configured above.
     config = uvicorn.Config(
         app,
         host=settings.host,
@@ -44,7 +44,7 @@ def main() -> int:
 
 
 def _without_query(record: logging.LogRecord) -> bool:
-    """Keys belong into a header; a client that puts one into the URL all the same shall not find it in the log."""
+    """Removes the query string from access-log lines: a client may have put its key there by mistake."""
     if isinstance(record.args, tuple) and len(record.args) > 2:
         client, method, target, *rest = record.args
         record.args = (client, method, str(target).partition("?")[0], *rest)

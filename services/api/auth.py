@@ -1,7 +1,7 @@
-"""Who may call what.
+"""Checks API keys and their scopes.
 
-Each route names its scope in its decorator: `dependencies=[READ]`, `[GENERATE]` or `[TRAIN]`. What is open to everybody
-is listed in OPEN_PATHS; a test holds that there is no third kind. With no keys set, nobody is asked for one.
+Each route declares its scope in its decorator: `dependencies=[READ]`, `[GENERATE]` or `[TRAIN]`. A test ensures that
+every other route is listed in OPEN_PATHS. If no keys are configured, all routes are open.
 """
 
 from __future__ import annotations
@@ -16,29 +16,29 @@ from shared import api_keys
 from shared.api_keys import find_key
 from shared.errors import Forbidden, Unauthenticated
 
-# Probes have no keys; the description of the API is in the repository for everybody to read.
+# Probes have no keys, and the OpenAPI document is public anyway.
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json"})
 
 _bearer = HTTPBearer(
     auto_error=False,
     scheme_name="ApiKey",
-    description="`Authorization: Bearer <key>`, for an API that was started with KILN_API_KEYS. Needed are the scopes "
-    "`read`, `generate` or `train`, as listed at each operation.",
+    description="`Authorization: Bearer <key>`, if the API was started with KILN_API_KEYS. Each operation lists the "
+    "scope it requires: `read`, `generate` or `train`.",
 )
 
 
 async def authorize(
     needed: SecurityScopes, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)], state: State
 ) -> None:
-    """Lets the request pass or raises Unauthenticated or Forbidden. A key counts in its header only, never in a URL."""
+    """Raises Unauthenticated or Forbidden. Reads the key from the header only, never from the URL."""
     keys = state.settings.keys
     if not keys:
         return
     if credentials is None:
-        raise Unauthenticated("this takes a key: `Authorization: Bearer <key>`")
+        raise Unauthenticated("missing API key; send it as `Authorization: Bearer <key>`")
     key = find_key(keys, credentials.credentials)
     if key is None:
-        raise Unauthenticated("the key is not one of this server's")
+        raise Unauthenticated("unknown API key")
     for scope in needed.scopes:
         if scope not in key.scopes:
             raise Forbidden(key.name, scope)

@@ -1,4 +1,4 @@
-"""From exceptions to RFC 9457 problem documents: one table, and no other place that knows a status code of an error."""
+"""Maps exceptions to RFC 9457 problem documents; the table here is the only place with HTTP status codes of errors."""
 
 from __future__ import annotations
 
@@ -13,14 +13,23 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from services.api.middleware.disconnect import ClientDisconnected
-from services.api.middleware.security_headers import HEADERS
 from shared import errors
 from shared.errors import FieldProblem, KilnError, printable
 
-CLIENT_GONE = 499  # nginx's number for it; HTTP has none
+CLIENT_CLOSED_REQUEST = 499  # as in nginx; HTTP defines none
 PROBLEM_JSON = "application/problem+json"
 
-# The most derived class that is listed decides. A test proves that every KilnError the API can meet is covered.
+SECURITY_HEADERS = {
+    # Responses are data: they load nothing, run no script and belong in no frame. /docs is a page and sets its own.
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    # Jobs and aliases change, and access depends on the key. Routes with immutable responses set their own.
+    "Cache-Control": "no-store",
+}
+
+# An exception uses the entry of its most derived class listed here. A test proves that the table is complete.
 STATUS: dict[type[KilnError], HTTPStatus] = {
     errors.InvalidInput: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.NotFound: HTTPStatus.NOT_FOUND,
@@ -30,7 +39,7 @@ STATUS: dict[type[KilnError], HTTPStatus] = {
     errors.Forbidden: HTTPStatus.FORBIDDEN,
     errors.Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.CorruptArtifact: HTTPStatus.SERVICE_UNAVAILABLE,
-    # Workers' errors, which no route raises; here so that the table is complete.
+    # No route raises these errors of workers; they are here to complete the table.
     errors.StaleFence: HTTPStatus.CONFLICT,
     errors.TrainingFailed: HTTPStatus.INTERNAL_SERVER_ERROR,
 }
@@ -44,7 +53,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(KilnError, _on_kiln_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
-    app.add_exception_handler(ClientDisconnected, _on_client_gone)
+    app.add_exception_handler(ClientDisconnected, _on_disconnect)
     app.add_exception_handler(Exception, _on_bug)
 
 
@@ -65,7 +74,7 @@ async def _on_kiln_error(request: Request, error: Exception) -> JSONResponse:
 
 def _headers(error: KilnError) -> dict[str, str]:
     if isinstance(error, errors.CorruptArtifact):
-        return {"Retry-After": "60"}  # somebody has to put it right
+        return {"Retry-After": "60"}  # an operator has to repair it
     if isinstance(error, errors.Unavailable):
         return {"Retry-After": str(error.retry_after_s)}
     if isinstance(error, errors.Unauthenticated):
@@ -86,7 +95,7 @@ async def _on_http_exception(request: Request, error: Exception) -> JSONResponse
     status = HTTPStatus(error.status_code)
     detail = str(error.detail)
     if status is HTTPStatus.NOT_FOUND:
-        detail = f"there is nothing at {printable(request.url.path)}"
+        detail = f"no such path: {printable(request.url.path)}"
     elif status is HTTPStatus.METHOD_NOT_ALLOWED:
         detail = f"{request.method} is not allowed at {printable(request.url.path)}"
         return problem(status, detail, headers={"Allow": ", ".join(_methods_at(request))})
@@ -94,33 +103,30 @@ async def _on_http_exception(request: Request, error: Exception) -> JSONResponse
 
 
 def _methods_at(request: Request) -> list[str]:
-    """All of them: starlette names those of the first route that it finds."""
-    found: set[str] = set()
-    for route in request.app.state.routes:
-        match, _ = route.matches(request.scope)
-        found |= route.methods if match is not Match.NONE else set()
-    return sorted(found)
+    """The methods of all routes with this path; Starlette's own `Allow` header has those of the first route only."""
+    routes = [route for route in request.app.state.routes if route.matches(request.scope)[0] is not Match.NONE]
+    return sorted({method for route in routes for method in route.methods})
 
 
-async def _on_client_gone(request: Request, error: Exception) -> Response:
-    return Response(status_code=CLIENT_GONE)  # for middleware that counts; there is nobody to send it to
+async def _on_disconnect(request: Request, error: Exception) -> Response:
+    return Response(status_code=CLIENT_CLOSED_REQUEST)  # for logs and middleware; the client has disconnected
 
 
 async def _on_bug(request: Request, error: Exception) -> JSONResponse:
-    # What it says stays in the log: it may name files or hold values that are nobody's business.
-    # It is sent from outside of all other middleware, which would have added the headers.
-    detail = "something broke in Kiln; the log of the API says what"
-    return problem(HTTPStatus.INTERNAL_SERVER_ERROR, detail, headers=HEADERS)
+    # The exception's text stays in the log: it may contain file names and other private values.
+    # Starlette sends this response outside of all middleware, so it needs its own security headers.
+    detail = "internal error; the log of the API has the traceback"
+    return problem(HTTPStatus.INTERNAL_SERVER_ERROR, detail, headers=SECURITY_HEADERS)
 
 
 def _field_problem(details: Mapping[str, Any]) -> FieldProblem:
     where, *path = details["loc"]
     if path[:1] == ["space"]:
-        del path[2:3]  # the kind of range, by which pydantic chose a model: `space.lr.float.low` is `space.lr.low`
+        del path[2:3]  # the tag of pydantic's union: `space.lr.float.low` is `space.lr.low` in the request
     if details["type"] == "json_invalid":
         return FieldProblem("body", details.get("input"), f"not JSON: {details['ctx']['error']} at character {path[0]}")
     field = ".".join(str(part) for part in path) or str(where)
     if details["type"] == "missing":
         return FieldProblem(field, None, "this field is required")
-    message = "there is no such parameter" if details["type"] == "extra_forbidden" else str(details["msg"])
+    message = "unknown field" if details["type"] == "extra_forbidden" else str(details["msg"])
     return FieldProblem(field, details.get("input"), message)

@@ -1,4 +1,4 @@
-"""The document at /openapi.json: what FastAPI derives from the routes, and the problems that every route can answer."""
+"""Completes FastAPI's OpenAPI document with the problem responses of every route."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ HEADERS = {
 }
 
 
-# Where the answer of GET /models leads. (Those of jobs follow from their `Location` and their ids.)
+# OpenAPI links of GET /models. (Clients find those of jobs by `Location` and ids.)
 MODEL_LINKS = {
     name: {"operationId": f"{name}_get", "parameters": {"model_id": "$response.body#/data/0/manifest/id"}}
     for name in ("get_model_models__model_id_", "get_preview_models__model_id__preview_png")
@@ -49,7 +49,7 @@ MODEL_LINKS = {
 
 
 def install(app: FastAPI) -> None:
-    """Completes what `app.openapi()` returns, once."""
+    """Replaces `app.openapi` by a function that completes the document once."""
     derive = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -62,18 +62,18 @@ def install(app: FastAPI) -> None:
             for path, operations in document["paths"].items():
                 for method, operation in operations.items():
                     for parameter in operation.get("parameters", ()):
-                        _take_null_away(parameter)
+                        _remove_null(parameter)
                     for status in _problems(path, method, operation):
                         operation["responses"][str(status.value)] = _response(status)
             document["paths"]["/models"]["get"]["responses"]["200"]["links"] = MODEL_LINKS
-        assert app.openapi_schema is not None  # `derive` keeps it there
+        assert app.openapi_schema is not None  # `derive` stores it there
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]
 
 
-def _take_null_away(parameter: dict[str, Any]) -> None:
-    """A parameter may be left out; it cannot be null, for a URL or a header would say "null", which is a word."""
+def _remove_null(parameter: dict[str, Any]) -> None:
+    """Removes null from an optional parameter's schema: it can be omitted, but a URL or a header cannot hold null."""
     schema = parameter["schema"]
     kinds = [kind for kind in schema.get("anyOf", ()) if kind.get("type") != "null"]
     if len(kinds) == 1:
@@ -82,7 +82,7 @@ def _take_null_away(parameter: dict[str, Any]) -> None:
 
 
 def _problems(path: str, method: str, operation: dict[str, Any]) -> Iterator[HTTPStatus]:
-    """What can go wrong with an operation, by what it takes."""
+    """The error statuses of an operation, derived from its path, method and parameters."""
     if operation.get("security"):
         yield from (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
     if operation.get("security") or path == "/readyz":

@@ -1,4 +1,4 @@
-"""A thread that goes its rounds for as long as the API runs: the reaper's, the sweeper's."""
+"""A background thread that calls a function at a fixed interval while the API runs."""
 
 from __future__ import annotations
 
@@ -10,27 +10,28 @@ from shared.errors import StoreUnavailable
 
 
 class PeriodicTask:
-    """Calls `go` every `every_s` seconds, from start() to stop(). No failure ends it: the next round comes."""
+    """Calls `run` every `interval_s` seconds from `start()` to `stop()`. An exception is logged; the task goes on."""
 
-    def __init__(self, name: str, go: Callable[[], None], every_s: float) -> None:
-        self._go, self._every_s = go, every_s
+    def __init__(self, name: str, run: Callable[[], None], interval_s: float) -> None:
+        self._run, self._interval_s = run, interval_s
         self._log = logging.getLogger(f"kiln.{name}")
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread = threading.Thread(target=self._loop, name=name, daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
     def stop(self) -> None:
+        """Returns when the current call of `run` has ended."""
         self._stop.set()
         self._thread.join()
 
-    def _run(self) -> None:
+    def _loop(self) -> None:
         while not self._stop.is_set():
             try:
-                self._go()
+                self._run()
             except StoreUnavailable as error:
                 self._log.warning("%s", error)
             except Exception:
-                self._log.exception("this round failed; the next one comes")
-            self._stop.wait(self._every_s)
+                self._log.exception("a round failed; the next one starts in %g s", self._interval_s)
+            self._stop.wait(self._interval_s)

@@ -1,8 +1,9 @@
-"""What the routes need, made once at start-up and kept on `app.state`."""
+"""The long-lived objects of the API: opened at start-up, closed at shutdown, passed to routes as `state: State`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -11,14 +12,18 @@ from services.api.images.response_cache import ResponseCache
 from services.api.inference.classifier import LazyClassifier
 from services.api.inference.model_pool import ModelPool
 from services.api.jobs.store_health import StoreHealth
-from services.api.server import Drain
+from services.api.jobs.submit import enqueue
+from services.api.middleware.draining import Drain
+from services.api.sweeps.runner import SweepRunner
 from services.api.telemetry import Telemetry
-from shared.jobs.store import JobStore
+from shared.jobs.store import JobStore, RedisJobStore
 from shared.settings import Settings
 from shared.storage.artifacts import ArtifactStore
 from shared.storage.celery_app import Broker
 from shared.storage.model_registry import ModelRegistry
-from shared.sweeps.store import SweepStore
+from shared.sweeps.store import RedisSweepStore, SweepStore
+
+STORE_TIMEOUT_S = 1.0  # so that a client gets its 503 within two seconds while Redis hangs
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,7 @@ class AppState:
     settings: Settings
     store: JobStore
     sweeps: SweepStore
+    sweep_runner: SweepRunner
     broker: Broker
     artifacts: ArtifactStore
     registry: ModelRegistry
@@ -42,9 +48,31 @@ class AppState:
         self.broker.close()
 
 
-def _services(request: Request) -> AppState:
-    services: AppState = request.app.state.services
-    return services
+def open_state(settings: Settings, drain: Drain) -> AppState:
+    artifacts = ArtifactStore(settings.artifact_url)
+    registry, telemetry, broker = ModelRegistry(artifacts), Telemetry(), Broker(settings)
+    store = RedisJobStore(settings.redis_url, timeout_s=STORE_TIMEOUT_S)
+    sweeps = RedisSweepStore(settings.redis_url, timeout_s=STORE_TIMEOUT_S)
+    return AppState(
+        settings=settings,
+        store=store,
+        sweeps=sweeps,
+        sweep_runner=SweepRunner(sweeps, store, registry, partial(enqueue, store=store, broker=broker)),
+        broker=broker,
+        artifacts=artifacts,
+        registry=registry,
+        models=ModelPool(registry, settings, telemetry),
+        answers=ResponseCache(settings.answer_cache_mb << 20, telemetry.count_cache),
+        classifier=LazyClassifier(settings),
+        telemetry=telemetry,
+        drain=drain,
+        store_health=StoreHealth(store),
+    )
 
 
-State = Annotated[AppState, Depends(_services)]
+def _state_of(request: Request) -> AppState:
+    state: AppState = request.app.state.kiln
+    return state
+
+
+State = Annotated[AppState, Depends(_state_of)]

@@ -1,4 +1,4 @@
-"""What serving costs and where the time goes, for Prometheus. `model` is a model's id, `provider` what it runs on."""
+"""Prometheus metrics of serving. Labels: `model` is a model's id, `provider` its onnxruntime execution provider."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ OF_MODEL = ("model", "provider")
 
 
 class Telemetry:
-    """Each API has its own: two in one process, as in tests, do not add up."""
+    """Metrics in a registry of their own, so that two APIs in one process, as in tests, do not add up."""
 
     def __init__(self) -> None:
         self._registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
 
-        def seconds(name: str, says: str) -> Histogram:
-            return Histogram(f"kiln_{name}_seconds", says, OF_MODEL, buckets=SECONDS, registry=registry)
+        def seconds(name: str, documentation: str) -> Histogram:
+            return Histogram(f"kiln_{name}_seconds", documentation, OF_MODEL, buckets=SECONDS, registry=registry)
 
-        self._queue = seconds("queue", "From a request's arrival to its first batch.")
-        self._compute = seconds("compute", "A batch in onnxruntime, latent vectors and pixels included.")
-        self._encode = seconds("encode", "Tiling and encoding an answer.")
-        self._batch = Histogram("kiln_batch_images", "Images of a batch.", OF_MODEL, buckets=IMAGES, registry=registry)
-        self._images = Counter("kiln_images", "Images made.", OF_MODEL, registry=registry)
+        self._queue = seconds("queue", "From a request's arrival to the start of its first batch.")
+        self._compute = seconds("compute", "A batch in onnxruntime, with drawing latent vectors and converting pixels.")
+        self._encode = seconds("encode", "Tiling and encoding a response.")
+        self._batch = Histogram("kiln_batch_images", "Images per batch.", OF_MODEL, buckets=IMAGES, registry=registry)
+        self._images = Counter("kiln_images", "Images generated.", OF_MODEL, registry=registry)
         self._rejected = Counter("kiln_rejected", "Requests for images refused.", ("reason",), registry=registry)
-        self._cache = Counter("kiln_answer_cache", "Questions with a seed: hit, miss, or not modified.", ("result",),
+        self._cache = Counter("kiln_answer_cache", "Requests with a seed: hit, miss, or not modified.", ("result",),
                               registry=registry)  # fmt: skip
 
     def of_model(self, model: str, provider: str) -> ModelTelemetry:
@@ -43,7 +43,7 @@ class Telemetry:
         return ModelTelemetry(*(metric.labels(model, provider) for metric in metrics))
 
     def watch(self, gauges: Callable[[], Iterable[tuple[str, int, int]]]) -> None:
-        """`gauges` gives (model, waiting images, bytes in memory) of each model whenever somebody looks."""
+        """Each scrape calls `gauges`, which yields (model, waiting images, bytes in memory) for each model."""
         self._registry.register(_Models(gauges))
 
     def count_cache(self, result: str) -> None:
@@ -51,7 +51,7 @@ class Telemetry:
 
     @contextmanager
     def counting_refusals(self) -> Iterator[None]:
-        """Counts an error of Kiln's that passes, by its name: `overloaded`, `invalid_input`, `no_model_ready`."""
+        """Counts a KilnError raised inside, by its name: `overloaded`, `invalid_input`, `no_model_ready`."""
         try:
             yield
         except KilnError as error:
@@ -59,12 +59,12 @@ class Telemetry:
             raise
 
     def text(self) -> bytes:
-        """The exposition format, version 0.0.4."""
+        """The metrics in Prometheus' text format, version 0.0.4."""
         return generate_latest(self._registry)
 
 
 class ModelTelemetry:
-    """The same metrics with the labels of one model looked up once. Any thread may call."""
+    """The metrics of one model, with its labels looked up once. Thread-safe."""
 
     def __init__(self, queue: Any, compute: Any, encode: Any, batch: Any, images: Any) -> None:
         self._queue, self._compute, self._encode, self._batch, self._images = queue, compute, encode, batch, images
@@ -86,8 +86,8 @@ class _Models(Collector):
         self._gauges = gauges
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        waiting = GaugeMetricFamily("kiln_waiting_images", "Images that wait for a batch.", labels=["model"])
-        memory = GaugeMetricFamily("kiln_model_memory_bytes", "Memory of a model, by estimate.", labels=["model"])
+        waiting = GaugeMetricFamily("kiln_waiting_images", "Images waiting for a batch.", labels=["model"])
+        memory = GaugeMetricFamily("kiln_model_memory_bytes", "Estimated memory of a model.", labels=["model"])
         for model, images, size in self._gauges():
             waiting.add_metric([model], images)
             memory.add_metric([model], size)

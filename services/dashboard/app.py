@@ -8,12 +8,11 @@ from pathlib import Path
 import httpx2
 from fastapi import Request, Response
 from nicegui import app, ui
-from starlette.datastructures import MutableHeaders
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kiln import _requests as wire
 from services.dashboard.pages import compare, job, jobs, models, playground, sweeps
 from services.dashboard.site import Site
+from services.security_headers import SecurityHeaders
 from shared.settings import ClientSettings
 
 STATIC = Path(__file__).parent / "static"
@@ -47,7 +46,7 @@ def build(settings: ClientSettings) -> Site:
     site = Site(settings)
     ui.add_head_html(HEAD, shared=True)
     app.add_static_files("/static", STATIC, max_cache_age=0)
-    app.add_middleware(PageHeaders)
+    app.add_middleware(SecurityHeaders, headers=HEADERS)
     app.on_shutdown(site.close)
     # Quasar's bar over every request has no name for screen readers; the pages say themselves what they wait for.
     app.config.quasar_config["loadingBar"]["skipHijack"] = True
@@ -79,20 +78,3 @@ def _serve_files(site: Site) -> None:
             return Response(str(error), 502, media_type="text/plain")
         headers = {name: answer.headers[name] for name in PASSED_ON if name in answer.headers}
         return Response(answer.content, headers=headers)
-
-
-class PageHeaders:
-    """ASGI middleware: HEADERS on every answer."""
-
-    def __init__(self, inner: ASGIApp) -> None:
-        self._inner = inner
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in HEADERS.items():
-                    headers.setdefault(name, value)
-            await send(message)
-
-        await self._inner(scope, receive, send_with_headers if scope["type"] == "http" else send)

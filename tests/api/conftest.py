@@ -1,4 +1,4 @@
-"""The API in this process, over a real Redis and a small hand-made model."""
+"""Fixtures: the API in this process, with a real Redis and a small hand-made model."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def serving(settings: Settings, registry: ModelRegistry) -> Iterator[TestClient]
 
 @pytest.fixture(scope="module")
 def served(redis_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
-    """The same for all tests of a file, which ask and change nothing."""
+    """One API with the model `first` for all tests of a module; these tests must not change its state."""
     data = tmp_path_factory.mktemp("served")
     settings = Settings(data=data, redis_url=redis_server, threads=2)
     publish(ModelRegistry(ArtifactStore(settings.artifact_url)), "first")
@@ -56,7 +56,7 @@ def publish(
     more: dict[str, bytes] | None = None, config: TrainConfig = PRESETS["tiny"].config,
     metrics: ModelMetrics | None = None,
 ) -> ModelManifest:  # fmt: skip
-    """Publishes a model whose images depend on z and on the class; by default every id has other weights."""
+    """Publishes a model whose images depend on z and on the class; the weights depend on the id."""
     graph = graph if graph is not None else make_generator(LATENT, len(CLASSES), seed=sum(model_id.encode()))
     draft = ModelManifest(
         id=model_id, job_id=f"job-of-{model_id}", created_at=datetime.now(UTC), preset="tiny",
@@ -68,7 +68,7 @@ def publish(
 
 
 def wait_until_ready(client: TestClient) -> None:
-    """The watcher loads models in the background; asking again is how a client sees it."""
+    """Polls /readyz, as a client does: models are loaded in the background."""
     for _ in range(10_000):
         if client.get("/readyz").status_code == 200:
             return

@@ -1,4 +1,4 @@
-"""Networks made by hand, in ONNX, without torch: generators, one right and several wrong, and a classifier."""
+"""Builds small ONNX graphs without torch: generators, correct and broken ones, and a classifier."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def make_generator(
     """images = tanh(z W + E[labels]), reshaped to [N, 3, height, 3 * 32 * 32 / (3 * height)].
 
     `gain` scales the weights (NaN: the model yields NaN); `squash` replaces tanh; `height` and `z_name` break the
-    signature; `work` adds so many products with a matrix of 9 million numbers; the images of `spoiled_class` are NaN;
-    with `is_tinted`, z decides the colour of the whole image.
+    signature; `work` adds that many products with a matrix of 9 million numbers; the images of `spoiled_class` are NaN;
+    with `is_tinted`, z sets one colour for the whole image.
     """
     rng = np.random.default_rng(seed)
     weights = (rng.standard_normal((latent_dim, PIXELS)) * gain).astype(np.float32)
@@ -67,7 +67,7 @@ def make_generator(
 
 
 def write_color_classifier(folder: Path, sureness: float = 4.0) -> ClassifierManifest:
-    """A classifier that knows red, green and blue: its logits are the means of the three channels, times `sureness`."""
+    """A classifier of red, green and blue: its logits are the means of the three channels, times `sureness`."""
     graph = helper.make_graph(
         [
             helper.make_node("ReduceMean", ["images", "axes"], ["means"], keepdims=0),

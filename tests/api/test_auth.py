@@ -1,4 +1,4 @@
-"""Who may call what, with which headers, and that no key is ever seen again."""
+"""API keys and scopes, security headers, CORS; no key appears in a log or a response."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SETTING = ",".join(f"the-{scope}er:{scope}:{key}" for scope, key in KEYS.items()
 
 @pytest.fixture
 def guarded(settings: Settings) -> Iterator[TestClient]:
-    """An API that asks for keys."""
+    """An API that requires keys."""
     with_keys = Settings(**settings.model_dump() | {"redis_url": settings.redis_url, "api_keys": SETTING})
     with TestClient(create_app(with_keys), raise_server_exceptions=False) as client:
         yield client
@@ -43,7 +43,7 @@ def bearer(key: str) -> dict[str, str]:
 
 
 def routes(client: TestClient) -> list[tuple[str, str, str | None]]:
-    """(method, path, scope) of all there are, by the document that the API gives of itself."""
+    """(method, path, scope) of all operations in the OpenAPI document."""
     paths: dict[str, Any] = client.get("/openapi.json").json()["paths"]
     return [
         (method.upper(), path, next((s for entry in operation.get("security", []) for s in entry["ApiKey"]), None))
@@ -55,13 +55,13 @@ def routes(client: TestClient) -> list[tuple[str, str, str | None]]:
 def test_every_route_has_a_scope_or_is_open_on_purpose(guarded: TestClient) -> None:
     for method, path, scope in routes(guarded):
         assert (scope in set(Scope)) != (path in OPEN_PATHS), f"{method} {path} has the scope {scope}"
-    # What is not in the document is open, or is no route of ours
+    # The only route outside of the document is open
     names = [module.name for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}.")]
-    there = {route.path for name in names for route in importlib.import_module(name).router.routes}
-    assert there - {path for _, path, _ in routes(guarded)} == {"/docs"}
+    paths = {route.path for name in names for route in importlib.import_module(name).router.routes}
+    assert paths - {path for _, path, _ in routes(guarded)} == {"/docs"}
 
 
-def test_a_route_lets_in_its_own_scope_and_nobody_else(guarded: TestClient) -> None:
+def test_a_route_accepts_keys_with_its_scope_only(guarded: TestClient) -> None:
     for method, path, scope in routes(guarded):
         answers = {
             who: guarded.request(method, path.replace("{", "").replace("}", ""), headers=bearer(key)).status_code
@@ -76,7 +76,7 @@ def test_a_route_lets_in_its_own_scope_and_nobody_else(guarded: TestClient) -> N
         assert set(answers.values()) == {403}, f"{method} {path}"
 
 
-def test_a_refusal_is_a_problem_that_says_what_it_would_take(guarded: TestClient) -> None:
+def test_a_refusal_names_the_required_scope(guarded: TestClient) -> None:
     nobody = guarded.get("/jobs")
     assert (nobody.status_code, nobody.headers["content-type"]) == (401, "application/problem+json")
     assert nobody.headers["www-authenticate"].startswith("Bearer")
@@ -102,7 +102,7 @@ def test_a_refusal_is_a_problem_that_says_what_it_would_take(guarded: TestClient
         {"Cookie": f"key={KEYS['read']}"},
     ],
 )
-def test_a_key_counts_whole_and_in_its_header_only(guarded: TestClient, headers: dict[str, Any]) -> None:
+def test_a_key_must_be_complete_and_in_the_authorization_header(guarded: TestClient, headers: dict[str, Any]) -> None:
     assert guarded.get("/jobs", headers=headers).status_code == 401
 
 
@@ -117,7 +117,7 @@ def test_a_key_may_have_several_scopes(settings: Settings) -> None:
 # The settings
 
 
-def test_keys_come_from_a_file_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_can_be_read_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "keys"
     file.write_text(f"# who has which\n\nci:read+train:{KEYS['read']}  # until spring\nweb:generate:{KEYS['train']}\n")
     monkeypatch.setenv("KILN_API_KEYS_FILE", str(file))
@@ -146,7 +146,7 @@ def test_keys_come_from_a_file_as_well(tmp_path: Path, monkeypatch: pytest.Monke
         ",",
     ],
 )
-def test_a_bad_entry_is_named_and_not_shown(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_entry_is_named_but_not_shown(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "keys"
     file.write_text(text.replace(",", "\n,\n"))
     for variable, value in (("KILN_API_KEYS", text), ("KILN_API_KEYS_FILE", str(file))):
@@ -158,14 +158,14 @@ def test_a_bad_entry_is_named_and_not_shown(text: str, tmp_path: Path, monkeypat
         assert "tell-nobody" not in str(raised.value)
 
 
-def test_an_empty_file_of_keys_does_not_open_the_door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_file_of_keys_does_not_open_the_api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "keys").write_text("# nobody yet\n")
     monkeypatch.setenv("KILN_API_KEYS_FILE", str(tmp_path / "keys"))
     with pytest.raises(InvalidInput, match="holds no key"):
         read_settings()
 
 
-def test_settings_do_not_show_their_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_do_not_print_their_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KILN_API_KEYS", SETTING)
     settings = read_settings()
 
@@ -179,7 +179,7 @@ def test_settings_do_not_show_their_keys(monkeypatch: pytest.MonkeyPatch) -> Non
 
 @contextmanager
 def api_process(folder: Path, **settings: str) -> Iterator[tuple[httpx2.Client, Path]]:
-    """A real `python -m services.api`, an HTTP client for it, and the file with all it says."""
+    """Runs `python -m services.api`. -> an HTTP client for it, and its log file"""
     port, log = free_port(), folder / "api.log"
     environment = (
         os.environ
@@ -208,13 +208,13 @@ def _is_up(client: httpx2.Client) -> bool:
         return False
 
 
-def test_no_key_and_no_password_is_in_the_log_or_in_an_answer(tmp_path: Path) -> None:
+def test_neither_keys_nor_the_redis_password_appear_in_the_log_or_a_response(tmp_path: Path) -> None:
     password = "the-password-of-redis"  # noqa: S105
-    # Given an API with keys, and a Redis that is not there, whose URL has a password in it
+    # Given an API with keys, and an unreachable Redis whose URL holds a password
     redis_url = f"redis://:{password}@127.0.0.1:{free_port()}/0"
     with api_process(tmp_path, KILN_API_KEYS=SETTING, KILN_REDIS_URL=redis_url) as (client, log):
-        # When clients show their keys where they belong, and where they don't
-        told = []
+        # When clients send their keys in the header, and by mistake in the URL
+        bodies = []
         for key in (*KEYS.values(), STRANGER):
             for method, path in (
                 ("GET", "/jobs"),
@@ -223,24 +223,24 @@ def test_no_key_and_no_password_is_in_the_log_or_in_an_answer(tmp_path: Path) ->
                 ("GET", f"/nothing?key={key}"),
             ):
                 body = {"preset": "tiny"} if method == "POST" else None
-                told.append(client.request(method, path, json=body, headers=bearer(key)).text)
-            told.append(client.get(f"/readyz?api_key={key}").text)
-        assert any("does not answer" in text for text in told)
-    said = log.read_text()
+                bodies.append(client.request(method, path, json=body, headers=bearer(key)).text)
+            bodies.append(client.get(f"/readyz?api_key={key}").text)
+        assert any("does not answer" in text for text in bodies)
+    logged = log.read_text()
 
-    # Then the log has the requests, and neither it nor an answer has a key or the password
-    assert said.count('"POST /jobs HTTP/1.1" 503') == 1
-    assert said.count('"POST /jobs HTTP/1.1" 403') == 2
+    # Then the log lists the requests, and neither the log nor a response holds a key or the password
+    assert logged.count('"POST /jobs HTTP/1.1" 503') == 1
+    assert logged.count('"POST /jobs HTTP/1.1" 403') == 2
     for secret in (*KEYS.values(), STRANGER, password):
-        assert secret not in said
-        assert secret not in "".join(told)
+        assert secret not in logged
+        assert secret not in "".join(bodies)
 
 
 # Headers
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/jobs", "/jobs/nope", "/nothing", "/generate", "/openapi.json", "/docs"])
-def test_every_answer_forbids_what_it_does_not_need(client: TestClient, path: str) -> None:
+def test_every_response_has_security_headers(client: TestClient, path: str) -> None:
     headers = client.get(path).headers
 
     assert headers["x-content-type-options"] == "nosniff"
@@ -251,7 +251,7 @@ def test_every_answer_forbids_what_it_does_not_need(client: TestClient, path: st
     assert "frame-ancestors 'none'" in headers["content-security-policy"]
 
 
-def test_the_documentation_may_run_its_own_script_and_no_other(client: TestClient) -> None:
+def test_the_docs_page_may_run_its_own_script_only(client: TestClient) -> None:
     policy = client.get("/docs").headers["content-security-policy"]
 
     assert "'sha256-" in policy
@@ -260,9 +260,9 @@ def test_the_documentation_may_run_its_own_script_and_no_other(client: TestClien
     assert "unsafe-inline" not in client.get("/jobs").headers["content-security-policy"]
 
 
-def test_even_a_bug_of_ours_has_them_and_tells_nothing(client: TestClient) -> None:
+def test_an_internal_error_has_security_headers_and_reveals_nothing(client: TestClient) -> None:
     app: Any = client.app
-    app.state.services = None  # any route that needs something breaks
+    app.state.kiln = None  # every route that uses the state raises
 
     answer = client.get("/jobs")
 
@@ -274,7 +274,7 @@ def test_even_a_bug_of_ours_has_them_and_tells_nothing(client: TestClient) -> No
 # Other origins
 
 
-def test_other_origins_get_in_only_when_they_are_set(settings: Settings) -> None:
+def test_other_origins_are_allowed_only_if_configured(settings: Settings) -> None:
     preflight = {"Origin": "https://a.example", "Access-Control-Request-Method": "POST",
                  "Access-Control-Request-Headers": "authorization"}  # fmt: skip
     with TestClient(create_app(settings)) as client:
@@ -294,7 +294,7 @@ def test_other_origins_get_in_only_when_they_are_set(settings: Settings) -> None
         assert seen.headers["access-control-allow-origin"] == "https://a.example"
 
 
-def test_origins_are_a_list_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_origins_are_a_comma_separated_list(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KILN_CORS_ORIGINS", "https://a.example, http://localhost:8080")
     assert read_settings().cors_origins == ("https://a.example", "http://localhost:8080")
     monkeypatch.setenv("KILN_CORS_ORIGINS", "a.example")

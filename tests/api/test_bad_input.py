@@ -1,4 +1,4 @@
-"""Whatever is sent: a problem document with the field and the value, never a 5xx, and no job is created."""
+"""Invalid requests get a problem document that names the field and the value, never a 5xx, and create no job."""
 
 from __future__ import annotations
 
@@ -60,9 +60,7 @@ def assert_problem(answer: Any, status: int, field: str | None = None, value: An
         ("", "body", None),
     ],
 )
-def test_a_job_that_makes_no_sense_is_refused_and_not_created(
-    client: TestClient, body: str, field: str, value: Any
-) -> None:
+def test_an_invalid_job_is_refused_and_not_created(client: TestClient, body: str, field: str, value: Any) -> None:
     answer = client.post("/jobs", content=body, headers=JSON)
 
     problem = assert_problem(answer, 422)
@@ -73,14 +71,14 @@ def test_a_job_that_makes_no_sense_is_refused_and_not_created(
     assert client.get("/jobs").json() == {"data": [], "has_more": False}
 
 
-def test_every_wrong_field_is_named_at_once(client: TestClient) -> None:
+def test_all_invalid_fields_are_named_at_once(client: TestClient) -> None:
     overrides = {"lr": -1, "batch_size": "many", "momentum": 0.9}
     body = assert_problem(client.post("/jobs", json={"preset": "tiny", "overrides": overrides}), 422)
 
     assert {p["field"] for p in body["errors"]} == {"overrides.lr", "overrides.batch_size", "overrides.momentum"}
 
 
-def test_an_unknown_preset_is_answered_with_those_there_are(client: TestClient) -> None:
+def test_the_error_for_an_unknown_preset_lists_the_presets(client: TestClient) -> None:
     body = assert_problem(client.post("/jobs", json={"preset": "wgan"}), 422, "preset", "wgan")
 
     assert "wgan-gp-conditional" in body["errors"][0]["message"]
@@ -88,7 +86,7 @@ def test_an_unknown_preset_is_answered_with_those_there_are(client: TestClient) 
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-def test_ten_megabytes_are_refused(client: TestClient, chunked: bool) -> None:
+def test_a_body_of_ten_megabytes_is_refused(client: TestClient, chunked: bool) -> None:
     data = b'{"preset": "' + b"x" * 10_000_000 + b'"}'
     parts = (data[i : i + 65_536] for i in range(0, len(data), 65_536))
 
@@ -123,13 +121,13 @@ def test_ten_megabytes_are_refused(client: TestClient, chunked: bool) -> None:
         ({"class": "cat", "size": 64}, "size", "64"),
     ],
 )
-def test_images_that_cannot_be_made_are_refused(
+def test_an_invalid_image_request_is_refused(
     serving: TestClient, query: dict[str, Any], field: str, value: Any
 ) -> None:
     assert_problem(serving.get("/generate", params=query), 422, field, value)
 
 
-def test_an_unknown_class_is_answered_with_those_there_are(serving: TestClient) -> None:
+def test_the_error_for_an_unknown_class_lists_the_classes(serving: TestClient) -> None:
     body = assert_problem(serving.get("/generate", params={"class": "dragon"}), 422)
 
     assert "airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck" in body["errors"][0]["message"]
@@ -156,7 +154,9 @@ def test_an_unknown_class_is_answered_with_those_there_are(serving: TestClient) 
         ("GET", "/jobs?page=2", 422),
     ],
 )
-def test_what_is_not_there_is_said_in_the_same_form(client: TestClient, method: str, path: str, status: int) -> None:
+def test_unknown_paths_methods_and_values_get_a_problem_document(
+    client: TestClient, method: str, path: str, status: int
+) -> None:
     assert_problem(client.request(method, path), status)
 
 
@@ -171,8 +171,8 @@ def test_what_is_not_there_is_said_in_the_same_form(client: TestClient, method: 
     ),
     st.sampled_from(["", "preset", "overrides", "dataset", "name", "overrides.lr", "overrides.g_channels"]),
 )
-def test_no_json_breaks_the_api(client: TestClient, value: Any, place: str) -> None:
-    """Arbitrary JSON, lone surrogates and NaN included, anywhere in the body: a 4xx, or a sound dry run."""
+def test_arbitrary_json_gets_a_problem_document_or_a_dry_run(client: TestClient, value: Any, place: str) -> None:
+    """Any JSON value, lone surrogates and NaN included, at any place of the body."""
     body: Any = {"preset": "tiny"}
     if place.startswith("overrides."):
         body["overrides"] = {place.partition(".")[2]: value}

@@ -55,7 +55,7 @@ BREAKS = (
     Break("test_leases.py::test_a_lease_shorter_than_publishing", SUPERVISOR,
           "            while not wait({future}, HEARTBEAT_S).done:\n                self._try_to_flush()\n", ""),
     Break("test_fences.py::test_kill_9_the_api_between_record_and_message", "services/api/jobs/reaper.py",
-          "for job in state.store.unsent():", "for job in ():"),
+          "for job in self._store.unsent():", "for job in ():"),
     Break("test_fences.py::test_one_message_delivered_five_times", JOBS,
           "    if lease_is_live:", "    if False:"),
     Break("test_fences.py::test_a_worker_that_sleeps_past_its_lease_has_lost_its_job", JOBS,

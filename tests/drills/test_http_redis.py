@@ -91,7 +91,7 @@ def test_redis_hangs_during_post(server: Server, drill: Drill) -> None:
 
     Faults injected: 1 (SIGSTOP of Redis under 64 posts and 4 other clients).
     Broken by hand: `services/api/app.py`: `JOB_THREADS = 8` -> the last post took 8.3 s.
-    `services/api/routes/generate.py`: `await kiln.store_health.check()` first -> the others got 503.
+    `services/api/routes/generate.py`: `await state.store_health.check()` first -> the others got 503.
     """
     with Crowd(server.url, ask, 4) as crowd, ThreadPoolExecutor(64) as pool:
         # What 64 threads of this process take while all is well, on a machine that may have other work

@@ -1,1 +1,1 @@
-"""Training jobs as the API sees them: submit, watch, compare, recover."""
+"""Training jobs: submit, control, watch, compare, recover."""

@@ -1,4 +1,4 @@
-"""Several jobs side by side: where their losses began and ended, what they cost and came to, and how they differ."""
+"""Compares jobs side by side: first and last losses, time, model metrics, and the config fields that differ."""
 
 from __future__ import annotations
 
@@ -7,31 +7,31 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from services.api.state import AppState
 from shared.errors import CorruptArtifact, UnknownModel
 from shared.jobs.record import Job
-from shared.storage.model_registry import ModelMetrics
+from shared.jobs.store import JobStore
+from shared.storage.model_registry import ModelMetrics, ModelRegistry
 
 IMAGES_PER_EPOCH = {"cifar10": 50_000}
-FIGURES = tuple(name for name in ModelMetrics.model_fields if name != "protocol")
-IN_EPOCHS = ("loss_d", "loss_g", "d_accuracy_real", "d_accuracy_fake")
+MODEL_METRICS = tuple(name for name in ModelMetrics.model_fields if name != "protocol")
+EPOCH_MEANS = ("loss_d", "loss_g", "d_accuracy_real", "d_accuracy_fake")
 
 
 @dataclass(frozen=True)
 class Run:
-    """A job with its metrics series and the figures of its model."""
+    """A job with its metrics series and the metrics of its model."""
 
     job: Job
     label: str
     rows: Sequence[dict[str, float]]
-    figures: ModelMetrics
+    model_metrics: ModelMetrics
     images_per_epoch: int | None
 
     def summary(self) -> dict[str, Any]:
-        """One row of the table: losses of the first and last epoch, D's accuracies at the end, time, final figures."""
-        first, last = self._ends()
-        measured = {name: row[name] for row in self.rows for name in FIGURES if name in row}  # the latest of each
-        measured |= self.figures.model_dump(include=set(FIGURES), exclude_none=True)
+        """One row of the table: losses of the first and last epoch, final accuracies of D, time, model metrics."""
+        first, last = self._first_and_last()
+        latest = {name: row[name] for row in self.rows for name in MODEL_METRICS if name in row}
+        latest |= self.model_metrics.model_dump(include=set(MODEL_METRICS), exclude_none=True)
         return {
             "job": self.job.id,
             "name": self.label,
@@ -44,38 +44,40 @@ class Run:
             "final_loss_g": last.get("loss_g"),
             "d_accuracy_real": last.get("d_accuracy_real"),
             "d_accuracy_fake": last.get("d_accuracy_fake"),
-            **{name: measured.get(name) for name in FIGURES},
+            **{name: latest.get(name) for name in MODEL_METRICS},
             "seconds": round(self.job.trained_s, 1),
         }
 
-    def _ends(self) -> tuple[dict[str, float], dict[str, float]]:
-        """Means over the first and the last epoch; of a run shorter than two epochs, its first and its last row."""
+    def _first_and_last(self) -> tuple[dict[str, float], dict[str, float]]:
+        """Means over the first and the last epoch; the first and last row of a run shorter than two epochs."""
         if not self.rows:
             return {}, {}
-        epoch, last = self.images_per_epoch, self.rows[-1]["nimg"]
-        if epoch is None or last < 2 * epoch:
+        epoch, end = self.images_per_epoch, self.rows[-1]["nimg"]
+        if epoch is None or end < 2 * epoch:
             return self.rows[0], self.rows[-1]
-        return self._mean(0, epoch), self._mean(last - epoch, last)
+        return self._mean(0, epoch), self._mean(end - epoch, end)
 
     def _mean(self, begin: float, end: float) -> dict[str, float]:
-        """Of each column between two positions; each row counts by the images of it that lie there."""
+        """The mean of each column between two positions, each row weighted by its images in that interval."""
         starts = [0.0, *(row["nimg"] for row in self.rows[:-1])]
         overlaps = [min(end, row["nimg"]) - max(begin, start) for row, start in zip(self.rows, starts, strict=True)]
         inside = [(row, overlap) for row, overlap in zip(self.rows, overlaps, strict=True) if overlap > 0]
-        columns = [name for name in IN_EPOCHS if all(name in row for row, _ in inside)]
+        columns = [name for name in EPOCH_MEANS if all(name in row for row, _ in inside)]
         return {name: sum(row[name] * overlap for row, overlap in inside) / (end - begin) for name in columns}
 
 
-def read_runs(job_ids: Sequence[str], state: AppState, images_per_epoch: int | None = None) -> list[Run]:
-    """Raises UnknownJob. The length of an epoch is known for CIFAR-10; for other data sets it must be given."""
-    jobs = [state.store.get(job_id) for job_id in job_ids]
+def read_runs(
+    job_ids: Sequence[str], store: JobStore, registry: ModelRegistry, images_per_epoch: int | None = None
+) -> list[Run]:
+    """Raises UnknownJob. CIFAR-10's epoch is known; for other data sets `images_per_epoch` must be passed."""
+    jobs = [store.get(job_id) for job_id in job_ids]
     names = Counter(job.name for job in jobs)
     return [
         Run(
             job=job,
             label=job.name if job.name and names[job.name] == 1 else f"{job.name or job.preset} {job.id}",
-            rows=state.store.metrics(job.id),
-            figures=_figures(job, state),
+            rows=store.metrics(job.id),
+            model_metrics=_model_metrics(job, registry),
             images_per_epoch=images_per_epoch or IMAGES_PER_EPOCH.get(job.dataset),
         )
         for job in jobs
@@ -83,21 +85,21 @@ def read_runs(job_ids: Sequence[str], state: AppState, images_per_epoch: int | N
 
 
 def common_epoch(runs: Sequence[Run]) -> int | None:
-    """The length of an epoch, where it is the same in all runs."""
+    """The length of an epoch, if it is the same in all runs."""
     lengths = {run.images_per_epoch for run in runs}
     return lengths.pop() if len(lengths) == 1 else None
 
 
-def _figures(job: Job, state: AppState) -> ModelMetrics:
+def _model_metrics(job: Job, registry: ModelRegistry) -> ModelMetrics:
     try:
-        return state.registry.get(job.model_id).metrics if job.model_id else ModelMetrics()
+        return registry.get(job.model_id).metrics if job.model_id else ModelMetrics()
     except (UnknownModel, CorruptArtifact):
-        return ModelMetrics()  # deleted since, or damaged; the job's series is still there
+        return ModelMetrics()  # the model was deleted or is damaged; the job's metrics series still exists
 
 
 def differences(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Of each job, what in its config, or its data set, is not the same in all of them."""
-    settings = [{"dataset": run.job.dataset, **run.job.config.model_dump(mode="json")} for run in runs]
-    names = dict.fromkeys(name for one in settings for name in one)  # a classifier's are others than a GAN's
-    differing = [name for name in names if any(other.get(name) != settings[0].get(name) for other in settings[1:])]
-    return [{name: one.get(name) for name in differing} for one in settings]
+    """For each job, its data set and the config fields, as far as they are not the same in all jobs."""
+    configs = [{"dataset": run.job.dataset, **run.job.config.model_dump(mode="json")} for run in runs]
+    names = dict.fromkeys(name for config in configs for name in config)  # classifiers have other fields than GANs
+    differing = [name for name in names if any(other.get(name) != configs[0].get(name) for other in configs[1:])]
+    return [{name: config.get(name) for name in differing} for config in configs]

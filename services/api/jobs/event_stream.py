@@ -1,4 +1,4 @@
-"""A job's events as they happen: server-sent events out of the store, woken by announcements."""
+"""Streams a job's events as server-sent events: read from the store, woken by its announcements."""
 
 from __future__ import annotations
 
@@ -7,49 +7,52 @@ from collections.abc import AsyncIterator, Sequence
 
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 
+from services.api.middleware.draining import Drain
 from services.api.schemas.jobs import JobView
-from services.api.state import AppState
 from shared.errors import StoreUnavailable
 from shared.jobs.record import Event, Job
+from shared.jobs.store import JobStore
 from shared.storage.pubsub import Announcements, channel_of
 
-KEEPALIVE_S = 15.0  # proxies cut connections on which nothing moves
-RETRY_MS = 2000  # how long a client waits before it comes back, after a connection that ended too early
+KEEPALIVE_S = 15.0  # proxies close idle connections
+RETRY_MS = 2000  # how long a client waits before it reconnects
 
 
-async def follow(job_id: str, after: str, state: AppState) -> AsyncIterator[bytes]:
-    """The job's events after that id, then each new one; between them the job itself whenever it has changed.
+async def stream_job_events(
+    job_id: str, after: str, store: JobStore, redis_url: str, drain: Drain
+) -> AsyncIterator[bytes]:
+    """The job's events after the id `after`, then each new one; `event: job` with the job whenever it has changed.
 
-    Events carry an id, so a client that comes back with Last-Event-ID misses none. `event: job` carries none: what
-    counts is the latest. The stream ends with `event: end` when the job is over, and without it when Redis is gone.
+    Events carry an id, so a client that reconnects with Last-Event-ID misses none. `event: job` carries none: only the
+    latest one matters. The stream ends with `event: end` when the job is over; without it when Redis is unavailable.
     """
-    changes = Announcements(state.settings.redis_url, channel_of(job_id))
-    seen: Job | None = None
+    changes = Announcements(redis_url, channel_of(job_id))
+    sent: Job | None = None
     yield format_sse_event(retry=RETRY_MS)
     try:
         while True:
-            job, events = await asyncio.to_thread(_read, job_id, after, state)
+            job, events = await asyncio.to_thread(_read, job_id, after, store)
             for event in events:
                 after = event.id
                 yield format_sse_event(event=event.kind, id=event.id, data_str=event.model_dump_json())
-            if job != seen:
+            if job != sent:
                 yield format_sse_event(event="job", data_str=JobView.of(job).model_dump_json())
             else:
                 yield KEEPALIVE_COMMENT
-            seen = job
+            sent = job
             if job.is_over:
                 yield format_sse_event(event="end", data_str="{}")
                 return
-            if state.drain.is_on:
-                return  # the client comes back with Last-Event-ID, and meets somebody who stays
-            await state.drain.wait_until_draining(changes.wait(KEEPALIVE_S))
+            if drain.is_on:
+                return  # the client reconnects with Last-Event-ID, to another process
+            await drain.wait_until_draining(changes.wait(KEEPALIVE_S))
     except StoreUnavailable:
         return
     finally:
         await changes.close()
 
 
-def _read(job_id: str, after: str, state: AppState) -> tuple[Job, Sequence[Event]]:
-    # The job first: a job that is over gets no more events, so none can come between the two.
-    job = state.store.get(job_id)
-    return job, state.store.events(job_id, after)
+def _read(job_id: str, after: str, store: JobStore) -> tuple[Job, Sequence[Event]]:
+    # The job first: a job that is over gets no more events, so none can be missed between the two reads.
+    job = store.get(job_id)
+    return job, store.events(job_id, after)

@@ -1,6 +1,6 @@
-"""Pictures of training runs: loss curves, sample grids over time, several jobs side by side.
+"""Draws PNG plots of training runs and sweeps: loss curves, sample grids, trial histories, importances.
 
-Matplotlib draws the curves. It is imported with the first of them, for it takes as long as all the rest of the API.
+Matplotlib is imported by the first plot, because its import takes as long as all other imports of the API.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ GAP = 8  # pixels between two grids
 
 
 def losses_png(rows: Rows, title: str, images_per_epoch: int | None = None) -> bytes:
-    """Both losses over the images seen, or over epochs where their length is known. 800x450 pixels."""
+    """Both losses over the images seen, or over epochs if their length is known. 800x450 pixels."""
     figure = _figure(8, 4.5)
     axes = figure.subplots()
     unit = images_per_epoch or 1
@@ -43,7 +43,7 @@ def losses_png(rows: Rows, title: str, images_per_epoch: int | None = None) -> b
 def curves_png(
     series: Mapping[str, Rows], grids: Mapping[str, bytes | None], images_per_epoch: int | None = None
 ) -> bytes:
-    """Jobs by name: their losses over one another above, the latest sample grid of each below."""
+    """Several jobs by name: their losses in common axes above, the latest sample grid of each below."""
     figure = _figure(4 * max(2, len(series)), 9)
     unit = images_per_epoch or 1
     above, below = figure.subfigures(2, 1)
@@ -67,7 +67,7 @@ def curves_png(
 
 
 def sweep_png(sweep: Sweep) -> bytes:
-    """The objective of each trial, the best so far as a line; failed and pruned trials on the axis. 800x450 pixels."""
+    """The objective of each trial, and the best so far as a line; failed and pruned trials as marks. 800x450 pixels."""
     figure = _figure(8, 4.5)
     axes = figure.subplots()
     objective = sweep.plan.objective
@@ -87,12 +87,12 @@ def sweep_png(sweep: Sweep) -> bytes:
     if any(trial.is_over for trial in sweep.trials):
         axes.legend()
     else:
-        axes.text(0.5, 0.5, "no trial is over yet", transform=axes.transAxes, ha="center", va="center")
+        axes.text(0.5, 0.5, "no trial has ended yet", transform=axes.transAxes, ha="center", va="center")
     return _png(figure)
 
 
 def importances_png(importances: Mapping[str, float], sweep: Sweep) -> bytes:
-    """A bar for each varied field, the most important one above. 800 pixels wide."""
+    """A bar for each varied field, the most important one on top. 800 pixels wide."""
     figure = _figure(8, 1.5 + 0.4 * max(2, len(importances)))
     axes = figure.subplots()
     names = list(importances)[::-1]
@@ -100,7 +100,7 @@ def importances_png(importances: Mapping[str, float], sweep: Sweep) -> bytes:
     if importances:
         axes.bar_label(bars, fmt="%.2f", padding=3)
     else:
-        axes.text(0.5, 0.5, "no trial is better than another yet", transform=axes.transAxes, ha="center", va="center")
+        axes.text(0.5, 0.5, "all trials are equal so far", transform=axes.transAxes, ha="center", va="center")
     axes.set(
         xlabel=f"importance for {sweep.plan.objective.metric} (PED-ANOVA)", xlim=(0, 1.1), title=sweep.name or sweep.id
     )
@@ -108,7 +108,7 @@ def importances_png(importances: Mapping[str, float], sweep: Sweep) -> bytes:
 
 
 def strip_png(grids: Sequence[bytes]) -> bytes:
-    """Sample grids side by side, pixel for pixel."""
+    """Sample grids side by side, unscaled, with a gap of GAP pixels."""
     images = [_open(png) for png in grids]
     width = sum(image.width for image in images) + GAP * (len(images) - 1)
     sheet = Image.new("RGB", (width, max(image.height for image in images)), BACKGROUND)
@@ -127,7 +127,7 @@ def _open(png: bytes) -> Image.Image:
 
 
 def _figure(width_inches: float, height_inches: float) -> Any:
-    # Not by pyplot, whose figures are global: requests may draw at the same time.
+    # Not with pyplot: its figures are global, and requests may draw at the same time.
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width_inches, height_inches), dpi=DPI, layout="constrained")

@@ -1,6 +1,6 @@
-"""Sees to it that no job is forgotten: those whose worker fell silent, those never sent, those whose message was lost.
+"""Re-enqueues jobs that no worker would pick up: those with an expired lease, a missing or a lost message.
 
-Several replicas may run one each: every change is atomic in the store, and a message too many does nothing.
+Every replica of the API may run a reaper: each change is atomic in the store, and a duplicate message does nothing.
 """
 
 from __future__ import annotations
@@ -11,70 +11,70 @@ from collections.abc import Iterator
 from datetime import timedelta
 from functools import partial
 
-from services.api.jobs.submit import send
-from services.api.state import AppState
+from services.api.jobs.submit import enqueue
 from shared.errors import StoreUnavailable
 from shared.jobs import transitions
 from shared.jobs.record import Event, Job, JobStatus
+from shared.jobs.store import JobStore
+from shared.storage.celery_app import Broker
 
 log = logging.getLogger("kiln.reaper")
 
 
 class Reaper:
-    """Goes rounds of `reap`, which expire no lease before workers had the time of one to renew theirs."""
+    """Each `run` is one round over all jobs in flight."""
 
-    def __init__(self, state: AppState) -> None:
-        self._kiln = state
+    def __init__(self, store: JobStore, broker: Broker, *, lease_s: float, max_attempts: int) -> None:
+        self._store, self._broker = store, broker
+        self._lease_s, self._max_attempts = lease_s, max_attempts
         self._wait_for_renewals()
 
-    def go(self) -> None:
-        """One round. Raises StoreUnavailable."""
+    def run(self) -> None:
+        """One round; leases expire only after all workers had the time to renew theirs. Raises StoreUnavailable."""
         try:
-            reap(self._kiln, expire=time.monotonic() >= self._expire_from_s)
+            self.reap(expire=time.monotonic() >= self._expire_from_s)
         except StoreUnavailable:
-            # While the store was away no worker could renew. Each gets the time of a lease to do so, or a restart
-            # of Redis would take their jobs from workers that are alive.
+            # No worker could renew its lease during the outage. Each gets the length of a lease to do so; otherwise
+            # a restart of Redis would take jobs away from workers that are alive.
             self._wait_for_renewals()
             raise
 
     def _wait_for_renewals(self) -> None:
-        self._expire_from_s = time.monotonic() + self._kiln.settings.lease_s
+        self._expire_from_s = time.monotonic() + self._lease_s
 
+    def reap(self, *, expire: bool = True) -> None:
+        """One round. With `expire`, jobs whose lease has run out are queued again or given up."""
+        if expire:
+            for job in self._jobs(JobStatus.RUNNING):
+                self._expire(job)
+        long_ago = self._store.now() - timedelta(seconds=self._lease_s)
+        for job in self._store.unsent():
+            # The API that stored a new job may be about to send it. Nobody is about to send a job that has run before.
+            if job.attempt > 0 or job.created_at < long_ago:
+                enqueue(job, self._store, self._broker)
+        # The queue is empty, so a job that was sent long ago and still waits has lost its message.
+        if self._broker.waiting() == 0:
+            for job in self._jobs(JobStatus.QUEUED):
+                if job.enqueued_at is not None and job.enqueued_at < long_ago:
+                    enqueue(job, self._store, self._broker)
 
-def reap(state: AppState, *, expire: bool = True) -> None:
-    """One round over all jobs that are not over. Raises StoreUnavailable."""
-    if expire:
-        for job in _all(state, JobStatus.RUNNING):
-            _expire(job, state)
-    long_ago = state.store.now() - timedelta(seconds=state.settings.lease_s)
-    for job in state.store.unsent():
-        # A new job may be on its way out of the API that recorded it; one that came back from a worker is not.
-        if job.attempt > 0 or job.created_at < long_ago:
-            send(job, state)
-    # With nothing on the queue, what was sent long ago and still waits has lost its message.
-    if state.broker.waiting() == 0:
-        for job in _all(state, JobStatus.QUEUED):
-            if job.enqueued_at is not None and job.enqueued_at < long_ago:
-                send(job, state)
+    def _expire(self, job: Job) -> None:
+        def events(after: Job) -> list[Event]:
+            if after.status is JobStatus.RUNNING:
+                return []
+            message = f"{job.worker} stopped renewing its lease; the job is {after.status}"
+            return [Event(kind="worker_lost", message=message)]
 
+        change = partial(transitions.expire, max_attempts=self._max_attempts)
+        after = self._store.update(job.id, change, events=events)
+        if after.status is not JobStatus.RUNNING:
+            log.warning("job %s: %s stopped renewing its lease; the job is %s", job.id, job.worker, after.status)
 
-def _expire(job: Job, state: AppState) -> None:
-    def told(after: Job) -> list[Event]:
-        if after.status is JobStatus.RUNNING:
-            return []
-        return [Event(kind="worker_lost", message=f"{job.worker} fell silent; the job is {after.status}")]
-
-    change = partial(transitions.expire, max_attempts=state.settings.max_attempts)
-    after = state.store.update(job.id, change, events=told)
-    if after.status is not JobStatus.RUNNING:
-        log.warning("job %s: %s fell silent; the job is %s", job.id, job.worker, after.status)
-
-
-def _all(state: AppState, status: JobStatus) -> Iterator[Job]:
-    after: str | None = None
-    while True:
-        page = state.store.list(status, after, limit=100)
-        yield from page.jobs
-        if not page.has_more or not page.jobs:
-            return
-        after = page.jobs[-1].id
+    def _jobs(self, status: JobStatus) -> Iterator[Job]:
+        after: str | None = None
+        while True:
+            page = self._store.list(status, after, limit=100)
+            yield from page.jobs
+            if not page.has_more or not page.jobs:
+                return
+            after = page.jobs[-1].id

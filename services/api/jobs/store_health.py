@@ -1,4 +1,4 @@
-"""Whether Redis answers, asked by one thread at a time however many want to know."""
+"""Checks whether Redis responds, with one thread however many probes arrive."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ import asyncio
 from shared.errors import StoreUnavailable
 from shared.jobs.store import JobStore
 
-PATIENCE_S = 1.0  # a probe wants an answer, not the truth after the store's own timeouts
+PROBE_TIMEOUT_S = 1.0  # shorter than the store's own timeouts: a probe needs its response soon
 
 
 class StoreHealth:
-    """A Redis that hangs takes one thread from the others, not one for each probe."""
+    """All concurrent probes share one PING, so that a Redis that hangs blocks one thread only."""
 
     def __init__(self, store: JobStore) -> None:
         self._store = store
-        self._asking: asyncio.Future[None] | None = None
+        self._ping: asyncio.Future[None] | None = None
 
     async def check(self) -> None:
-        """Raises StoreUnavailable when there is no answer within PATIENCE_S."""
-        if self._asking is None or self._asking.done():
-            self._asking = asyncio.ensure_future(asyncio.to_thread(self._store.ping))
-        await asyncio.wait({self._asking}, timeout=PATIENCE_S)
-        if not self._asking.done():
-            raise StoreUnavailable(f"the job store has not answered for {PATIENCE_S:g} s")
-        self._asking.result()
+        """Raises StoreUnavailable when there is no response within PROBE_TIMEOUT_S."""
+        if self._ping is None or self._ping.done():
+            self._ping = asyncio.ensure_future(asyncio.to_thread(self._store.ping))
+        await asyncio.wait({self._ping}, timeout=PROBE_TIMEOUT_S)
+        if not self._ping.done():
+            raise StoreUnavailable(f"the job store has not responded for {PROBE_TIMEOUT_S:g} s")
+        self._ping.result()

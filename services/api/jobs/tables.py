@@ -1,4 +1,4 @@
-"""Rows as CSV and as Markdown."""
+"""Formats rows as CSV and as a Markdown table."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from typing import Any
 
 
 def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A header and a line per row; a column for each key that occurs, in order of appearance."""
+    """A header and a line per row; a column for each key, in order of first appearance."""
     out = io.StringIO()
-    writer = csv.DictWriter(out, _names(rows), lineterminator="\n")
+    writer = csv.DictWriter(out, _columns(rows), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return out.getvalue()
 
 
 def as_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The same as a table; numbers with four digits, what is missing left empty."""
-    names = _names(rows)
-    lines = [names, ["---"] * len(names), *([_cell(row.get(name)) for name in names] for row in rows)]
+    """A Markdown table; floats have four significant digits, missing values are empty."""
+    columns = _columns(rows)
+    lines = [columns, ["---"] * len(columns), *([_cell(row.get(name)) for name in columns] for row in rows)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def _names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def _columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return list(dict.fromkeys(name for row in rows for name in row))
 
 

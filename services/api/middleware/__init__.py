@@ -1,1 +1,1 @@
-"""ASGI middleware: what happens to every request before and after its route."""
+"""ASGI middleware: runs before and after the route of every request."""

@@ -1,4 +1,4 @@
-"""Request bodies that are too large are refused before anybody holds them in memory; those that never end, in time."""
+"""Refuses request bodies that are too large (413) or arrive too slowly (408)."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from services.api.errors import problem
 
 
 class BodyLimit:
-    """ASGI middleware: 413 when a body is, or grows, larger than `max_bytes`, 408 when it takes over `timeout_s`.
+    """ASGI middleware: 413 for a body of more than `max_bytes`, 408 for one that takes longer than `timeout_s`.
 
-    `larger` are paths that may get more.
+    `larger` maps paths to a higher limit.
     """
 
     def __init__(self, app: ASGIApp, max_bytes: int, timeout_s: float, larger: Mapping[str, int]) -> None:
@@ -34,8 +34,8 @@ class BodyLimit:
             async with asyncio.timeout(self._timeout_s):
                 size = await _read(receive, messages, max_bytes)
         except TimeoutError:
-            detail = f"the body has not come within {self._timeout_s:g} s"
-            # What is still under way is not read, so this connection is of no further use; nor is it after a 413.
+            detail = f"the request body did not arrive within {self._timeout_s:g} s"
+            # The rest of the body stays unread, so the connection cannot be used again; the same holds after a 413.
             await problem(HTTPStatus.REQUEST_TIMEOUT, detail, headers={"Connection": "close"})(scope, receive, send)
             return
         if size > max_bytes:
@@ -49,7 +49,7 @@ class BodyLimit:
 
 
 async def _read(receive: Receive, messages: list[Message], max_bytes: int) -> int:
-    """Bytes of the body, read as far as allowed: a route that parses JSON would hold all of it anyway."""
+    """Reads the body into `messages`, up to `max_bytes` or one chunk more. -> its size so far, in bytes"""
     size = 0
     while size <= max_bytes:
         messages.append(message := await receive())
@@ -60,5 +60,5 @@ async def _read(receive: Receive, messages: list[Message], max_bytes: int) -> in
 
 
 def _too_large(size: int, max_bytes: int) -> ASGIApp:
-    detail = f"body: {size:,} bytes, and {max_bytes:,} are allowed"
+    detail = f"request body too large: {size:,} bytes; the limit is {max_bytes:,} bytes"
     return problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail, headers={"Connection": "close"})

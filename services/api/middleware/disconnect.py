@@ -1,4 +1,4 @@
-"""Work for a client that has gone is not done."""
+"""Cancels work whose client has disconnected."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ Result = TypeVar("Result")
 
 
 class ClientDisconnected(Exception):
-    """Nobody is there to be told."""
+    """The client closed its connection before the response was ready."""
 
 
 async def cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
-    """The result of `work`, which is cancelled as soon as the client closes the connection.
+    """Returns the result of `work`, or cancels it and raises ClientDisconnected when the client disconnects.
 
-    Raises ClientGone then, and whatever the work raises. The request's body must have been read: what is received here
-    is taken from the connection.
+    Call it after the request's body has been read: it consumes all further messages of the connection.
     """
     working = asyncio.ensure_future(work)
     leaving = asyncio.ensure_future(_disconnected(request))

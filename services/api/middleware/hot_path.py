@@ -15,9 +15,9 @@ from urllib.parse import parse_qsl
 from pydantic import ValidationError
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from services.api.errors import SECURITY_HEADERS
 from services.api.images.generate import GenerationRequest, resolve_generation
 from services.api.images.response_cache import ImageResponse
-from services.api.middleware.security_headers import HEADERS
 from services.api.schemas.images import GenerateQuery
 from services.api.state import AppState
 from shared.api_keys import Scope as KeyScope
@@ -26,7 +26,7 @@ from shared.errors import KilnError
 
 # A body, a page of another origin: the layers that are left out here would have something to do.
 _NOT_PLAIN = frozenset({b"content-length", b"transfer-encoding", b"origin"})
-_FIXED = {name.lower().encode(): value.encode() for name, value in HEADERS.items()}
+_FIXED = {name.lower().encode(): value.encode() for name, value in SECURITY_HEADERS.items()}
 
 
 class HotPath:
@@ -38,7 +38,7 @@ class HotPath:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] == "/generate" and scope["method"] == "GET":
             headers = dict(scope["headers"])
-            state: AppState = scope["app"].state.services
+            state: AppState = scope["app"].state.kiln
             order = None if _NOT_PLAIN & headers.keys() else await _order(scope, headers, state)
             if order is not None:
                 answer = await _answer(order, headers, state, receive)

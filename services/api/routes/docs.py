@@ -1,4 +1,4 @@
-"""The page /docs: Swagger UI over /openapi.json."""
+"""/docs: Swagger UI for /openapi.json."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ async def docs() -> HTMLResponse:
 
 
 def content_security_policy(page: str) -> str:
-    """Lets the page run its own inline script, known by its digest, and Swagger UI from its CDN; nothing else."""
+    """Allows the page's own inline script, by its digest, and Swagger UI from its CDN; forbids everything else."""
     (script,) = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return (

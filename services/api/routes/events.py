@@ -1,4 +1,4 @@
-"""What happened to a job: as a list, or as it happens."""
+"""/jobs/{id}/events: a job's events, as a list or as a live stream."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 
 from services.api.auth import READ
-from services.api.jobs.event_stream import follow
+from services.api.jobs.event_stream import stream_job_events
 from services.api.schemas.jobs import EVENT_ID, EventList, EventsQuery
 from services.api.state import State
 
@@ -29,15 +29,16 @@ async def get_events(
     state: State,
     last_event_id: LastEventId = None,
 ) -> Any:
-    """The job's events, oldest first. With `Accept: text/event-stream` they come as they happen, until the job is over.
+    """Returns the job's events, oldest first. With `Accept: text/event-stream`, streams them until the job is over.
 
-    A stream also carries `event: job`, the job as GET /jobs/{id} shows it, whenever that changed, and ends with
-    `event: end`. Last-Event-ID, as browsers send it when they connect again, takes the place of `after`.
+    The stream also sends `event: job`, the job as in GET /jobs/{id}, whenever it changes, and ends with `event: end`.
+    The header Last-Event-ID, which browsers send when they reconnect, takes precedence over `after`.
     """
     await run_in_threadpool(state.store.get, job_id)
     after = last_event_id or query.after or ""
     if "text/event-stream" in request.headers.get("accept", ""):
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        return StreamingResponse(follow(job_id, after, state), media_type="text/event-stream", headers=headers)
+        stream = stream_job_events(job_id, after, state.store, state.settings.redis_url, state.drain)
+        return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
     events = await run_in_threadpool(state.store.events, job_id, after)
     return EventList(data=list(events[: query.limit]), has_more=len(events) > query.limit)

@@ -1,4 +1,4 @@
-"""Live, and ready."""
+"""/healthz and /readyz: liveness and readiness probes."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ router = APIRouter(tags=["health"])
 
 @router.get("/healthz")
 async def healthz() -> Health:
-    """The process answers."""
+    """The process responds."""
     return Health()
 
 
 @router.get("/readyz")
 async def readyz(state: State) -> Readiness:
-    """Redis answers and the default model is warm: a real batch has run. 503 otherwise, with the reason."""
+    """Redis responds and the default model is warm: it has run a batch. Otherwise 503 with the reason."""
     if state.drain.is_on:
-        raise Draining("draining: this process is about to stop")
+        raise Draining("draining: this process is shutting down")
     await state.store_health.check()
     model = await state.models.get(None)
     return Readiness(model_id=model.manifest.id, provider=model.provider)

@@ -1,15 +1,15 @@
-"""Training jobs: submit, look at, steer."""
+"""/jobs: submit, list, show and control training jobs."""
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import JSONResponse
 
 from services.api.auth import READ, TRAIN
-from services.api.jobs.submit import resolve_request, send, submit
+from services.api.jobs import control
+from services.api.jobs.submit import resolve_request, submit
 from services.api.jobs.tables import as_csv
 from services.api.schemas.jobs import (
     JobList,
@@ -21,8 +21,6 @@ from services.api.schemas.jobs import (
     ResolvedJob,
 )
 from services.api.state import State
-from shared.jobs import transitions
-from shared.jobs.record import JobStatus
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
@@ -33,25 +31,26 @@ IdempotencyKey = Annotated[str | None, Header(min_length=1, max_length=255)]
 def create_job(
     body: JobRequest, response: Response, state: State, dry_run: bool = False, idempotency_key: IdempotencyKey = None
 ) -> Any:
-    """Queues a training job. With `dry_run` it only answers what would be trained."""
+    """Queues a training job. With `dry_run`, returns the resolved config and creates no job."""
     if dry_run:
-        config = resolve_request(body, state)
+        config = resolve_request(body, state.store, state.artifacts)
         resolved = ResolvedJob(preset=body.preset, dataset=body.dataset, config=config)
         return JSONResponse(resolved.model_dump(mode="json"))
-    job = submit(body, idempotency_key, state)
+    job = submit(body, idempotency_key, state.store, state.broker, state.artifacts)
     response.headers["Location"] = f"/jobs/{job.id}"
     return JobView.of(job)
 
 
 @router.get("", dependencies=[READ])
 def list_jobs(query: Annotated[JobListQuery, Query()], state: State) -> JobList:
-    """Jobs, newest first."""
+    """Lists jobs, newest first."""
     page = state.store.list(query.status, query.after, query.limit)
     return JobList(data=[JobView.of(job) for job in page.jobs], has_more=page.has_more)
 
 
 @router.get("/{job_id}", dependencies=[READ])
 def get_job(job_id: str, state: State) -> JobView:
+    """Shows a job: status, progress, latest metrics, config."""
     return JobView.of(state.store.get(job_id))
 
 
@@ -62,9 +61,8 @@ def get_job(job_id: str, state: State) -> JobView:
     dependencies=[READ],
 )
 def get_metrics(job_id: str, query: Annotated[MetricsQuery, Query()], request: Request, state: State) -> Any:
-    """The metrics series, one row per tick; as CSV with `Accept: text/csv`."""
-    state.store.get(job_id)
-    rows = state.store.metrics(job_id, query.after)
+    """Returns the metrics series, one row per tick; as CSV with `Accept: text/csv`."""
+    rows = state.store.metrics(state.store.get(job_id).id, query.after)
     if "text/csv" in request.headers.get("accept", ""):
         return Response(as_csv(rows), media_type="text/csv")
     return MetricsSeries(data=list(rows))
@@ -72,24 +70,23 @@ def get_metrics(job_id: str, query: Annotated[MetricsQuery, Query()], request: R
 
 @router.post("/{job_id}/cancel", status_code=202, dependencies=[TRAIN])
 def cancel_job(job_id: str, state: State) -> JobView:
-    """Ends the job, wherever it is. Once it is over this changes nothing."""
-    return JobView.of(state.store.update(job_id, partial(transitions.request_action, request="cancel")))
+    """Cancels the job. Does nothing if the job is over."""
+    return JobView.of(control.request_action(job_id, "cancel", state.store))
 
 
 @router.post("/{job_id}/pause", status_code=202, dependencies=[TRAIN])
 def pause_job(job_id: str, state: State) -> JobView:
-    """Leaves a checkpoint and gives the worker to other jobs."""
-    return JobView.of(state.store.update(job_id, partial(transitions.request_action, request="pause")))
+    """Writes a checkpoint and frees the worker. Continue with /resume."""
+    return JobView.of(control.request_action(job_id, "pause", state.store))
 
 
 @router.post("/{job_id}/resume", status_code=202, dependencies=[TRAIN])
 def resume_job(job_id: str, state: State) -> JobView:
-    """Goes on from the checkpoint of a paused job."""
-    job = state.store.update(job_id, transitions.resume)
-    return JobView.of(send(job, state) if job.status is JobStatus.QUEUED and job.enqueued_at is None else job)
+    """Continues a paused or lost job from its newest checkpoint."""
+    return JobView.of(control.resume(job_id, state.store, state.broker))
 
 
 @router.post("/{job_id}/finish", status_code=202, dependencies=[TRAIN])
 def finish_job(job_id: str, state: State) -> JobView:
-    """Stops training now and keeps the model so far."""
-    return JobView.of(state.store.update(job_id, partial(transitions.request_action, request="finish")))
+    """Stops training now, and exports and publishes the model as it is."""
+    return JobView.of(control.request_action(job_id, "finish", state.store))

@@ -1,4 +1,4 @@
-"""Figures for Prometheus."""
+"""/metrics: metrics in the Prometheus text format."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Published models, and the aliases that point at them."""
+"""/models and /aliases: the model registry."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ AliasName = Annotated[str, Path(pattern=r"^[a-z0-9][a-z0-9._-]{0,99}$")]
 
 @router.get("/models", dependencies=[READ])
 def list_models(state: State) -> ModelList:
-    """Models, newest first."""
+    """Lists the models, newest first."""
     aliases = state.registry.aliases()
     return ModelList(data=[_view(manifest, aliases, state) for manifest in state.registry.list()])
 
 
 @router.get("/models/{model_id}", dependencies=[READ])
 async def get_model(model_id: str, state: State) -> ModelView:
-    """The model; if it is not served, `refused` says why."""
+    """Shows a model. If it cannot be served, `refused` holds the reason."""
     manifest = await asyncio.to_thread(state.registry.get, model_id)
     await state.models.ensure_probed(model_id)
     return _view(manifest, await asyncio.to_thread(state.registry.aliases), state)
@@ -43,7 +43,7 @@ async def get_model(model_id: str, state: State) -> ModelView:
     dependencies=[READ],
 )
 def get_preview(model_id: str, state: State) -> Response:
-    """The model's sample grid, ten rows of ten; one class per row where there are ten."""
+    """Returns the model's sample grid, ten rows of ten images; one class per row if there are ten classes."""
     manifest = state.registry.get(model_id)
     if PREVIEW_FILE not in manifest.files:
         raise UnknownPreview(model_id)
@@ -53,7 +53,7 @@ def get_preview(model_id: str, state: State) -> Response:
 
 @router.delete("/models/{model_id}", status_code=204, dependencies=[TRAIN])
 async def delete_model(model_id: str, state: State) -> None:
-    """Takes a model and its files away for good. 409 while an alias points at it."""
+    """Deletes a model and its files. 409 while an alias points at it."""
     await asyncio.to_thread(state.registry.delete, model_id)
     state.models.forget(model_id)
     with suppress(StoreUnavailable):
@@ -62,13 +62,13 @@ async def delete_model(model_id: str, state: State) -> None:
 
 @router.put("/aliases/{alias}", dependencies=[TRAIN])
 async def set_alias(alias: AliasName, body: AliasRequest, state: State) -> AliasView:
-    """Points an alias at a model. `default` is the one that /generate uses."""
+    """Points an alias at a model. /generate uses the alias `default` unless `model` is given."""
     return await promote(alias, body.model_id, state)
 
 
 async def promote(alias: str, model_id: str, state: AppState) -> AliasView:
     await state.models.promote(alias, model_id)
-    with suppress(StoreUnavailable):  # other replicas look for themselves before long
+    with suppress(StoreUnavailable):  # without it, other replicas find the change at their next scan
         await run_in_threadpool(state.store.announce)
     return AliasView(alias=alias, model_id=model_id)
 

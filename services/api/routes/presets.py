@@ -1,4 +1,4 @@
-"""What can be trained."""
+"""/presets: the table of training presets."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ router = APIRouter(prefix="/presets", tags=["presets"])
 
 @router.get("", dependencies=[READ])
 def list_presets() -> PresetList:
+    """Lists the presets, with parameter counts and the source of each value."""
     return PresetList(data=[PresetView.of(preset) for preset in PRESETS.values()])
 
 
 @router.get("/{name}", dependencies=[READ])
 def get_preset(name: str) -> PresetView:
+    """Shows a preset."""
     if name not in PRESETS:
         raise UnknownPreset(name)
     return PresetView.of(PRESETS[name])

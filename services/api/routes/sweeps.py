@@ -1,4 +1,4 @@
-"""Sweeps: many jobs that look for the best values of some overrides."""
+"""/sweeps: hyper-parameter searches, whose trials are jobs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse
 
 from services.api.auth import READ, TRAIN
 from services.api.jobs import plots
-from services.api.jobs.submit import submit_sweep
+from services.api.jobs.submit import idempotency_of
 from services.api.routes.jobs import IdempotencyKey
 from services.api.routes.models import promote
 from services.api.schemas.models import AliasView
@@ -25,9 +25,7 @@ from services.api.schemas.sweeps import (
 )
 from services.api.state import State
 from services.api.sweeps import optuna_study
-from services.api.sweeps.runner import advance_now
 from shared.errors import NothingToPromote
-from shared.sweeps import transitions as sweep_transitions
 from shared.sweeps.validation import check_plan
 
 router = APIRouter(prefix="/sweeps", tags=["sweeps"])
@@ -40,50 +38,50 @@ RESOLVED: dict[int | str, dict[str, Any]] = {200: {"model": ResolvedSweep}}
 def create_sweep(
     body: SweepRequest, response: Response, state: State, dry_run: bool = False, idempotency_key: IdempotencyKey = None
 ) -> Any:
-    """Starts a search: its trials are ordinary jobs. With `dry_run` it only checks the plan."""
+    """Starts a sweep; its trials are ordinary jobs. With `dry_run`, validates the request and starts nothing."""
     config = check_plan(body.plan)
     if dry_run:
         return JSONResponse(ResolvedSweep(plan=body.plan, config=config).model_dump(mode="json"))
-    sweep = advance_now(submit_sweep(body, idempotency_key, state), state)
+    sweep = state.sweep_runner.start(body.plan, body.name, idempotency_of(body, idempotency_key))
     response.headers["Location"] = f"/sweeps/{sweep.id}"
     return SweepView.of(sweep)
 
 
 @router.get("", dependencies=[READ])
 def list_sweeps(query: Annotated[SweepListQuery, Query()], state: State) -> SweepList:
-    """Sweeps, newest first, without their trials."""
+    """Lists the sweeps, newest first, each with its best trial only."""
     page = state.sweeps.list(query.after, query.limit)
     return SweepList(data=[SweepSummary.of(sweep) for sweep in page.sweeps], has_more=page.has_more)
 
 
 @router.get("/{sweep_id}", dependencies=[READ])
 def get_sweep(sweep_id: str, state: State) -> SweepView:
-    """The sweep with all its trials: values, jobs, what came of them."""
+    """Shows a sweep with all its trials: values, jobs, results."""
     return SweepView.of(state.sweeps.get(sweep_id))
 
 
 @router.get("/{sweep_id}/history.png", response_class=Response, responses=PNG, dependencies=[READ])
 def get_history(sweep_id: str, state: State) -> Response:
-    """The objective trial by trial, and the best so far."""
+    """Plots the objective of each trial, and the best so far."""
     return Response(plots.sweep_png(state.sweeps.get(sweep_id)), media_type="image/png")
 
 
 @router.get("/{sweep_id}/importances.png", response_class=Response, responses=PNG, dependencies=[READ])
 def get_importances(sweep_id: str, state: State) -> Response:
-    """Which of the varied fields made the difference."""
+    """Plots how much each varied field matters for the objective."""
     sweep = state.sweeps.get(sweep_id)
     return Response(plots.importances_png(optuna_study.importances(sweep), sweep), media_type="image/png")
 
 
 @router.post("/{sweep_id}/cancel", status_code=202, dependencies=[TRAIN])
 def cancel_sweep(sweep_id: str, state: State) -> SweepView:
-    """Ends the sweep and those of its jobs that are not over. Once it is over this changes nothing."""
-    return SweepView.of(advance_now(state.sweeps.update(sweep_id, sweep_transitions.cancel), state))
+    """Cancels the sweep and its unfinished jobs. Does nothing if the sweep is over."""
+    return SweepView.of(state.sweep_runner.cancel(sweep_id))
 
 
 @router.post("/{sweep_id}/promote", dependencies=[TRAIN])
 async def promote_best(sweep_id: str, state: State, body: PromoteRequest | None = None) -> AliasView:
-    """Points an alias, by default `default`, at the model of the best trial so far."""
+    """Points an alias (`default` unless given) at the model of the best trial so far."""
     best = (await asyncio.to_thread(state.sweeps.get, sweep_id)).best
     if best is None or best.model_id is None:
         raise NothingToPromote(f"no trial of sweep {sweep_id} has a model yet")

@@ -1,1 +1,1 @@
-"""Hyper-parameter sweeps: trials become jobs, jobs become values."""
+"""Hyper-parameter sweeps: trials become jobs, finished jobs become objective values."""

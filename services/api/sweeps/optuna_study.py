@@ -1,8 +1,9 @@
-"""Optuna, asked afresh each time: a study in memory, made from a sweep's record and forgotten with the answer.
+"""Suggests trial values, prunes trials and ranks parameters with Optuna, from a sweep's record alone.
 
-Optuna's own storages would be a second truth beside the record, and the one over Redis keeps pickles. Built anew, the
-study is a pure function of the record: it survives whatever the record survives, and any replica of the API may ask.
-Optuna is imported with the first question, for it takes memory that an API without sweeps does not need.
+Each call builds an Optuna study in memory and discards it. An Optuna storage would be a second source of truth beside
+the record, and its Redis backend stores pickles. A study that is a pure function of the record survives whatever the
+record survives, and every replica of the API can build it. Optuna is imported on first use, to save memory in an API
+without sweeps.
 """
 
 from __future__ import annotations
@@ -12,37 +13,38 @@ from typing import Any
 
 from shared.sweeps.record import Choice, FloatRange, Parameter, Sweep, SweepSpec, Trial, TrialState
 
-STARTUP_TRIALS = 10  # drawn at random, a quarter of a short sweep's; after them TPE has something to go by
-PRUNING_NEEDS = 4  # trials to compare with, or as many as a quarter of a short sweep's
-WARMUP_PERCENT = 10  # of the budget, before which nobody is judged
+# TPE needs some random trials first, and pruning some complete trials to compare with; a short sweep uses a quarter.
+STARTUP_TRIALS = 10
+PRUNING_STARTUP_TRIALS = 4
+WARMUP_PERCENT = 10  # of the budget; no trial is pruned before it
 
 
-def propose(sweep: Sweep) -> dict[str, Any]:
+def suggest(sweep: Sweep) -> dict[str, Any]:
     """Values for the next trial. The same record gives the same values."""
     plan = sweep.plan
     trial = _study(sweep).ask({name: _distribution(parameter) for name, parameter in plan.space.items()})
     return {name: _from_optuna(plan.space[name], value) for name, value in trial.params.items()}
 
 
-def should_prune(sweep: Sweep, number: int, reported: dict[int, float]) -> bool:
-    """Whether a trial that runs is worse so far than the median of the others at the same share of their budgets."""
-    judged = sweep.trials[number].model_copy(update={"reported": reported})
-    trials = (*sweep.trials[:number], judged, *sweep.trials[number + 1 :])
+def should_prune(sweep: Sweep, number: int, intermediate_values: dict[int, float]) -> bool:
+    """Whether a running trial is worse than the median of the others at the same percentage of the budget."""
+    running = sweep.trials[number].model_copy(update={"reported": intermediate_values})
+    trials = (*sweep.trials[:number], running, *sweep.trials[number + 1 :])
     study = _study(sweep.model_copy(update={"trials": trials}))
     return bool(study.pruner.prune(study, study.trials[number]))
 
 
 def importances(sweep: Sweep) -> dict[str, float]:
-    """Share of each parameter in what separates good trials from the rest (PED-ANOVA, arXiv:2304.10255).
+    """How much each parameter contributes to separating good trials from the rest (PED-ANOVA, arXiv:2304.10255).
 
-    The largest first; {} as long as no trial is better than another.
+    The largest first; {} while all trials have the same value.
     """
     from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
     if len(set(sweep.values.values())) < 2:
         return {}
-    found = get_param_importances(_study(sweep), evaluator=PedAnovaImportanceEvaluator())
-    return dict(sorted(found.items(), key=lambda item: -item[1]))
+    shares = get_param_importances(_study(sweep), evaluator=PedAnovaImportanceEvaluator())
+    return dict(sorted(shares.items(), key=lambda item: -item[1]))
 
 
 def _study(sweep: Sweep) -> Any:
@@ -52,11 +54,13 @@ def _study(sweep: Sweep) -> Any:
     plan, few = sweep.plan, max(1, sweep.plan.n_trials // 4)
     study = optuna.create_study(
         direction=plan.objective.direction,
-        # Each question has a generator of its own, or a sweep that was interrupted would repeat itself.
+        # A new seed for each trial: with one seed, a study built anew would suggest the same values again.
         sampler=optuna.samplers.TPESampler(
             n_startup_trials=min(STARTUP_TRIALS, few), seed=(plan.seed + len(sweep.trials)) % 2**32
         ),
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=min(PRUNING_NEEDS, few), n_warmup_steps=WARMUP_PERCENT),
+        pruner=optuna.pruners.MedianPruner(
+            n_startup_trials=min(PRUNING_STARTUP_TRIALS, few), n_warmup_steps=WARMUP_PERCENT
+        ),
     )
     study.add_trials([_as_optuna(trial, plan) for trial in sweep.trials])
     return study
@@ -90,7 +94,8 @@ def _distribution(parameter: Parameter) -> Any:
 
 
 def _to_optuna(parameter: Parameter, value: Any) -> Any:
-    return json.dumps(value) if isinstance(parameter, Choice) else value  # its choices are words and numbers only
+    # Optuna's choices are strings and numbers only; Kiln's may be null or lists.
+    return json.dumps(value) if isinstance(parameter, Choice) else value
 
 
 def _from_optuna(parameter: Parameter, value: Any) -> Any:

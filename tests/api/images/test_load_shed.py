@@ -42,12 +42,12 @@ class Gate:
 
 @pytest.fixture
 def served(settings: Settings, registry: ModelRegistry) -> Iterator[tuple[str, Any]]:
-    """URL of the API under uvicorn in a thread of this process, and its services."""
+    """URL of the API under uvicorn in a thread of this process, and its AppState."""
     publish(registry, "first")
     app = create_app(settings.model_copy(update={"max_waiting_images": 1024}))
     with uvicorn_in_a_thread(app) as url:
         wait_for(lambda: httpx2.get(f"{url}/readyz").status_code, lambda status: status == 200)
-        yield url, app.state.services
+        yield url, app.state.kiln
 
 
 @contextmanager

@@ -29,7 +29,7 @@ def test_a_model_published_while_the_api_runs_is_served_without_a_restart(
     assert client.get("/readyz").status_code == 503
 
     publish(registry, "late")
-    client.app.state.services.store.announce()  # type: ignore[attr-defined]
+    client.app.state.kiln.store.announce()  # type: ignore[attr-defined]
 
     wait_until_ready(client)
     assert served(client) == "late"
@@ -96,7 +96,7 @@ def test_a_damaged_alias_takes_nothing_from_anybody(
     for alias in ("default", "candidate"):
         (settings.data / "artifacts" / "aliases" / alias).write_bytes(b'{"model_')
     publish(registry, "second")  # which leaves `default` alone: it is there, if damaged
-    asyncio.run(serving.app.state.services.models.refresh())  # type: ignore[attr-defined]
+    asyncio.run(serving.app.state.kiln.models.refresh())  # type: ignore[attr-defined]
 
     assert {view["manifest"]["id"] for view in serving.get("/models").json()["data"]} == {"first", "second"}
     assert served(serving) == "first"

@@ -1,4 +1,4 @@
-"""GET /jobs/{id}/events: the list, and the stream as a browser would follow it."""
+"""GET /jobs/{id}/events: the list, and the stream as a browser reads it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def http(settings: Settings) -> Iterator[httpx2.Client]:
         yield client
 
 
-def tell(store: RedisJobStore, job: Job, *messages: str) -> None:
+def add_events(store: RedisJobStore, job: Job, *messages: str) -> None:
     store.update(job.id, lambda job, _: job, [], [Event(kind="note", message=message) for message in messages])
 
 
@@ -47,7 +47,7 @@ def follow(http: httpx2.Client, job: Job, **headers: str) -> Iterator[tuple[str,
 
 def test_events_are_listed_and_paged(http: httpx2.Client, store: RedisJobStore) -> None:
     job, _ = store.create(a_job)
-    tell(store, job, "one", "two", "three")
+    add_events(store, job, "one", "two", "three")
 
     first = http.get(f"/jobs/{job.id}/events", params={"limit": 2}).json()
     rest = http.get(f"/jobs/{job.id}/events", params={"after": first["data"][-1]["id"]}).json()
@@ -59,7 +59,7 @@ def test_events_are_listed_and_paged(http: httpx2.Client, store: RedisJobStore) 
 
 
 @pytest.mark.parametrize("cursor", ["x", "1", "-", "1-2-3", "9" * 30 + "-0", "0-0\n", "+", "$"])
-def test_a_cursor_that_is_none_is_refused(http: httpx2.Client, store: RedisJobStore, cursor: str) -> None:
+def test_an_invalid_cursor_is_refused(http: httpx2.Client, store: RedisJobStore, cursor: str) -> None:
     job, _ = store.create(a_job)
 
     answer = http.get(f"/jobs/{job.id}/events", params={"after": cursor})
@@ -68,65 +68,63 @@ def test_a_cursor_that_is_none_is_refused(http: httpx2.Client, store: RedisJobSt
     assert answer.json()["errors"][0]["field"] == "after"
 
 
-def test_a_stream_tells_what_was_and_what_comes_and_ends_with_the_job(
-    http: httpx2.Client, store: RedisJobStore
-) -> None:
-    # Given a stream on a job with a past
+def test_a_stream_sends_past_and_new_events_and_ends_with_the_job(http: httpx2.Client, store: RedisJobStore) -> None:
+    # Given a stream of a job that has an event
     job, _ = store.create(a_job)
-    tell(store, job, "past")
+    add_events(store, job, "past")
     stream = follow(http, job)
     assert next(stream)[2]["message"] == "past"
     assert next(stream)[2]["status"] == "queued"
 
-    # When something happens, it comes at once
-    tell(store, job, "present")
+    # When the job gets another event and another status, the stream sends both
+    add_events(store, job, "present")
     assert next(stream)[2]["message"] == "present"
     store.update(job.id, partial(transitions.claim, worker="w", lease_s=60))
     assert next(stream)[2]["status"] == "running"
 
-    # And when the job is over, so is the stream
+    # When the job ends, the stream ends
     store.update(
         job.id, partial(transitions.finish, fence=1, status=JobStatus.SUCCEEDED), [], [Event(kind="x", message="m")]
     )
     assert [kind for kind, _, _ in stream] == ["x", "job", "end"]
 
 
-def test_who_comes_back_misses_nothing_and_hears_nothing_twice(http: httpx2.Client, store: RedisJobStore) -> None:
+def test_a_client_that_reconnects_gets_each_event_once(http: httpx2.Client, store: RedisJobStore) -> None:
     job, _ = store.create(a_job)
-    tell(store, job, "one", "two")
+    add_events(store, job, "one", "two")
     stream = follow(http, job)
     last_id = next(stream)[1]
 
-    tell(store, job, "three")
+    add_events(store, job, "three")
     store.update(job.id, partial(transitions.request_action, request="cancel"))
 
     notes = [data["message"] for kind, _, data in follow(http, job, **{"last-event-id": last_id}) if kind == "note"]
     assert notes == ["two", "three"]
 
 
-def test_many_may_listen_to_one_job(http: httpx2.Client, store: RedisJobStore) -> None:
+def test_several_clients_stream_one_job(http: httpx2.Client, store: RedisJobStore) -> None:
     job, _ = store.create(a_job)
-    heard: list[list[str]] = []
+    received: list[list[str]] = []
     listening = threading.Barrier(9)
 
     def listen() -> None:
         stream = follow(http, job)
         next(stream)
         listening.wait()
-        heard.append([kind for kind, _, _ in stream])
+        received.append([kind for kind, _, _ in stream])
 
     threads = [threading.Thread(target=listen) for _ in range(8)]
     for thread in threads:
         thread.start()
     listening.wait()
-    tell(store, job, "news")
+    add_events(store, job, "news")
     store.update(job.id, partial(transitions.request_action, request="cancel"))
     for thread in threads:
         thread.join()
 
-    assert [kinds[0] for kinds in heard] == ["note"] * 8
-    assert [kinds[-2:] for kinds in heard] == [["job", "end"]] * 8
+    assert [kinds[0] for kinds in received] == ["note"] * 8
+    assert [kinds[-2:] for kinds in received] == [["job", "end"]] * 8
 
 
-def test_a_stream_of_no_job_is_a_404(http: httpx2.Client) -> None:
+def test_the_stream_of_an_unknown_job_is_a_404(http: httpx2.Client) -> None:
     assert http.get("/jobs/nothing/events", headers={"accept": "text/event-stream"}).status_code == 404

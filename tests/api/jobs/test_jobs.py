@@ -1,4 +1,4 @@
-"""Jobs over HTTP, with no worker at hand: what is recorded, and what can be asked of it."""
+"""Jobs over HTTP, without a worker: submitting, listing, controlling, and the reaper."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import redis
 from fastapi.testclient import TestClient
 
-from services.api.jobs.reaper import reap
+from services.api.jobs.reaper import Reaper
 from services.api.state import AppState
 from shared.configs.presets import PRESETS
 from shared.jobs import transitions
@@ -23,9 +23,13 @@ TINY = {"preset": "tiny"}
 
 
 @pytest.fixture
-def kiln(client: TestClient) -> AppState:
-    services: AppState = client.app.state.services  # type: ignore[attr-defined]
-    return services
+def state(client: TestClient) -> AppState:
+    state: AppState = client.app.state.kiln  # type: ignore[attr-defined]
+    return state
+
+
+def reap(state: AppState) -> None:
+    Reaper(state.store, state.broker, lease_s=state.settings.lease_s, max_attempts=3).reap()
 
 
 def messages(settings: Settings) -> int:
@@ -33,7 +37,7 @@ def messages(settings: Settings) -> int:
         return int(client.llen(TRAINING_QUEUE))
 
 
-def test_a_job_is_recorded_sent_and_found_again(client: TestClient, settings: Settings) -> None:
+def test_a_submitted_job_is_stored_and_enqueued(client: TestClient, settings: Settings) -> None:
     answer = client.post("/jobs", json=TINY | {"overrides": {"lr": 1e-4}, "name": "slower"})
 
     assert answer.status_code == 202
@@ -44,7 +48,7 @@ def test_a_job_is_recorded_sent_and_found_again(client: TestClient, settings: Se
     assert messages(settings) == 1
 
 
-def test_a_dry_run_shows_the_config_and_makes_no_job(client: TestClient, settings: Settings) -> None:
+def test_a_dry_run_returns_the_config_and_creates_no_job(client: TestClient, settings: Settings) -> None:
     answer = client.post("/jobs?dry_run=true", json={"preset": "wgan-gp", "overrides": {"n_critic": 1}})
 
     assert answer.status_code == 200
@@ -53,7 +57,7 @@ def test_a_dry_run_shows_the_config_and_makes_no_job(client: TestClient, setting
     assert messages(settings) == 0
 
 
-def test_one_idempotency_key_makes_one_job_however_often_it_comes(client: TestClient, settings: Settings) -> None:
+def test_requests_with_one_idempotency_key_create_one_job(client: TestClient, settings: Settings) -> None:
     send = partial(client.post, "/jobs", json=TINY, headers={"Idempotency-Key": "k"})
 
     with ThreadPoolExecutor(8) as pool:
@@ -64,7 +68,7 @@ def test_one_idempotency_key_makes_one_job_however_often_it_comes(client: TestCl
     assert len(client.get("/jobs").json()["data"]) == messages(settings) == 1
 
 
-def test_an_idempotency_key_belongs_to_one_body(client: TestClient) -> None:
+def test_an_idempotency_key_with_another_body_is_refused(client: TestClient) -> None:
     client.post("/jobs", json=TINY, headers={"Idempotency-Key": "k"})
 
     answer = client.post("/jobs", json=TINY | {"name": "other"}, headers={"Idempotency-Key": "k"})
@@ -73,7 +77,7 @@ def test_an_idempotency_key_belongs_to_one_body(client: TestClient) -> None:
     assert answer.headers["content-type"] == "application/problem+json"
 
 
-def test_pages_are_newest_first_and_lose_nothing(client: TestClient) -> None:
+def test_pages_list_all_jobs_newest_first(client: TestClient) -> None:
     made = [client.post("/jobs", json=TINY).json()["id"] for _ in range(7)]
 
     seen, after = [], None
@@ -87,7 +91,7 @@ def test_pages_are_newest_first_and_lose_nothing(client: TestClient) -> None:
     assert seen == made[::-1]
 
 
-def test_jobs_are_found_by_status(client: TestClient) -> None:
+def test_jobs_are_filtered_by_status(client: TestClient) -> None:
     kept, cancelled = (client.post("/jobs", json=TINY).json()["id"] for _ in range(2))
     client.post(f"/jobs/{cancelled}/cancel")
 
@@ -95,7 +99,7 @@ def test_jobs_are_found_by_status(client: TestClient) -> None:
     assert [job["id"] for job in client.get("/jobs?status=cancelled").json()["data"]] == [cancelled]
 
 
-def test_a_queued_job_obeys_at_once(client: TestClient) -> None:
+def test_a_queued_job_is_paused_resumed_and_cancelled_at_once(client: TestClient) -> None:
     job_id = client.post("/jobs", json=TINY).json()["id"]
 
     assert client.post(f"/jobs/{job_id}/finish").status_code == 409  # there is no model to keep yet
@@ -108,10 +112,10 @@ def test_a_queued_job_obeys_at_once(client: TestClient) -> None:
     assert client.post(f"/jobs/{job_id}/resume").status_code == 409
 
 
-def test_metrics_come_as_json_and_as_csv(client: TestClient, kiln: AppState) -> None:
+def test_metrics_are_returned_as_json_and_as_csv(client: TestClient, state: AppState) -> None:
     job_id = client.post("/jobs", json=TINY).json()["id"]
     rows = [{"nimg": 100.0, "loss_d": 2.5}, {"nimg": 200.0, "loss_d": 1.25}]
-    kiln.store.update(job_id, lambda job, _: job, metrics=rows)
+    state.store.update(job_id, lambda job, _: job, metrics=rows)
 
     assert client.get(f"/jobs/{job_id}/metrics").json() == {"data": rows}
     assert client.get(f"/jobs/{job_id}/metrics?after=100").json() == {"data": rows[1:]}
@@ -120,7 +124,7 @@ def test_metrics_come_as_json_and_as_csv(client: TestClient, kiln: AppState) -> 
     assert csv.text == "nimg,loss_d\n100.0,2.5\n200.0,1.25\n"
 
 
-def test_presets_say_how_large_they_are_and_where_their_values_come_from(client: TestClient) -> None:
+def test_presets_list_parameter_counts_and_sources(client: TestClient) -> None:
     presets = {preset["name"]: preset for preset in client.get("/presets").json()["data"]}
 
     assert presets["wgan-gp"]["parameters"] == {"generator": 3_448_576, "discriminator": 2_637_312}
@@ -129,69 +133,69 @@ def test_presets_say_how_large_they_are_and_where_their_values_come_from(client:
 
 
 class TestReaper:
-    """No job is forgotten. (The API's own reaper runs too; what it does here, it may do first.)"""
+    """The API under test runs a reaper of its own, which may take each step first."""
 
-    def test_a_job_that_was_recorded_and_never_sent_is_sent(self, kiln: AppState, settings: Settings) -> None:
+    def test_a_job_that_was_stored_but_never_sent_is_sent(self, state: AppState, settings: Settings) -> None:
         make = partial(new_job, preset="tiny", config=PRESETS["tiny"].config, dataset="cifar10", name=None)
-        job, _ = kiln.store.create(make)
-        reap(kiln)
-        assert messages(settings) == 0  # it may be on its way
+        job, _ = state.store.create(make)
+        reap(state)
+        assert messages(settings) == 0  # the API that stored it may be about to send it
 
-        kiln.store.update(job.id, lambda job, now: job.model_copy(update={"created_at": now - timedelta(hours=1)}))
-        reap(kiln)
+        state.store.update(job.id, lambda job, now: job.model_copy(update={"created_at": now - timedelta(hours=1)}))
+        reap(state)
 
-        assert kiln.store.get(job.id).enqueued_at is not None
+        assert state.store.get(job.id).enqueued_at is not None
         assert messages(settings) >= 1
 
-    def test_a_job_whose_message_was_lost_is_sent_again(self, client: TestClient, settings: Settings) -> None:
+    def test_a_job_whose_message_was_lost_is_sent_again(
+        self, client: TestClient, state: AppState, settings: Settings
+    ) -> None:
         job_id = client.post("/jobs", json=TINY).json()["id"]
-        kiln: AppState = client.app.state.services  # type: ignore[attr-defined]
-        kiln.store.update(job_id, lambda job, now: job.model_copy(update={"enqueued_at": now - timedelta(hours=1)}))
-        reap(kiln)
-        assert messages(settings) == 1  # it still waits in the queue: no reason to send it twice
+        state.store.update(job_id, lambda job, now: job.model_copy(update={"enqueued_at": now - timedelta(hours=1)}))
+        reap(state)
+        assert messages(settings) == 1  # its message still waits in the queue
 
         with redis.Redis.from_url(settings.redis_url) as broker:
             broker.delete(TRAINING_QUEUE)
-        reap(kiln)
+        reap(state)
 
         assert messages(settings) >= 1
 
-    def test_a_silent_worker_loses_its_job_to_the_queue_and_in_the_end_the_job_is_lost(self, kiln: AppState) -> None:
+    def test_a_job_whose_worker_dies_three_times_is_lost(self, state: AppState) -> None:
         make = partial(new_job, preset="tiny", config=PRESETS["tiny"].config, dataset="cifar10", name=None)
-        job, _ = kiln.store.create(make)
+        job, _ = state.store.create(make)
 
         for crash in (1, 2, 3):
-            kiln.store.update(
-                job.id, partial(transitions.claim, worker="w", lease_s=-1)
-            )  # a lease that is over already
-            reap(kiln)
-            after = kiln.store.get(job.id)
+            # The lease has expired when it begins.
+            state.store.update(job.id, partial(transitions.claim, worker="w", lease_s=-1))
+            reap(state)
+            after = state.store.get(job.id)
             assert after.crashes == crash
             assert after.status is (JobStatus.QUEUED if crash < 3 else JobStatus.LOST)
 
         assert after.reason == "worker_lost"
 
-    def test_a_live_lease_is_left_alone(self, kiln: AppState) -> None:
+    def test_a_job_with_a_valid_lease_is_left_alone(self, state: AppState) -> None:
         make = partial(new_job, preset="tiny", config=PRESETS["tiny"].config, dataset="cifar10", name=None)
-        job, _ = kiln.store.create(make)
-        claimed = kiln.store.update(job.id, partial(transitions.claim, worker="w", lease_s=3600))
+        job, _ = state.store.create(make)
+        claimed = state.store.update(job.id, partial(transitions.claim, worker="w", lease_s=3600))
 
-        reap(kiln)
+        reap(state)
 
-        assert kiln.store.get(job.id) == claimed
+        assert state.store.get(job.id) == claimed
 
 
 def test_a_classifier_is_submitted_like_any_other_job(client: TestClient) -> None:
-    # When somebody asks for a classifier
+    # When a classifier is submitted
     body = {"preset": "classifier", "overrides": {"width": 16, "epochs": 6}}
     dry = client.post("/jobs", params={"dry_run": True}, json=body).json()["config"]
     job = client.post("/jobs", json=body).json()
-    # Then the job is of its kind, with a config of its own; how many images that is, is not known yet
+    # Then the job has the kind and the config of a classifier; its number of images is not known yet
     assert (job["kind"], job["preset"], job["config"]) == ("classifier", "classifier", dry)
     assert (dry["width"], dry["epochs"], dry["batch_size"]) == (16, 6, 128)
     assert (job["progress"]["images_total"], job["progress"]["fraction"]) == (0, 0.0)
     assert client.get(f"/jobs/{job['id']}").json()["config"] == dry
-    # And any other job says that it trains a GAN
+    # And the kind of any other job is a GAN
     assert client.post("/jobs", json={"preset": "tiny"}).json()["kind"] == "gan"
 
 
@@ -199,7 +203,7 @@ def test_a_classifier_is_submitted_like_any_other_job(client: TestClient) -> Non
     ("overrides", "field", "value"),
     [({"width": 4}, "overrides.width", 4), ({"g_output": "tanh"}, "overrides.g_output", "tanh")],
 )
-def test_a_wrong_value_of_a_classifier_is_named(
+def test_an_invalid_override_of_a_classifier_is_refused_by_name(
     overrides: dict[str, Any], field: str, value: Any, client: TestClient
 ) -> None:
     answer = client.post("/jobs", json={"preset": "classifier", "overrides": overrides})

@@ -1,4 +1,4 @@
-"""Sample grids, loss curves and comparisons, over jobs that a worker could have left behind."""
+"""Sample grids, loss curves and comparisons of finished jobs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def store(settings: Settings) -> Iterator[RedisJobStore]:
 
 
 def trained(store: RedisJobStore, settings: Settings, name: str, grids: int = 0) -> Job:
-    """A job that succeeded, with a grid of one colour after each hundred images."""
+    """A succeeded job, with a grid of one colour after each hundred images."""
     job, _ = store.create(lambda now: a_job(now).model_copy(update={"name": name}))
     store.update(job.id, partial(transitions.claim, worker="w", lease_s=60))
     store.update(job.id, partial(transitions.finish, fence=1, status=JobStatus.SUCCEEDED), ROWS)
@@ -54,7 +54,7 @@ def pixels(png: bytes) -> np.ndarray:
         return np.asarray(image.convert("RGB"))
 
 
-def test_sample_grids_are_listed_and_shown(client: TestClient, store: RedisJobStore, settings: Settings) -> None:
+def test_sample_grids_are_listed_and_returned(client: TestClient, store: RedisJobStore, settings: Settings) -> None:
     job = trained(store, settings, "mine", grids=3)
 
     listed = client.get(f"/jobs/{job.id}/samples").json()["data"]
@@ -63,7 +63,7 @@ def test_sample_grids_are_listed_and_shown(client: TestClient, store: RedisJobSt
     assert [pixels(client.get(sample["url"]).content)[0, 0, 0] for sample in listed] == [0, 10, 20]
 
 
-def test_a_strip_shows_the_training_from_its_beginning_to_its_end(
+def test_a_strip_spans_the_training_from_first_to_last_grid(
     client: TestClient, store: RedisJobStore, settings: Settings
 ) -> None:
     job = trained(store, settings, "mine", grids=5)
@@ -87,17 +87,15 @@ def test_a_strip_of_epochs_shows_the_grids_nearest_to_them(
     # Given grids after 0, 100, ... 400 images, and a data set of 40
     job = trained(store, settings, "mine", grids=5)
     query: dict[str, str | int] = {"epochs": "3,10,11,2", "images_per_epoch": 40}
-    # When epochs are asked for that end after 120, 400, 440 and 80 images
+    # When a client requests epochs that end after 120, 400, 440 and 80 images
     strip = pixels(client.get(f"/jobs/{job.id}/samples.png", params=query).content)
-    # Then each has its nearest grid, in the order of the question, and none is there twice
+    # Then it gets the nearest grid of each, in the order of the request, without repeats
     assert strip.shape == (320, 2 * 320 + 8, 3)
     assert [strip[0, left, 0] for left in (0, 328)] == [10, 40]
 
 
 @pytest.mark.parametrize("epochs", ["", "ten", "1,,2", "-1", "1.5", "1," * 20 + "1", "9" * 7])
-def test_epochs_that_are_none_are_refused(
-    client: TestClient, store: RedisJobStore, settings: Settings, epochs: str
-) -> None:
+def test_invalid_epochs_are_refused(client: TestClient, store: RedisJobStore, settings: Settings, epochs: str) -> None:
     job = trained(store, settings, "mine", grids=1)
     answer = client.get(f"/jobs/{job.id}/samples.png", params={"epochs": epochs})
     assert answer.status_code == 422
@@ -105,7 +103,7 @@ def test_epochs_that_are_none_are_refused(
 
 
 @pytest.mark.parametrize("path", ["samples/100.png", "samples.png", "samples/999999999999.png"])
-def test_what_is_not_there_is_a_404(client: TestClient, store: RedisJobStore, settings: Settings, path: str) -> None:
+def test_a_missing_grid_is_a_404(client: TestClient, store: RedisJobStore, settings: Settings, path: str) -> None:
     job = trained(store, settings, "mine")
 
     assert client.get(f"/jobs/{job.id}/{path}").status_code == 404
@@ -113,7 +111,7 @@ def test_what_is_not_there_is_a_404(client: TestClient, store: RedisJobStore, se
 
 
 @pytest.mark.parametrize("nimg", ["-1", "x", "1.5", str(10**12), "..", "%2e%2e%2fx"])
-def test_a_position_that_is_none_is_refused(
+def test_an_invalid_position_is_refused(
     client: TestClient, store: RedisJobStore, settings: Settings, nimg: str
 ) -> None:
     job = trained(store, settings, "mine", grids=1)
@@ -121,7 +119,7 @@ def test_a_position_that_is_none_is_refused(
     assert client.get(f"/jobs/{job.id}/samples/{nimg}.png").status_code in (404, 422)
 
 
-def test_loss_curves_have_both_losses_in_their_colours(
+def test_loss_curves_show_both_losses_in_their_colours(
     client: TestClient, store: RedisJobStore, settings: Settings
 ) -> None:
     job = trained(store, settings, "mine")
@@ -136,7 +134,7 @@ def test_loss_curves_have_both_losses_in_their_colours(
         assert count(blank, color) == 0
 
 
-def test_jobs_are_compared_as_json_csv_markdown_and_picture(
+def test_jobs_are_compared_as_json_csv_markdown_and_png(
     client: TestClient, store: RedisJobStore, settings: Settings
 ) -> None:
     first, second = trained(store, settings, "first", grids=2), trained(store, settings, "a|b")
@@ -156,7 +154,7 @@ def test_jobs_are_compared_as_json_csv_markdown_and_picture(
     assert count(drawn, (10, 0, 0)) > 1000  # the first job's latest grid
 
 
-def test_losses_are_those_of_the_first_and_the_last_epoch(
+def test_a_comparison_has_the_losses_of_the_first_and_the_last_epoch(
     client: TestClient, store: RedisJobStore, settings: Settings
 ) -> None:
     # Given a run of 250 images, in rows of 50, 150 and 50
@@ -169,15 +167,15 @@ def test_losses_are_those_of_the_first_and_the_last_epoch(
         (row,) = client.get("/compare", params={"jobs": job_id, **query}).json()["data"]
         return row["initial_loss_d"], row["final_loss_d"]
 
-    # When an epoch is a row, less than one, more than one, and more than half of the run
+    # When an epoch is one row, less than a row, more than a row, and more than half of the run
     assert ends(longer.id, images_per_epoch=50) == (1.0, 5.0)
     assert ends(longer.id, images_per_epoch=25) == (1.0, 5.0)
     assert ends(longer.id, images_per_epoch=100) == ((1.0 + 3.0) / 2, (3.0 + 5.0) / 2)
     assert ends(longer.id, images_per_epoch=126) == (1.0, 5.0)
-    assert ends(job.id) == (1.4, 0.6)  # CIFAR-10's epoch is longer than that
+    assert ends(job.id) == (1.4, 0.6)  # the run is shorter than an epoch of CIFAR-10
 
 
-def test_a_comparison_says_how_the_jobs_differ_and_what_their_models_came_to(
+def test_a_comparison_has_differing_config_fields_and_model_metrics(
     client: TestClient, store: RedisJobStore, settings: Settings, registry: ModelRegistry
 ) -> None:
     model = a_model("m").model_copy(update={"metrics": ModelMetrics(fid=12.0, recall=0.5)})
@@ -195,23 +193,23 @@ def test_a_comparison_says_how_the_jobs_differ_and_what_their_models_came_to(
         {"d_channels": [1, 2, 3], "lr": 0.5},
     ]
     assert [(row["fid"], row["recall"], row["kid"]) for row in rows] == [(None, None, None), (12.0, 0.5, None)]
-    assert rows[0]["name"] != rows[1]["name"]  # or one would hide the other in the picture
+    assert rows[0]["name"] != rows[1]["name"]  # equal labels would hide one of the jobs in the plot
     assert "| lr |" in text.splitlines()[0]
     assert "| 0.5 |" in text.splitlines()[-1]
 
 
 @pytest.mark.parametrize("wanted", ["", ",", " , ", ",".join(str(number) for number in range(21))])
-def test_nothing_and_too_much_cannot_be_compared(client: TestClient, wanted: str) -> None:
+def test_a_comparison_of_no_job_or_too_many_jobs_is_refused(client: TestClient, wanted: str) -> None:
     answer = client.get("/compare", params={"jobs": wanted})
 
     assert answer.status_code == 422
     assert answer.json()["errors"][0]["field"] == "jobs"
 
 
-def test_an_unknown_job_cannot_be_compared(client: TestClient) -> None:
+def test_a_comparison_with_an_unknown_job_is_a_404(client: TestClient) -> None:
     assert client.get("/compare", params={"jobs": "nothing"}).status_code == 404
 
 
 def count(image: np.ndarray, color: tuple[int, int, int]) -> int:
-    """Pixels of that colour, but for rounding."""
+    """Number of pixels of that colour, up to rounding."""
     return int((np.abs(image.astype(int) - color).max(axis=2) <= 2).sum())

@@ -1,4 +1,4 @@
-"""Jobs that begin with another one's checkpoint: what cannot be is refused when the job is submitted."""
+"""Warm starts: jobs that start from another job's checkpoint, validated when they are submitted."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def first(settings: Settings, client: TestClient) -> str:
 
 @pytest.mark.parametrize("start", ["{}", "{}@2000", "{}@1000"])
 @pytest.mark.parametrize("field", ["from_checkpoint", "init_discriminator_from"])
-def test_a_beginning_that_is_there_is_accepted(client: TestClient, first: str, field: str, start: str) -> None:
+def test_an_existing_checkpoint_is_accepted(client: TestClient, first: str, field: str, start: str) -> None:
     body = {"preset": "tiny", "overrides": {field: start.format(first)}}
     answer = client.post("/jobs", json=body)
     assert answer.status_code == 202, answer.text
@@ -40,18 +40,18 @@ def test_a_beginning_that_is_there_is_accepted(client: TestClient, first: str, f
 
 
 @pytest.mark.parametrize(
-    ("overrides", "field", "complaint"),
+    ("overrides", "field", "message"),
     [
         ({"from_checkpoint": "{}@3000"}, "from_checkpoint",
          "job {} has no checkpoint at 3000 images; it has some at 1000, 2000, 4000"),
         ({"from_checkpoint": "20260101-000000-12345678"}, "from_checkpoint",
          "job 20260101-000000-12345678 has no checkpoint"),
         ({"from_checkpoint": "{}", "latent_dim": 100}, "from_checkpoint",
-         "its networks have another shape: latent_dim=64"),
+         "its networks have another shape; set these overrides as in that job: latent_dim=64"),
         ({"from_checkpoint": "{}", "total_nimg": 4000}, "total_nimg",
-         "{} has seen 4000 images already; it must be more"),
+         "must be more than the 4000 images that {} has seen already"),
         ({"init_discriminator_from": "{}", "d_channels": [8, 8, 8]}, "init_discriminator_from",
-         "its networks have another shape: d_channels=(48, 96, 192)"),
+         "its networks have another shape; set these overrides as in that job: d_channels=(48, 96, 192)"),
         ({"init_discriminator_from": "classifier"}, "init_discriminator_from",
          "the classifier's trunk is a discriminator of resnet-18 only"),
         ({"init_discriminator_from": "{}", "from_checkpoint": "{}"}, "init_discriminator_from",
@@ -60,18 +60,18 @@ def test_a_beginning_that_is_there_is_accepted(client: TestClient, first: str, f
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("query", ["", "?dry_run=true"])
-def test_a_beginning_that_cannot_be_is_refused(
-    client: TestClient, first: str, *, overrides: dict[str, Any], field: str, complaint: str, query: str
+def test_an_impossible_warm_start_is_refused(
+    client: TestClient, first: str, *, overrides: dict[str, Any], field: str, message: str, query: str
 ) -> None:
     overrides = {k: v.format(first) if isinstance(v, str) else v for k, v in overrides.items()}
     body = assert_problem(client.post(f"/jobs{query}", json={"preset": "tiny", "overrides": overrides}), 422)
     (problem,) = body["errors"]
     assert problem["field"] == f"overrides.{field}"
     assert problem["value"] == overrides[field]
-    assert problem["message"].startswith(complaint.format(first))
+    assert problem["message"].startswith(message.format(first))
 
 
-def test_a_job_that_the_store_has_lost_can_still_be_begun_with(client: TestClient, settings: Settings) -> None:
+def test_the_checkpoint_of_a_job_that_the_store_has_lost_is_accepted(client: TestClient, settings: Settings) -> None:
     ArtifactStore(settings.artifact_url).write("jobs/lost/checkpoints/0001-000000000500.ckpt", b"")
     answer = client.post("/jobs", json={"preset": "tiny", "overrides": {"from_checkpoint": "lost"}})
     assert answer.status_code == 202, answer.text

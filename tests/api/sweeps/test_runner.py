@@ -1,4 +1,4 @@
-"""Whole sweeps in one process: stores in memory, and workers that only say what training came to."""
+"""Whole sweeps in one process: stores in memory, and simulated workers that report metrics."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from services.api.sweeps import optuna_study
-from services.api.sweeps.runner import Sweeper
+from services.api.sweeps.runner import SweepRunner
 from shared.jobs import transitions
 from shared.jobs.record import Job, JobStatus, Reason, SweepTrial
 from shared.storage.artifacts import ArtifactStore
@@ -26,23 +26,23 @@ Train = Callable[["Lab", Job], Any]
 
 
 class Lab:
-    """A sweeper, and what it works with. `sent` are the jobs it put on the queue."""
+    """A sweep runner with its stores. `sent` holds the ids of the jobs that it enqueued."""
 
     def __init__(self, folder: Path) -> None:
         self.jobs, self.sweeps, self.sent = MemoryJobStore(), MemorySweepStore(), list[str]()
         self.registry = ModelRegistry(ArtifactStore(f"file://{folder}"))
-        self.sweeper = self.another_sweeper()
+        self.runner = self.another_runner()
 
-    def another_sweeper(self) -> Sweeper:
-        """As in another replica, or after a restart: it knows the stores and nothing else."""
-        return Sweeper(self.sweeps, self.jobs, self.registry, self.send)
+    def another_runner(self) -> SweepRunner:
+        """A runner as in another replica or after a restart: it shares the stores only."""
+        return SweepRunner(self.sweeps, self.jobs, self.registry, self.send)
 
     def send(self, job: Job) -> Job:
         self.sent.append(job.id)
         return self.jobs.update(job.id, transitions.enqueued)
 
     def start(self, **plan: Any) -> Sweep:
-        return self.sweeper.advance(self.sweeps.create(partial(new_sweep, plan=a_plan(**plan), name="mine"))[0])
+        return self.runner.advance(self.sweeps.create(partial(new_sweep, plan=a_plan(**plan), name="mine"))[0])
 
     def claim(self) -> Job | None:
         waiting = self.jobs.waiting(1)
@@ -60,7 +60,7 @@ class Lab:
             job = self.claim()
             assert job is not None, "the sweep is not over and nothing is in the queue"
             train(self, job)
-            sweep = self.sweeper.advance(sweep)
+            sweep = self.runner.advance(sweep)
         return sweep
 
 
@@ -69,17 +69,17 @@ def lab(tmp_path: Path) -> Lab:
     return Lab(tmp_path)
 
 
-def badness(job: Job) -> float:
+def distance(job: Job) -> float:
     """Zero at a learning rate of 1e-4."""
     return abs(math.log10(job.gan_config.lr) + 4)
 
 
 def train_well(lab: Lab, job: Job) -> None:
-    lab.report(job, job.gan_config.total_nimg, loss_g=badness(job))
+    lab.report(job, job.gan_config.total_nimg, loss_g=distance(job))
     lab.end(job)
 
 
-def test_a_sweep_finds_better_values_than_it_began_with(lab: Lab) -> None:
+def test_a_sweep_finds_better_values_than_its_first_trial(lab: Lab) -> None:
     sweep = lab.run(lab.start(n_trials=20), train_well)
 
     assert sweep.status is SweepStatus.SUCCEEDED
@@ -89,7 +89,7 @@ def test_a_sweep_finds_better_values_than_it_began_with(lab: Lab) -> None:
     assert len(lab.sent) == len(set(lab.sent)) == 20
 
 
-def test_trials_are_ordinary_jobs_that_say_where_they_belong(lab: Lab) -> None:
+def test_trials_are_jobs_that_name_their_sweep(lab: Lab) -> None:
     sweep = lab.start(overrides={"batch_size": 16})
 
     (trial,) = sweep.trials
@@ -98,36 +98,36 @@ def test_trials_are_ordinary_jobs_that_say_where_they_belong(lab: Lab) -> None:
     assert (job.gan_config.lr, job.config.batch_size) == (trial.params["lr"], 16)
 
 
-def test_there_is_always_one_trial_waiting_and_no_more(lab: Lab) -> None:
-    """So workers are never idle, and each trial is chosen with all that is known by then."""
+def test_exactly_one_trial_waits_in_the_queue(lab: Lab) -> None:
+    """So no worker is idle, and each trial is suggested with the results so far."""
     sweep = lab.start(n_trials=9)
 
     for workers in range(4):
         assert len(lab.jobs.waiting(99)) == 1
         assert len(sweep.open_trials) == workers + 1
         lab.claim()
-        sweep = lab.sweeper.advance(sweep)
+        sweep = lab.runner.advance(sweep)
 
 
-def test_a_limit_is_kept(lab: Lab) -> None:
+def test_parallelism_limits_the_open_trials(lab: Lab) -> None:
     sweep = lab.start(n_trials=9, parallelism=2)
 
     for _ in range(3):
         lab.claim()
-        sweep = lab.sweeper.advance(sweep)
+        sweep = lab.runner.advance(sweep)
 
     assert len(sweep.open_trials) == 2
 
 
-def test_the_same_record_gives_the_same_proposal(lab: Lab) -> None:
+def test_the_same_record_gives_the_same_suggestion(lab: Lab) -> None:
     sweep = lab.run(lab.start(n_trials=6), train_well)
     unfinished = sweep.model_copy(update={"trials": sweep.trials[:5]})
 
-    assert optuna_study.propose(unfinished) == optuna_study.propose(unfinished)
+    assert optuna_study.suggest(unfinished) == optuna_study.suggest(unfinished)
     assert len({trial.params["lr"] for trial in sweep.trials}) == 6
 
 
-def test_all_kinds_of_values_go_to_optuna_and_back(lab: Lab) -> None:
+def test_values_of_all_types_pass_through_optuna(lab: Lab) -> None:
     space = {
         "lr_d": {"type": "categorical", "choices": [None, 1e-4]},
         "batch_size": {"type": "int", "low": 16, "high": 100, "step": 16},
@@ -140,11 +140,13 @@ def test_all_kinds_of_values_go_to_optuna_and_back(lab: Lab) -> None:
     assert {trial.params["flip"] for trial in sweep.trials} == {True, False}
     assert {trial.params["batch_size"] for trial in sweep.trials} <= {16, 32, 48, 64, 80, 96}
     assert [16, 8, 8] in [trial.params["g_channels"] for trial in sweep.trials]
-    assert optuna_study.importances(sweep) == {}  # the learning rate was the same in all, and so was what they came to
+    assert (
+        optuna_study.importances(sweep) == {}
+    )  # the learning rate, and with it the objective, was the same in all trials
 
 
 @pytest.mark.parametrize("direction", ["minimize", "maximize"])
-def test_what_makes_the_difference_is_the_most_important(lab: Lab, direction: str) -> None:
+def test_the_field_that_decides_is_the_most_important(lab: Lab, direction: str) -> None:
     space = {
         "flip": {"type": "categorical", "choices": [True, False]},
         "lr": {"type": "float", "low": 1e-5, "high": 1e-3, "log": True},
@@ -156,10 +158,10 @@ def test_what_makes_the_difference_is_the_most_important(lab: Lab, direction: st
     assert sum(found.values()) == pytest.approx(1)
 
 
-# Bad trials
+# Failed trials
 
 
-def test_failed_trials_are_not_fatal(lab: Lab) -> None:
+def test_a_sweep_survives_failed_trials(lab: Lab) -> None:
     def train(lab: Lab, job: Job) -> None:
         if job.sweep and job.sweep.trial % 2:
             lab.end(job, JobStatus.FAILED, reason=Reason.DIVERGED, error="loss_g is nan")
@@ -173,7 +175,7 @@ def test_failed_trials_are_not_fatal(lab: Lab) -> None:
     assert sweep.trials[1].error == "failed: diverged: loss_g is nan"
 
 
-def test_values_that_exclude_each_other_make_no_job(lab: Lab) -> None:
+def test_a_trial_with_contradictory_values_gets_no_job(lab: Lab) -> None:
     space = {
         "gp_weight": {"type": "categorical", "choices": [0.0, 10.0]},
         "spectral_norm": {"type": "categorical", "choices": [False, True]},
@@ -188,14 +190,14 @@ def test_values_that_exclude_each_other_make_no_job(lab: Lab) -> None:
     assert "exclude each other" in (refused[0] or "")
 
 
-def test_an_objective_that_no_job_reports_ends_the_sweep_with_its_first_trial(lab: Lab) -> None:
+def test_a_sweep_fails_with_its_first_trial_if_its_job_lacks_the_objective(lab: Lab) -> None:
     sweep = lab.run(lab.start(n_trials=9, objective={"metric": "beauty", "direction": "maximize"}), train_well)
 
     assert (sweep.status, len(sweep.trials)) == (SweepStatus.FAILED, 1)
-    assert "no 'beauty'; there are nimg, loss_g" in (sweep.error or "")
+    assert "without the metric 'beauty'; its metrics are nimg, loss_g" in (sweep.error or "")
 
 
-def test_the_models_own_figure_counts_before_the_series(lab: Lab) -> None:
+def test_the_metric_of_the_published_model_takes_precedence_over_the_series(lab: Lab) -> None:
     def train(lab: Lab, job: Job) -> None:
         lab.report(job, 1000, fid=200.0)
         model = a_model("m").model_copy(update={"metrics": ModelMetrics(fid=50.0)})
@@ -212,20 +214,20 @@ def test_the_models_own_figure_counts_before_the_series(lab: Lab) -> None:
 # Pruning
 
 
-def train_until_told(lab: Lab, job: Job) -> None:
-    """Reports each quarter of the budget, and looks after each whether it is to stop."""
+def train_until_cancelled(lab: Lab, job: Job) -> None:
+    """Reports a metric after each quarter of the budget, and stops when the job is cancelled."""
     assert job.sweep is not None
     for quarter in range(1, 5):
-        lab.report(job, job.gan_config.total_nimg * quarter / 4, loss_g=badness(job) + 1 / quarter)
-        lab.another_sweeper().advance(lab.sweeps.get(job.sweep.id))
+        lab.report(job, job.gan_config.total_nimg * quarter / 4, loss_g=distance(job) + 1 / quarter)
+        lab.another_runner().advance(lab.sweeps.get(job.sweep.id))
         if lab.jobs.get(job.id).request == "cancel":
             lab.end(job, JobStatus.CANCELLED, reason=Reason.CANCELLED_BY_USER)
             return
     lab.end(job)
 
 
-def test_hopeless_trials_are_stopped_and_the_best_is_not(lab: Lab) -> None:
-    sweep = lab.run(lab.start(n_trials=16, pruning=True), train_until_told)
+def test_bad_trials_are_pruned_and_the_best_is_not(lab: Lab) -> None:
+    sweep = lab.run(lab.start(n_trials=16, pruning=True), train_until_cancelled)
 
     pruned = [trial for trial in sweep.trials if trial.state is TrialState.PRUNED]
     assert pruned
@@ -237,8 +239,8 @@ def test_hopeless_trials_are_stopped_and_the_best_is_not(lab: Lab) -> None:
     assert distances[sweep.best.number] == min(distances.values())
 
 
-def test_without_pruning_none_is_stopped(lab: Lab) -> None:
-    sweep = lab.run(lab.start(n_trials=16), train_until_told)
+def test_without_pruning_all_trials_complete(lab: Lab) -> None:
+    sweep = lab.run(lab.start(n_trials=16), train_until_cancelled)
 
     assert {trial.state for trial in sweep.trials} == {TrialState.COMPLETE}
 
@@ -246,8 +248,8 @@ def test_without_pruning_none_is_stopped(lab: Lab) -> None:
 # Interruptions
 
 
-def test_a_sweep_is_gone_on_with_wherever_it_was_left(lab: Lab) -> None:
-    """The API dies after each write in turn; a new one, which knows the stores alone, comes to the same sweep."""
+def test_a_sweep_continues_after_a_crash_at_any_write(lab: Lab) -> None:
+    """The API dies after each write in turn; a new one, with the same stores, completes the same sweep."""
 
     class Killed(BaseException):
         pass
@@ -271,14 +273,14 @@ def test_a_sweep_is_gone_on_with_wherever_it_was_left(lab: Lab) -> None:
             original = getattr(store, write)
             setattr(store, write, dying(original, after))
             try:
-                sweep = lab.run(lab.sweeper.advance(sweep), train_well)
+                sweep = lab.run(lab.runner.advance(sweep), train_well)
             except Killed:
                 setattr(store, write, original)
-                lab.sweeper = lab.another_sweeper()
-                sweep = lab.sweeper.advance(lab.sweeps.get(sweep.id))
+                lab.runner = lab.another_runner()
+                sweep = lab.runner.advance(lab.sweeps.get(sweep.id))
                 for job in lab.jobs.list(JobStatus.RUNNING).jobs:
                     train_well(lab, job)
-                sweep = lab.run(lab.sweeper.advance(sweep), train_well)
+                sweep = lab.run(lab.runner.advance(sweep), train_well)
             finally:
                 setattr(store, write, original)
 
@@ -288,17 +290,17 @@ def test_a_sweep_is_gone_on_with_wherever_it_was_left(lab: Lab) -> None:
             assert sorted(made) == [0, 1, 2]
 
 
-def test_a_cancelled_sweep_ends_its_jobs(lab: Lab) -> None:
+def test_cancelling_a_sweep_cancels_its_jobs(lab: Lab) -> None:
     sweep = lab.start(n_trials=9)
     running = lab.claim()
     assert running is not None
-    sweep = lab.sweeper.advance(sweep)
+    sweep = lab.runner.advance(sweep)
 
-    sweep = lab.sweeper.advance(lab.sweeps.update(sweep.id, cancel))
+    sweep = lab.runner.advance(lab.sweeps.update(sweep.id, cancel))
 
-    # What waited is over at once; what runs is told, and the sweep waits for it
+    # The waiting job is over at once; the running one is asked to stop, and the sweep waits for it
     assert [trial.is_over for trial in sweep.trials] == [False, True]
     assert lab.jobs.get(running.id).request == "cancel"
     lab.end(running, JobStatus.CANCELLED, reason=Reason.CANCELLED_BY_USER)
-    assert lab.sweeper.advance(sweep).status is SweepStatus.CANCELLED
+    assert lab.runner.advance(sweep).status is SweepStatus.CANCELLED
     assert lab.jobs.waiting(9) == []

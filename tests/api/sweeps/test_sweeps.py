@@ -1,4 +1,4 @@
-"""Sweeps over HTTP: what is accepted, what is refused, and what is shown. Whole sweeps are in test_sweeper.py."""
+"""Sweeps over HTTP: accepted and refused requests, and responses. test_runner.py runs whole sweeps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from services.api.state import AppState
-from services.api.sweeps.runner import sweeper_of
 from shared.jobs import transitions
 from shared.jobs.record import JobStatus
 from shared.storage.model_registry import ModelRegistry
@@ -27,22 +26,22 @@ BODY: dict[str, Any] = {
 }
 
 
-def services_of(client: TestClient) -> AppState:
-    services: AppState = client.app.state.services  # type: ignore[attr-defined]
-    return services
+def state_of(client: TestClient) -> AppState:
+    state: AppState = client.app.state.kiln  # type: ignore[attr-defined]
+    return state
 
 
-def train(kiln: AppState, sweep_id: str, model_id: str | None = None) -> None:
-    """A worker takes each trial as it comes, until the sweep is over."""
-    while (sweep := kiln.sweeps.get(sweep_id)).status is SweepStatus.RUNNING:
-        for job in kiln.store.waiting(9):
-            claimed = kiln.store.update(job.id, partial(transitions.claim, worker="w", lease_s=60))
+def train(state: AppState, sweep_id: str, model_id: str | None = None) -> None:
+    """Acts as a worker for all trials until the sweep is over."""
+    while (sweep := state.sweeps.get(sweep_id)).status is SweepStatus.RUNNING:
+        for job in state.store.waiting(9):
+            claimed = state.store.update(job.id, partial(transitions.claim, worker="w", lease_s=60))
             end = partial(transitions.finish, fence=claimed.fence, status=JobStatus.SUCCEEDED, model_id=model_id)
-            kiln.store.update(job.id, end, [{"nimg": 100.0, "loss_g": job.config.lr}])
-        sweeper_of(kiln).advance(sweep)
+            state.store.update(job.id, end, [{"nimg": 100.0, "loss_g": job.config.lr}])
+        state.sweep_runner.advance(sweep)
 
 
-def test_a_sweep_is_submitted_and_its_first_trial_is_a_job(client: TestClient) -> None:
+def test_the_first_trial_of_a_submitted_sweep_is_a_job(client: TestClient) -> None:
     answer = client.post("/sweeps", json=BODY | {"name": "mine", "overrides": {"batch_size": 16}})
 
     assert answer.status_code == 202
@@ -55,7 +54,7 @@ def test_a_sweep_is_submitted_and_its_first_trial_is_a_job(client: TestClient) -
     assert (job["config"]["lr"], job["config"]["batch_size"]) == (sweep["trials"][0]["params"]["lr"], 16)
 
 
-def test_a_dry_run_checks_the_plan_and_starts_nothing(client: TestClient) -> None:
+def test_a_dry_run_validates_the_request_and_starts_nothing(client: TestClient) -> None:
     answer = client.post("/sweeps?dry_run=true", json=BODY)
 
     assert answer.status_code == 200
@@ -64,14 +63,14 @@ def test_a_dry_run_checks_the_plan_and_starts_nothing(client: TestClient) -> Non
     assert client.get("/jobs").json()["data"] == []
 
 
-def test_one_idempotency_key_makes_one_sweep(client: TestClient) -> None:
+def test_one_idempotency_key_creates_one_sweep(client: TestClient) -> None:
     first, again = (client.post("/sweeps", json=BODY, headers={"Idempotency-Key": "k"}) for _ in range(2))
 
     assert first.json()["id"] == again.json()["id"]
     assert len(client.get("/sweeps").json()["data"]) == 1
     other = client.post("/sweeps", json=BODY | {"n_trials": 3}, headers={"Idempotency-Key": "k"})
     assert_problem(other, 422)
-    # A job may be made with the same key: it is another kind of thing
+    # Keys of jobs and of sweeps are separate
     assert client.post("/jobs", json={"preset": "tiny"}, headers={"Idempotency-Key": "k"}).status_code == 202
 
 
@@ -98,7 +97,7 @@ def test_one_idempotency_key_makes_one_sweep(client: TestClient) -> None:
         ({"trials": 5}, "trials", 5),
     ],
 )
-def test_a_plan_that_makes_no_sense_is_refused(client: TestClient, change: Any, field: str, value: Any) -> None:
+def test_an_invalid_sweep_is_refused_by_field(client: TestClient, change: Any, field: str, value: Any) -> None:
     assert_problem(client.post("/sweeps", json=BODY | change), 422, field, value)
     assert client.get("/sweeps").json()["data"] == []
 
@@ -111,19 +110,19 @@ def test_an_unknown_sweep_is_a_404(client: TestClient, method: str, path: str) -
     assert_problem(client.request(method, f"/sweeps/nothing{path}"), 404)
 
 
-def test_a_sweep_is_shown_with_its_trials_and_in_pictures(client: TestClient) -> None:
+def test_a_sweep_is_shown_with_its_trials_and_plots(client: TestClient) -> None:
     sweep_id = client.post("/sweeps", json=BODY).json()["id"]
-    pictures = [f"/sweeps/{sweep_id}/{name}.png" for name in ("history", "importances")]
-    before = [client.get(path) for path in pictures]
+    plots = [f"/sweeps/{sweep_id}/{name}.png" for name in ("history", "importances")]
+    before = [client.get(path) for path in plots]
 
-    train(services_of(client), sweep_id)
+    train(state_of(client), sweep_id)
 
     sweep = client.get(f"/sweeps/{sweep_id}").json()
     assert (sweep["status"], sweep["counts"]["complete"]) == ("succeeded", 2)
     assert sweep["best"]["value"] == min(trial["params"]["lr"] for trial in sweep["trials"])
     (listed,) = client.get("/sweeps").json()["data"]
     assert listed == {name: value for name, value in sweep.items() if name != "trials"}
-    for path, earlier in zip(pictures, before, strict=True):
+    for path, earlier in zip(plots, before, strict=True):
         drawn = client.get(path)
         assert drawn.headers["content-type"] == "image/png"
         assert drawn.content != earlier.content
@@ -131,7 +130,7 @@ def test_a_sweep_is_shown_with_its_trials_and_in_pictures(client: TestClient) ->
             assert image.width == 800
 
 
-def test_a_cancelled_sweep_is_over_with_its_jobs(client: TestClient) -> None:
+def test_cancelling_a_sweep_cancels_its_waiting_jobs(client: TestClient) -> None:
     sweep = client.post("/sweeps", json=BODY).json()
 
     cancelled = client.post(f"/sweeps/{sweep['id']}/cancel")
@@ -141,12 +140,12 @@ def test_a_cancelled_sweep_is_over_with_its_jobs(client: TestClient) -> None:
     assert client.get(f"/jobs/{sweep['trials'][0]['job_id']}").json()["status"] == "cancelled"
 
 
-def test_the_best_model_is_promoted_when_there_is_one(serving: TestClient, registry: ModelRegistry) -> None:
+def test_the_best_model_of_a_sweep_is_promoted(serving: TestClient, registry: ModelRegistry) -> None:
     publish(registry, "best")
     sweep_id = serving.post("/sweeps", json=BODY).json()["id"]
     assert_problem(serving.post(f"/sweeps/{sweep_id}/promote"), 409)
 
-    train(services_of(serving), sweep_id, model_id="best")
+    train(state_of(serving), sweep_id, model_id="best")
     promoted = serving.post(f"/sweeps/{sweep_id}/promote", json={"alias": "tuned"})
 
     assert (promoted.status_code, promoted.json()) == (200, {"alias": "tuned", "model_id": "best"})

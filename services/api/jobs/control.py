@@ -1,0 +1,22 @@
+"""Cancel, pause, resume and finish a job."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from services.api.jobs.submit import enqueue
+from shared.jobs import transitions
+from shared.jobs.record import Job, RequestedAction
+from shared.jobs.store import JobStore
+from shared.storage.celery_app import Broker
+
+
+def request_action(job_id: str, action: RequestedAction, store: JobStore) -> Job:
+    """Cancels, pauses or finishes the job. Raises UnknownJob and IllegalTransition."""
+    return store.update(job_id, partial(transitions.request_action, request=action))
+
+
+def resume(job_id: str, store: JobStore, broker: Broker) -> Job:
+    """Queues a paused or lost job again. Raises UnknownJob and IllegalTransition."""
+    job = store.update(job_id, transitions.resume)
+    return enqueue(job, store, broker) if job.is_unsent else job
