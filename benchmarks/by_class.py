@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from kiln._requests import Call, InvalidInput
-from kiln.client import Kiln
+from kiln import InvalidInput, Kiln
+from kiln._requests import Call
 from services.api.inference.classifier import Classifier
 from shared.settings import read_settings
 

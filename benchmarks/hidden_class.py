@@ -16,8 +16,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from kiln._requests import InvalidInput
-from kiln.client import Kiln
+from kiln import InvalidInput, Kiln
 from services.api.images.png import read_provenance
 from services.api.inference.latents import draw_latents
 from shared.settings import read_settings

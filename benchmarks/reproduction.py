@@ -25,8 +25,8 @@ import httpx2
 from PIL import Image
 
 from benchmarks.reproduction_page import Outcome, write_page
-from kiln._requests import ApiError, Call
-from kiln.client import Job, Kiln
+from kiln import ApiError, Job, Kiln
+from kiln._requests import Call
 
 REPORTS = Path(__file__).with_name("reports.json")
 EPOCH = 50_000  # images of CIFAR-10

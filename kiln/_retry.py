@@ -1,4 +1,4 @@
-"""How long the clients wait before they say something again, and where a stream of events was left."""
+"""When the clients repeat a request, how long they wait before, and how a stream of events is resumed."""
 
 from __future__ import annotations
 
@@ -8,29 +8,32 @@ from typing import Any
 
 import httpx2
 
-from kiln import _requests as wire
-from shared.jobs.record import Event
+from kiln import _requests
+from kiln.errors import ApiError, Unavailable
+from kiln.types import Event, JobData
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.2, 10.0
+STREAM_TIMEOUT_S = 60.0  # the server sends a keep-alive comment every 15 s
+SAFE_POSTS = ("/generate", "/verify")
 
 
 class Retry:
-    """How long to wait before a call is made again; raises the error when that is of no use."""
+    """Exponential backoff with jitter for one request, up to `max_wait_s` seconds of waiting in total."""
 
-    def __init__(self, call: wire.Call[Any], max_wait_s: float) -> None:
-        # Everything that Kiln offers may be said twice, but a POST without a key to know it by.
-        self._may_repeat = call.method != "POST" or "Idempotency-Key" in call.headers or call.path.count("/") > 1
-        self._may_repeat = self._may_repeat or call.path in ("/generate", "/verify")  # these change nothing
+    def __init__(self, call: _requests.Call[Any], max_wait_s: float) -> None:
+        # Every request is idempotent except a POST that creates something without an Idempotency-Key.
+        creates = call.method == "POST" and call.path.count("/") == 1 and call.path not in SAFE_POSTS
+        self._is_repeatable = not creates or "Idempotency-Key" in call.headers
         self._left_s, self._wait_s = max_wait_s, FIRST_WAIT_S
 
     def wait_s(self, error: Exception) -> float:
-        if isinstance(error, wire.ApiError) and not isinstance(error, wire.Unavailable):
+        """Seconds to wait before the next attempt. Raises `error` when no further attempt is worth it."""
+        if isinstance(error, ApiError) and not isinstance(error, Unavailable):
             raise error
-        # Jitter, or all that were turned away together would come back together.
-        wait_s = self._wait_s * random.uniform(0.5, 1.0)
-        if isinstance(error, wire.ApiError):
+        wait_s = self._wait_s * random.uniform(0.5, 1.0)  # jitter: clients rejected together must not return together
+        if isinstance(error, ApiError):
             wait_s = max(wait_s, error.retry_after_s or 0.0)
-        if not self._may_repeat or wait_s > self._left_s:
+        if not self._is_repeatable or wait_s > self._left_s:
             raise error
         self._left_s -= wait_s
         self._wait_s = min(2 * self._wait_s, LONGEST_WAIT_S)
@@ -38,37 +41,39 @@ class Retry:
 
 
 class EventStream:
-    """The state of following a job: where the stream was left, whether it is over."""
+    """Position in a job's stream of server-sent events, kept over reconnections."""
 
     def __init__(self, job_id: str, after: str, max_wait_s: float) -> None:
-        self._call = wire.Call("GET", f"/jobs/{wire.part(job_id)}/events", lambda answer: answer.json())
+        self._call = _requests.events(job_id)
         self._last_id, self._max_wait_s = after, max_wait_s
         self._retry = Retry(self._call, max_wait_s)
         self.is_over = False
-        self.pause_s = 2.0  # before coming back to a stream that ended too early; the API may say otherwise
+        self.reconnect_s = 2.0  # until the server sends its own `retry:`
 
     @property
     def request(self) -> dict[str, Any]:
+        """Keyword arguments of httpx2's `stream`."""
         headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": self._last_id} if self._last_id else {})
-        return self._call.request | {"headers": headers, "timeout": httpx2.Timeout(60.0)}
+        return self._call.request | {"headers": headers, "timeout": httpx2.Timeout(STREAM_TIMEOUT_S)}
 
-    def accept(self, answer: httpx2.Response) -> httpx2.Response:
-        """Raises wire.ApiError; the body of an error must have been read."""
-        if answer.is_error:
-            raise wire.error_of(answer)
-        return answer
+    def check(self, response: httpx2.Response) -> httpx2.Response:
+        """The response itself. Raises ApiError; the body of an error must have been read."""
+        if response.is_error:
+            raise _requests.api_error(response)
+        return response
 
-    def take(self, event: httpx2.ServerSentEvent) -> Iterator[Event | wire.JobData]:
-        self._retry = Retry(self._call, self._max_wait_s)  # it speaks, so patience begins anew
+    def parse(self, event: httpx2.ServerSentEvent) -> Iterator[Event | JobData]:
+        self._retry = Retry(self._call, self._max_wait_s)  # the connection works, so the backoff starts again
         if event.retry is not None:
-            self.pause_s = event.retry / 1000
+            self.reconnect_s = event.retry / 1000
         if event.event == "end":
             self.is_over = True
         elif event.event == "job":
-            yield wire.JobData.model_validate_json(event.data)
+            yield JobData.model_validate_json(event.data)
         elif event.data:
             self._last_id = event.id
             yield Event.model_validate_json(event.data)
 
     def wait_s(self, error: Exception) -> float:
+        """As `Retry.wait_s`."""
         return self._retry.wait_s(error)

@@ -1,106 +1,90 @@
-"""The Python client: `from kiln.client import Kiln`. It speaks to the REST API, and to nothing else.
+"""The synchronous client of the REST API.
 
-    kiln = Kiln()                                     # KILN_URL and KILN_API_KEY, or what you pass
-    job = kiln.jobs.create("tiny", overrides={"lr": 1e-4})
+    kiln = Kiln()                                     # KILN_URL and KILN_API_KEY, or arguments in their place
+    job = kiln.jobs.create("tiny", {"lr": 1e-4})
     job.wait(on_progress=lambda job: print(f"{job.progress.fraction:.0%}"))
     cats = kiln.generate("cat", n=16)                 # sixteen PIL images
 
-`AsyncKiln` has the same methods, to be awaited. 429 and 503 are tried again, as late as Retry-After says; a POST /jobs
-carries an Idempotency-Key, so a repetition never makes a second job. Whatever the API refuses is raised as one of the
-errors of `kiln._requests`.
+Responses 429 and 503 and broken connections are retried, no earlier than Retry-After says. POST /jobs carries an
+Idempotency-Key, so a retry never creates a second job. Every other error response raises one of `kiln.errors`.
 """
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Self, TypeVar
 
 import httpx2
 from PIL import Image
 from pydantic import PrivateAttr
 
-from kiln import _requests as wire
-from kiln._requests import Call, JobData, ModelData, VerificationData
+from kiln import _requests
+from kiln._requests import Call, ClassName
 from kiln._retry import EventStream, Retry
+from kiln.errors import ApiError
+from kiln.settings import read_client_settings
 from kiln.sweeps import Sweeps
-from shared.jobs.record import Event
-from shared.settings import read_client_settings
+from kiln.types import Event, JobData, ModelData, VerificationData
 
 T = TypeVar("T")
-Jsonable = Mapping[str, Any]
 
 
 class Kiln:
-    """A connection to one Kiln API. Safe to share between threads; use it as a context manager or `close()` it."""
+    """A connection to one Kiln API. Threads may share it. Use it as a context manager, or call `close()`."""
 
     def __init__(
         self, url: str | None = None, api_key: str | None = None, *, timeout_s: float = 60.0, max_wait_s: float = 60.0
     ) -> None:
-        """`max_wait_s` bounds the time spent waiting between repetitions of one call; 0: never repeat."""
+        """`timeout_s` bounds one attempt; `max_wait_s` bounds the waiting between attempts, and 0 disables retries.
+
+        Raises InvalidSetting.
+        """
+        settings = read_client_settings(url, api_key)
         self._max_wait_s = max_wait_s
-        self._http = httpx2.Client(**wire.connection(read_client_settings(url, api_key), timeout_s))
+        self._http = httpx2.Client(base_url=settings.url, headers=settings.headers, timeout=timeout_s)
         self.jobs, self.models, self.presets, self.sweeps = Jobs(self), Models(self), Presets(self), Sweeps(self)
 
-    def generate(self, label: str | int | None = None, n: int = 16, **options: Any) -> list[Image.Image]:
-        """n images of one class, 32x32 RGB. Options as in GET /generate: model, seed, truncation."""
-        return self.send(wire.generate(label, n, options))
+    def generate(self, label: ClassName = None, n: int = 16, **options: Any) -> list[Image.Image]:
+        """n RGB images of one class. Options as in GET /generate: model, seed, truncation, ..."""
+        return self.send(_requests.generate(label, n, options))
 
-    def generate_png(self, label: str | int | None = None, n: int = 16, **options: Any) -> bytes:
-        """The same as one PNG sheet, with its provenance; `columns` and `scale` as in GET /generate."""
-        return self.send(wire.generate_png(label, n, options))
+    def generate_png(self, label: ClassName = None, n: int = 16, **options: Any) -> bytes:
+        """The same as one PNG grid with its provenance. Also takes `columns` and `scale`."""
+        return self.send(_requests.generate_png(label, n, options))
 
     def generate_many(
         self, labels: str | Sequence[str | int] = "all", n: int = 16, **options: Any
     ) -> dict[str | None, list[Image.Image]]:
-        """n images of each of the classes, by class. Options as in POST /generate: model, seed, first_index, ..."""
-        return self.send(wire.generate_many(labels, n, options))
+        """n images of each class, by class. Options as in POST /generate: model, seed, first_index, ..."""
+        return self.send(_requests.generate_many(labels, n, options))
 
     def interpolate(
-        self, start: str | int | None = None, end: str | int | None = None, steps: int = 16, **options: Any
+        self, start: ClassName = None, end: ClassName = None, steps: int = 16, **options: Any
     ) -> list[Image.Image]:
-        """From one class and latent vector to another. Options as in GET /interpolate: model, seed, from_index, ..."""
-        return self.send(wire.interpolate(start, end, steps, options))
+        """Images on the way from one class and latent vector to another. Options as in GET /interpolate."""
+        return self.send(_requests.interpolate(start, end, steps, options))
 
-    def interpolate_png(self, start: str | int | None = None, end: str | int | None = None, **options: Any) -> bytes:
-        """The same as one PNG: a strip, or with `format="apng"` an animation."""
-        return self.send(wire.interpolate_png(start, end, options))
+    def interpolate_png(self, start: ClassName = None, end: ClassName = None, **options: Any) -> bytes:
+        """The same as one PNG: a strip, or an animation with `format="apng"`."""
+        return self.send(_requests.interpolate_png(start, end, options))
 
     def verify(self, png: bytes) -> VerificationData:
-        """Whether the API makes that very PNG, by what the file says about itself; if not, `reason` says why."""
-        return self.send(wire.verify(png))
+        """Whether the server reproduces this PNG from the provenance inside it."""
+        return self.send(_requests.verify(png))
 
     def is_ready(self) -> bool:
-        """Whether a model is warm and Redis answers."""
+        """Whether a model is loaded and the server can reach Redis. Sends one request, without retries."""
         return self._http.get("/readyz").status_code == httpx2.codes.OK
 
     def send(self, call: Call[T]) -> T:
-        """Makes the call, again and again if need be. Raises the errors of `kiln._requests`."""
+        """Sends the request, with retries. Raises ApiError or httpx2.TransportError."""
         retry = Retry(call, self._max_wait_s)
         while True:
             try:
-                return call.take(self._http.request(**call.request))
-            except (httpx2.TransportError, wire.ApiError) as error:
+                return call.result(self._http.request(**call.request))
+            except (httpx2.TransportError, ApiError) as error:
                 time.sleep(retry.wait_s(error))
-
-    def follow(self, job_id: str, after: str = "") -> Iterator[Event | JobData]:
-        """The job's events as they happen, and the job itself whenever it changed, until it is over.
-
-        A connection that breaks is made again, where the stream was left.
-        """
-        stream = EventStream(job_id, after, self._max_wait_s)
-        while not stream.is_over:
-            try:
-                with self._http.stream(**stream.request) as answer:
-                    if answer.is_error:
-                        answer.read()
-                    for event in httpx2.EventSource(stream.accept(answer)):
-                        yield from stream.take(event)
-                if not stream.is_over:
-                    time.sleep(stream.pause_s)
-            except (httpx2.TransportError, wire.ApiError) as error:
-                time.sleep(stream.wait_s(error))
 
     def close(self) -> None:
         self._http.close()
@@ -113,209 +97,182 @@ class Kiln:
 
 
 class Job(JobData):
-    """A job as it was when last looked at, with what can be done to it. Each method returns it as it is then."""
+    """A job as the server last described it, with its actions. Each action returns the job after it."""
 
-    _kiln: Any = PrivateAttr(None)  # the connection it came over; no part of the data
+    _jobs: Any = PrivateAttr(None)  # the namespace `Jobs` that made it
 
     def refresh(self) -> Job:
-        return self._jobs.get(self.id)
+        return self._namespace.get(self.id)
 
     def cancel(self) -> Job:
-        return self._jobs.act(self.id, "cancel")
+        """Ends the job; it publishes no model."""
+        return self._namespace.cancel(self.id)
 
     def pause(self) -> Job:
-        return self._jobs.act(self.id, "pause")
+        """Writes a checkpoint and frees the worker."""
+        return self._namespace.pause(self.id)
 
     def resume(self) -> Job:
-        return self._jobs.act(self.id, "resume")
+        """Queues a paused or lost job again; it continues from its last checkpoint."""
+        return self._namespace.resume(self.id)
 
     def finish(self) -> Job:
-        """Stops training now and keeps the model so far."""
-        return self._jobs.act(self.id, "finish")
+        """Stops training now and publishes the model so far."""
+        return self._namespace.finish(self.id)
 
     def wait(self, on_progress: Callable[[Job], object] | None = None) -> Job:
-        """Returns the job when it is over, however it ended. `on_progress(job)` is called whenever it changed."""
-        for news in self._kiln.follow(self.id):
-            if isinstance(news, JobData) and on_progress is not None:
-                on_progress(self._jobs.bind(news))
-        return self.refresh()
+        """Blocks until the job is over, whatever its outcome; calls `on_progress(job)` after each change."""
+        return self._namespace.wait(self.id, on_progress)
 
     def events(self, after: str = "") -> Iterator[Event]:
-        """What happened to it and what happens, until it is over."""
-        return (news for news in self._kiln.follow(self.id, after) if isinstance(news, Event))
+        """Past and future events, until the job is over; `after` is the id of an event to start behind."""
+        return (update for update in self._namespace.follow(self.id, after) if isinstance(update, Event))
 
-    def series(self, after_nimg: int = -1) -> list[dict[str, float]]:
+    def series(self, after_nimg: int = -1) -> Sequence[dict[str, float]]:
         """The metrics series, one row per tick; `metrics` is its last row."""
-        rows: list[dict[str, float]] = self._kiln.send(wire.metrics(self.id, after_nimg))
-        return rows
+        return self._namespace.series(self.id, after_nimg)
 
-    def samples(self) -> list[tuple[int, Image.Image]]:
-        """The sample grids, oldest first: images seen, and a picture of the same latents each time."""
-        positions = [row["nimg"] for row in self._kiln.send(wire.list_samples(self.id))]
-        return [(nimg, wire.picture(self._kiln.send(wire.sample_png(self.id, nimg)))) for nimg in positions]
+    def samples(self) -> Sequence[tuple[int, Image.Image]]:
+        """The sample grids, oldest first: (images seen, grid). All grids show the same latent vectors."""
+        return self._namespace.samples(self.id)
 
     @property
-    def _jobs(self) -> Jobs:
-        jobs: Jobs = self._kiln.jobs
+    def _namespace(self) -> Jobs:
+        jobs: Jobs = self._jobs
         return jobs
 
 
 class Jobs:
-    """`kiln.jobs`"""
+    """`kiln.jobs`: training jobs."""
 
     def __init__(self, kiln: Kiln) -> None:
         self._kiln = kiln
 
     def create(
-        self, preset: str, overrides: Jsonable | None = None, *,
+        self, preset: str, overrides: Mapping[str, Any] | None = None, *,
         dataset: str = "cifar10", name: str | None = None, idempotency_key: str | None = None,
     ) -> Job:  # fmt: skip
         """Queues a job. Raises InvalidInput, which names each wrong field."""
-        return self.bind(self._kiln.send(wire.create_job(preset, overrides, dataset, name, idempotency_key)))
+        return self._send(_requests.create_job(preset, overrides, dataset, name, idempotency_key))
 
-    def dry_run(self, preset: str, overrides: Jsonable | None = None, *, dataset: str = "cifar10") -> dict[str, Any]:
-        """The config that would be trained. Raises InvalidInput."""
-        return self._kiln.send(wire.dry_run(preset, overrides, dataset))
+    def dry_run(
+        self, preset: str, overrides: Mapping[str, Any] | None = None, *, dataset: str = "cifar10"
+    ) -> dict[str, Any]:
+        """The resolved config, without creating a job. Raises InvalidInput."""
+        return self._kiln.send(_requests.dry_run(preset, overrides, dataset))
 
     def get(self, job_id: str) -> Job:
-        return self.bind(self._kiln.send(wire.get_job(job_id)))
+        return self._send(_requests.get_job(job_id))
 
     def list(self, status: str | None = None, limit: int | None = None) -> Iterator[Job]:
-        """Jobs, newest first; page after page as they are asked for."""
+        """Jobs, newest first. Each page is requested when the iteration reaches it."""
         after: str | None = None
         while limit is None or limit > 0:
-            page = self._kiln.send(wire.list_jobs(status, after, limit))
-            yield from (self.bind(job) for job in page.data)
+            page = self._kiln.send(_requests.list_jobs(status, after, limit))
+            yield from (self._bind(job) for job in page.data)
             if not page.has_more:
                 return
             after, limit = page.data[-1].id, limit and limit - len(page.data)
 
-    def compare(self, jobs: Sequence[Job | str]) -> Sequence[dict[str, Any]]:
-        """One row for each: first and last losses, accuracies, figures, time."""
-        return self._kiln.send(wire.compare([job if isinstance(job, str) else job.id for job in jobs]))
+    def cancel(self, job_id: str) -> Job:
+        """Ends the job; it publishes no model."""
+        return self._send(_requests.job_action(job_id, "cancel"))
 
-    def act(self, job_id: str, what: str) -> Job:
-        """`cancel`, `pause`, `resume` or `finish`."""
-        return self.bind(self._kiln.send(wire.act(job_id, what)))
+    def pause(self, job_id: str) -> Job:
+        """Writes a checkpoint and frees the worker."""
+        return self._send(_requests.job_action(job_id, "pause"))
 
-    def bind(self, data: JobData) -> Job:
+    def resume(self, job_id: str) -> Job:
+        """Queues a paused or lost job again; it continues from its last checkpoint."""
+        return self._send(_requests.job_action(job_id, "resume"))
+
+    def finish(self, job_id: str) -> Job:
+        """Stops training now and publishes the model so far."""
+        return self._send(_requests.job_action(job_id, "finish"))
+
+    def wait(self, job_id: str, on_progress: Callable[[Job], object] | None = None) -> Job:
+        """Blocks until the job is over, whatever its outcome; calls `on_progress(job)` after each change."""
+        for update in self.follow(job_id):
+            if isinstance(update, Job) and on_progress is not None:
+                on_progress(update)
+        return self.get(job_id)
+
+    def follow(self, job_id: str, after: str = "") -> Iterator[Event | Job]:
+        """Yields the job's events, and the job after each change, until it is over. Reconnections lose no event."""
+        stream = EventStream(job_id, after, self._kiln._max_wait_s)
+        while not stream.is_over:
+            try:
+                with self._kiln._http.stream(**stream.request) as response:
+                    if response.is_error:
+                        response.read()
+                    for event in httpx2.EventSource(stream.check(response)):
+                        for update in stream.parse(event):
+                            yield self._bind(update) if isinstance(update, JobData) else update
+                if not stream.is_over:
+                    time.sleep(stream.reconnect_s)
+            except (httpx2.TransportError, ApiError) as error:
+                time.sleep(stream.wait_s(error))
+
+    def series(self, job_id: str, after_nimg: int = -1) -> Sequence[dict[str, float]]:
+        """The metrics series, one row per tick, behind `after_nimg` images."""
+        return self._kiln.send(_requests.metrics(job_id, after_nimg))
+
+    def samples(self, job_id: str) -> Sequence[tuple[int, Image.Image]]:
+        """The sample grids, oldest first: (images seen, grid)."""
+        positions = [row["nimg"] for row in self._kiln.send(_requests.list_samples(job_id))]
+        return [(nimg, _requests.decode_image(self.sample_png(job_id, nimg))) for nimg in positions]
+
+    def sample_png(self, job_id: str, nimg: int) -> bytes:
+        """The sample grid after `nimg` images."""
+        return self._kiln.send(_requests.sample_png(job_id, nimg))
+
+    def compare(self, jobs: Sequence[JobData | str]) -> Sequence[dict[str, Any]]:
+        """One row per job: first and last losses, accuracies, metrics, time, and the config fields that differ."""
+        return self._kiln.send(_requests.compare([job if isinstance(job, str) else job.id for job in jobs]))
+
+    def _send(self, call: Call[JobData]) -> Job:
+        return self._bind(self._kiln.send(call))
+
+    def _bind(self, data: JobData) -> Job:
         job = Job.model_construct(**dict(data))
-        job._kiln = self._kiln
+        job._jobs = self
         return job
 
 
 class Models:
-    """`kiln.models`"""
+    """`kiln.models`: published models and the aliases that point at them."""
 
     def __init__(self, kiln: Kiln) -> None:
         self._kiln = kiln
 
     def list(self) -> Sequence[ModelData]:
-        return self._kiln.send(wire.list_models())
+        return self._kiln.send(_requests.list_models())
 
     def get(self, model_id: str) -> ModelData:
-        return self._kiln.send(wire.get_model(model_id))
+        return self._kiln.send(_requests.get_model(model_id))
 
     def preview(self, model_id: str) -> Image.Image:
-        """Ten rows of ten images, a class in each row where there are ten."""
-        return wire.picture(self._kiln.send(wire.preview_png(model_id)))
+        """Ten rows of ten images; of a model with ten classes, one class per row."""
+        return _requests.decode_image(self._kiln.send(_requests.preview_png(model_id)))
 
     def promote(self, model_id: str, alias: str = "default") -> None:
-        """Points the alias at the model, once that is warm."""
-        self._kiln.send(wire.promote(model_id, alias))
+        """Points the alias at the model, after the server has loaded it. `generate` uses the alias `default`."""
+        self._kiln.send(_requests.promote(model_id, alias))
 
     def delete(self, model_id: str) -> None:
-        """Takes the model away for good. Raises Conflict while an alias points at it."""
-        self._kiln.send(wire.delete_model(model_id))
+        """Deletes the model and its files. Raises Conflict while an alias points at it."""
+        self._kiln.send(_requests.delete_model(model_id))
 
 
 class Presets:
-    """`kiln.presets`"""
+    """`kiln.presets`: the named configurations that jobs start from."""
 
     def __init__(self, kiln: Kiln) -> None:
         self._kiln = kiln
 
     def list(self) -> Sequence[dict[str, Any]]:
-        return self._kiln.send(wire.list_presets())
+        return self._kiln.send(_requests.list_presets())
 
     def get(self, name: str) -> dict[str, Any]:
-        return self._kiln.send(wire.get_preset(name))
-
-
-class AsyncKiln:
-    """The same for asyncio: `async with AsyncKiln() as kiln: job = await kiln.create_job("tiny")`."""
-
-    def __init__(
-        self, url: str | None = None, api_key: str | None = None, *, timeout_s: float = 60.0, max_wait_s: float = 60.0
-    ) -> None:
-        self._max_wait_s = max_wait_s
-        self._http = httpx2.AsyncClient(**wire.connection(read_client_settings(url, api_key), timeout_s))
-
-    async def generate(self, label: str | int | None = None, n: int = 16, **options: Any) -> list[Image.Image]:
-        return await self.send(wire.generate(label, n, options))
-
-    async def generate_many(
-        self, labels: str | Sequence[str | int] = "all", n: int = 16, **options: Any
-    ) -> dict[str | None, list[Image.Image]]:
-        return await self.send(wire.generate_many(labels, n, options))
-
-    async def interpolate(
-        self, start: str | int | None = None, end: str | int | None = None, steps: int = 16, **options: Any
-    ) -> list[Image.Image]:
-        return await self.send(wire.interpolate(start, end, steps, options))
-
-    async def verify(self, png: bytes) -> VerificationData:
-        return await self.send(wire.verify(png))
-
-    async def create_job(
-        self, preset: str, overrides: Jsonable | None = None, *,
-        dataset: str = "cifar10", name: str | None = None, idempotency_key: str | None = None,
-    ) -> JobData:  # fmt: skip
-        return await self.send(wire.create_job(preset, overrides, dataset, name, idempotency_key))
-
-    async def get_job(self, job_id: str) -> JobData:
-        return await self.send(wire.get_job(job_id))
-
-    async def act(self, job_id: str, what: str) -> JobData:
-        """`cancel`, `pause`, `resume` or `finish`."""
-        return await self.send(wire.act(job_id, what))
-
-    async def wait(self, job_id: str, on_progress: Callable[[JobData], object] | None = None) -> JobData:
-        """The job, when it is over."""
-        async for news in self.follow(job_id):
-            if isinstance(news, JobData) and on_progress is not None:
-                on_progress(news)
-        return await self.get_job(job_id)
-
-    async def send(self, call: Call[T]) -> T:
-        """As Kiln.send; every call of `kiln._requests` can be made through it."""
-        retry = Retry(call, self._max_wait_s)
-        while True:
-            try:
-                return call.take(await self._http.request(**call.request))
-            except (httpx2.TransportError, wire.ApiError) as error:
-                await asyncio.sleep(retry.wait_s(error))
-
-    async def follow(self, job_id: str, after: str = "") -> AsyncIterator[Event | JobData]:
-        stream = EventStream(job_id, after, self._max_wait_s)
-        while not stream.is_over:
-            try:
-                async with self._http.stream(**stream.request) as answer:
-                    if answer.is_error:
-                        await answer.aread()
-                    async for event in httpx2.EventSource(stream.accept(answer)):
-                        for news in stream.take(event):
-                            yield news
-                if not stream.is_over:
-                    await asyncio.sleep(stream.pause_s)
-            except (httpx2.TransportError, wire.ApiError) as error:
-                await asyncio.sleep(stream.wait_s(error))
-
-    async def aclose(self) -> None:
-        await self._http.aclose()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *error: object) -> None:
-        await self.aclose()
+        """The preset's config, its parameter counts and the source of each value."""
+        return self._kiln.send(_requests.get_preset(name))

@@ -1,130 +1,131 @@
-"""`kiln.sweeps`: searches for the best values of some overrides, over the REST API."""
+"""`kiln.sweeps`, synchronous and asyncio: hyperparameter searches whose trials are ordinary jobs."""
 
 from __future__ import annotations
 
+import asyncio
 import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
-from typing import Any, Literal
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict
-
-from kiln import _requests as wire
+from kiln import _requests
 from kiln._requests import Call
+from kiln.types import SweepData
 
-PAUSE_S = 0.5  # between the end of a job and what the API makes of it
+if TYPE_CHECKING:
+    from kiln.async_client import AsyncKiln
+    from kiln.client import Kiln
 
+PAUSE_S = 0.5  # between the end of a job and the server's next step of the sweep
 
-class TrialData(BaseModel):
-    model_config = ConfigDict(extra="ignore", protected_namespaces=())
-
-    number: int
-    params: dict[str, Any]
-    job_id: str | None
-    state: Literal["running", "complete", "pruned", "failed"]
-    value: float | None
-    model_id: str | None
-    error: str | None
-
-
-class SweepData(BaseModel):
-    """A sweep as the API shows it; in a list, without its trials."""
-
-    model_config = ConfigDict(extra="ignore", protected_namespaces=())
-
-    id: str
-    name: str | None
-    preset: str
-    dataset: str
-    overrides: dict[str, Any]
-    space: dict[str, dict[str, Any]]
-    objective: dict[str, str]
-    n_trials: int
-    status: Literal["running", "succeeded", "failed", "cancelled"]
-    error: str | None
-    counts: dict[str, int]
-    best: TrialData | None
-    trials: tuple[TrialData, ...] = ()
-    created_at: datetime
-    finished_at: datetime | None
-
-    @property
-    def is_over(self) -> bool:
-        return self.status != "running"
+Space = Mapping[str, Mapping[str, Any]]
 
 
 class Sweeps:
     """`kiln.sweeps`"""
 
-    def __init__(self, kiln: Any) -> None:
+    def __init__(self, kiln: Kiln) -> None:
         self._kiln = kiln
 
     def create(
-        self, preset: str, space: Mapping[str, Mapping[str, Any]], metric: str,
-        direction: str = "minimize", *, idempotency_key: str | None = None, **plan: Any,
+        self, preset: str, space: Space, metric: str, direction: str = "minimize", *,
+        idempotency_key: str | None = None, **options: Any,
     ) -> SweepData:  # fmt: skip
-        """Starts a sweep. `plan` as in POST /sweeps: n_trials, overrides, dataset, pruning, parallelism, seed, name.
+        """Starts a sweep. Options as in POST /sweeps: n_trials, overrides, dataset, pruning, parallelism, seed, name.
 
         Raises InvalidInput, which names each wrong field.
         """
-        return self._send(create_sweep(_body(preset, space, metric, direction, plan), idempotency_key))
+        return self._send(_requests.create_sweep(_body(preset, space, metric, direction, options), idempotency_key))
 
     def dry_run(
-        self, preset: str, space: Mapping[str, Mapping[str, Any]], metric: str,
-        direction: str = "minimize", **plan: Any,
-    ) -> dict[str, Any]:  # fmt: skip
-        """The plan as understood, and a config that it may come to. Raises InvalidInput."""
-        resolved: dict[str, Any] = self._kiln.send(dry_run(_body(preset, space, metric, direction, plan)))
-        return resolved
+        self, preset: str, space: Space, metric: str, direction: str = "minimize", **options: Any
+    ) -> dict[str, Any]:
+        """The parsed request and one config from the space, without creating a sweep. Raises InvalidInput."""
+        return self._kiln.send(_requests.dry_run_sweep(_body(preset, space, metric, direction, options)))
 
     def get(self, sweep_id: str) -> SweepData:
-        return self._send(wire.get_sweep(sweep_id))
+        return self._send(_requests.get_sweep(sweep_id))
 
     def list(self) -> Sequence[SweepData]:
-        """The newest first, without their trials."""
-        return [SweepData.model_validate(row) for row in self._kiln.send(wire.list_sweeps())]
+        """Newest first, without their trials."""
+        return [SweepData.model_validate(row) for row in self._kiln.send(_requests.list_sweeps())]
 
     def cancel(self, sweep_id: str) -> SweepData:
-        """Ends the sweep and those of its jobs that are not over."""
-        return self._send(wire.cancel_sweep(sweep_id))
+        """Ends the sweep and cancels those of its jobs that are not over."""
+        return self._send(_requests.cancel_sweep(sweep_id))
 
     def promote(self, sweep_id: str, alias: str = "default") -> str:
-        """Points the alias at the best model so far. -> its id. Raises Conflict when there is none."""
-        return str(self._kiln.send(promote_best(sweep_id, alias))["model_id"])
+        """Points the alias at the best model so far and returns the model's id. Raises Conflict if there is none."""
+        return str(self._kiln.send(_requests.promote_best(sweep_id, alias))["model_id"])
 
     def wait(self, sweep_id: str, on_progress: Callable[[SweepData], object] | None = None) -> SweepData:
-        """Returns the sweep when it is over. `on_progress(sweep)` is called whenever a trial has ended."""
-        sweep = self.get(sweep_id)
-        while not sweep.is_over:
+        """Blocks until the sweep is over; calls `on_progress(sweep)` after each trial."""
+        while not (sweep := self.get(sweep_id)).is_over:
             if on_progress is not None:
                 on_progress(sweep)
-            opened = [trial.job_id for trial in sweep.trials if trial.state == "running" and trial.job_id]
-            for job_id in opened[:1]:
-                for _ in self._kiln.follow(job_id):  # until that job is over
-                    pass
+            for job_id in _first_running_job(sweep):
+                self._kiln.jobs.wait(job_id)
             time.sleep(PAUSE_S)
-            sweep = self.get(sweep_id)
         return sweep
 
     def _send(self, call: Call[dict[str, Any]]) -> SweepData:
         return SweepData.model_validate(self._kiln.send(call))
 
 
-def create_sweep(body: Mapping[str, Any], idempotency_key: str | None = None) -> Call[dict[str, Any]]:
-    headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
-    return Call("POST", "/sweeps", lambda answer: answer.json(), json=body, headers=headers)
+class AsyncSweeps:
+    """`kiln.sweeps`"""
+
+    def __init__(self, kiln: AsyncKiln) -> None:
+        self._kiln = kiln
+
+    async def create(
+        self, preset: str, space: Space, metric: str, direction: str = "minimize", *,
+        idempotency_key: str | None = None, **options: Any,
+    ) -> SweepData:  # fmt: skip
+        """Starts a sweep. Options as in POST /sweeps: n_trials, overrides, dataset, pruning, parallelism, seed, name.
+
+        Raises InvalidInput, which names each wrong field.
+        """
+        body = _body(preset, space, metric, direction, options)
+        return await self._send(_requests.create_sweep(body, idempotency_key))
+
+    async def dry_run(
+        self, preset: str, space: Space, metric: str, direction: str = "minimize", **options: Any
+    ) -> dict[str, Any]:
+        """The parsed request and one config from the space, without creating a sweep. Raises InvalidInput."""
+        return await self._kiln.send(_requests.dry_run_sweep(_body(preset, space, metric, direction, options)))
+
+    async def get(self, sweep_id: str) -> SweepData:
+        return await self._send(_requests.get_sweep(sweep_id))
+
+    async def list(self) -> Sequence[SweepData]:
+        """Newest first, without their trials."""
+        return [SweepData.model_validate(row) for row in await self._kiln.send(_requests.list_sweeps())]
+
+    async def cancel(self, sweep_id: str) -> SweepData:
+        """Ends the sweep and cancels those of its jobs that are not over."""
+        return await self._send(_requests.cancel_sweep(sweep_id))
+
+    async def promote(self, sweep_id: str, alias: str = "default") -> str:
+        """Points the alias at the best model so far and returns the model's id. Raises Conflict if there is none."""
+        return str((await self._kiln.send(_requests.promote_best(sweep_id, alias)))["model_id"])
+
+    async def wait(self, sweep_id: str, on_progress: Callable[[SweepData], object] | None = None) -> SweepData:
+        """Returns when the sweep is over; calls `on_progress(sweep)` after each trial."""
+        while not (sweep := await self.get(sweep_id)).is_over:
+            if on_progress is not None:
+                on_progress(sweep)
+            for job_id in _first_running_job(sweep):
+                await self._kiln.jobs.wait(job_id)
+            await asyncio.sleep(PAUSE_S)
+        return sweep
+
+    async def _send(self, call: Call[dict[str, Any]]) -> SweepData:
+        return SweepData.model_validate(await self._kiln.send(call))
 
 
-def dry_run(body: Mapping[str, Any]) -> Call[dict[str, Any]]:
-    return Call("POST", "/sweeps", lambda answer: answer.json(), params={"dry_run": "true"}, json=body)
+def _body(preset: str, space: Space, metric: str, direction: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    return {"preset": preset, "space": space, "objective": {"metric": metric, "direction": direction}, **options}
 
 
-def promote_best(sweep_id: str, alias: str) -> Call[dict[str, Any]]:
-    path = f"/sweeps/{quote(sweep_id, safe='')}/promote"
-    return Call("POST", path, lambda answer: answer.json(), json={"alias": alias})
-
-
-def _body(preset: str, space: Any, metric: str, direction: str, plan: Mapping[str, Any]) -> dict[str, Any]:
-    return {"preset": preset, "space": space, "objective": {"metric": metric, "direction": direction}, **plan}
+def _first_running_job(sweep: SweepData) -> Sequence[str]:
+    return [trial.job_id for trial in sweep.trials if trial.state == "running" and trial.job_id][:1]

@@ -1,1 +1,1 @@
-"""The command `kiln`."""
+"""The command `kiln`: one module per group of commands."""

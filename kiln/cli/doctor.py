@@ -1,126 +1,107 @@
-"""`kiln doctor`: what is here, what is missing, and what to do about it."""
+"""`kiln doctor`: checks this machine and the API, and says how to correct each problem."""
 
 from __future__ import annotations
 
-import ctypes
-import shutil
-import socket
+import json
+import platform
+import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from importlib import metadata
-from urllib.parse import urlsplit
+from pathlib import Path
 
 import httpx2
+import typer
+from rich.console import RenderableType
+from rich.text import Text
 
-from kiln._requests import ApiError
+import kiln
+from kiln import _requests
+from kiln.cli.machine import environment_of, find_checkout
+from kiln.cli.output import AsJson, new_table, show
 from kiln.client import Kiln
-from shared.settings import Settings, read_client_settings, read_settings
+from kiln.errors import ApiError
+from kiln.settings import read_client_settings
 
-MIN_FREE_GB = 10.0  # checkpoints and sample grids of a few long runs
-PACKAGES = {
-    "API": ("fastapi", "onnxruntime-gpu"), "trainer": ("torch", "torchvision", "celery"), "dashboard": ("nicegui",),
-}  # fmt: skip
-CONNECT_S = 2.0
+CHECKOUT_TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at. `fix` says what to do when it is not well; without one, it is for information."""
+    """The result of one check. `fix` says what to do if it is not well."""
 
     what: str
     is_well: bool
     found: str
     fix: str = ""
 
-    def as_json(self) -> dict[str, object]:
-        return asdict(self)
+
+def doctor(as_json: AsJson = False) -> None:
+    """Check this machine and the API, and say how to correct each problem. Exit code 1 if there is one."""
+    findings = list(examine())
+    show(as_json, [asdict(finding) for finding in findings], lambda: _table(findings))
+    if not all(finding.is_well for finding in findings):
+        raise typer.Exit(1)
 
 
 def examine() -> Iterator[Finding]:
-    """All findings, the quick ones first. Raises InvalidInput for a setting that cannot be read."""
-    settings = read_settings()
-    yield _python()
-    yield from _packages()
-    for look in (_gpu, _disk, _dataset):
-        yield look(settings)
-    yield from _services(settings)
-
-
-def _python() -> Finding:
-    version = ".".join(str(part) for part in sys.version_info[:3])
-    return Finding("Python", sys.version_info >= (3, 11), version, "Kiln needs 3.11 or newer")
-
-
-def _packages() -> Iterator[Finding]:
-    for service, names in PACKAGES.items():
-        found = {name: _version(name) for name in names}
-        text = ", ".join(f"{name} {version or 'absent'}" for name, version in found.items())
-        yield Finding(f"packages of the {service}", all(found.values()), text, "run `make up`, which installs them")
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _gpu(settings: Settings) -> Finding:
-    fix = "KILN_REQUIRE_CUDA is set: install NVIDIA's driver, or unset it"
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-        count = ctypes.c_int(0)
-        is_there = driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
-    except OSError:
-        return Finding("GPU", not settings.require_cuda, "no NVIDIA driver; everything runs on the CPU", fix)
-    found = f"{count.value} by NVIDIA's driver" if is_there else "the driver is there and sees no GPU"
-    return Finding("GPU", is_there or not settings.require_cuda, found, fix)
-
-
-def _disk(settings: Settings) -> Finding:
-    place = next(path for path in (settings.data, *settings.data.parents) if path.exists())
-    free_gb = shutil.disk_usage(place).free / 1e9
-    fix = "free some space, or set KILN_DATA to a folder on another disk"
-    return Finding("disk", free_gb >= MIN_FREE_GB, f"{free_gb:.0f} GB free for {settings.data}", fix)
-
-
-def _dataset(settings: Settings) -> Finding:
-    folder = settings.dataset_root / "cifar10"
-    is_there = (folder / "cifar-10-batches-py").is_dir()
-    own = sorted(path.name for path in settings.dataset_root.glob("*/train") for path in [path.parent])
-    cifar = f"CIFAR-10 is in {folder}" if is_there else f"CIFAR-10 is not in {folder}; the first job downloads it"
-    return Finding("data sets", True, "; ".join([cifar, *(f"also {name}" for name in own)]))
-
-
-def _redis(settings: Settings) -> Finding:
-    parts = urlsplit(settings.redis_url)
-    where = f"{parts.hostname}:{parts.port or 6379}"
-    fix = "`kiln up` starts one of its own; else start redis-server or set KILN_REDIS_URL"
-    try:
-        socket.create_connection((parts.hostname or "localhost", parts.port or 6379), CONNECT_S).close()
-    except OSError as error:
-        return Finding("Redis", False, f"nobody listens on {where}: {error}", fix)
-    return Finding("Redis", True, f"listens on {where}")
-
-
-def _services(settings: Settings) -> Iterator[Finding]:
+    """All findings. Raises InvalidSetting."""
+    yield Finding("client", True, f"kiln {kiln.__version__}, Python {platform.python_version()}, {sys.platform}")
     url = read_client_settings().url
-    with Kiln(max_wait_s=0) as kiln:
-        is_up, found = _try(lambda: f"{len(kiln.presets.list())} presets")
+    with Kiln(max_wait_s=0) as api:
+        is_up, found = _try(lambda: f"{len(api.presets.list())} presets")
+        yield from _servers(find_checkout(), with_redis=not is_up)
         yield Finding("API", is_up, f"{url}: {found}", "start it with `kiln up`, or set KILN_URL and KILN_API_KEY")
-        if not is_up:
-            yield _redis(settings)
-            return
-        # `kiln up` gives its Redis a port of its own choice; the API knows it.
-        has_redis, found = _try(lambda: "it has jobs" if list(kiln.jobs.list(limit=1)) else "it has no jobs yet")
-        yield Finding("Redis", has_redis, f"by way of the API: {found}", "start it again; the API finds it by itself")
-        is_there, found = _try(lambda: ", ".join(model.id for model in kiln.models.list()) or "none")
-        yield Finding("models", is_there and found != "none", found, "train one: `kiln train --watch`")
+        if is_up:
+            yield from _api(api)
 
 
-def _try(call: Callable[[], str]) -> tuple[bool, str]:
+def _servers(checkout: Path | None, *, with_redis: bool) -> Iterator[Finding]:
+    """What the servers need on this machine. Redis only if no API speaks for it: `kiln up` chooses its own port."""
+    if checkout is None:
+        yield Finding("servers", True, "no checkout of Kiln here, so this machine is a client only")
+        return
+    command = [sys.executable, "-m", "services.doctor"]
+    done = subprocess.run(
+        command, env=environment_of(checkout), capture_output=True, text=True, check=False, timeout=CHECKOUT_TIMEOUT_S
+    )
+    if done.returncode != 0:
+        reason = (done.stderr.strip().splitlines() or ["no output"])[-1]
+        yield Finding("servers", False, f"{checkout}: {reason}", f"`make up` in {checkout} installs what they need")
+        return
+    findings = [Finding(**row) for row in json.loads(done.stdout)]
+    yield from (finding for finding in findings if with_redis or finding.what != "Redis")
+
+
+def _api(api: Kiln) -> Iterator[Finding]:
+    has_redis, found = _try(lambda: "has jobs" if list(api.jobs.list(limit=1)) else "has no jobs yet")
+    yield Finding("Redis", has_redis, f"through the API: {found}", "start Redis; the API reconnects by itself")
+    has_models, found = _try(lambda: ", ".join(model.id for model in api.models.list()) or "none")
+    yield Finding("models", has_models and found != "none", found, "train one: `kiln train --watch`")
     try:
-        return True, call()
+        ready = api.send(_requests.readiness())
     except (httpx2.TransportError, ApiError) as error:
-        return False, str(error)
+        yield Finding("ready", False, _reason(error), "wait until the first model is loaded, or look at the API's log")
+        return
+    yield Finding("ready", True, f"serves {ready.get('model_id')} with {ready.get('provider')}")
+    for warning in ready.get("warnings") or ():
+        yield Finding("warning", False, str(warning), "the API's log says more")
+
+
+def _try(check: Callable[[], str]) -> tuple[bool, str]:
+    try:
+        return True, check()
+    except (httpx2.TransportError, ApiError) as error:
+        return False, _reason(error)
+
+
+def _reason(error: Exception) -> str:
+    return (error.detail or error.title) if isinstance(error, ApiError) else str(error)
+
+
+def _table(findings: Sequence[Finding]) -> RenderableType:
+    table = new_table("", "check", "found", "what to do")
+    for finding in findings:
+        mark = Text("ok", style="green") if finding.is_well else Text("!!", style="red")
+        table.add_row(mark, finding.what, finding.found, "" if finding.is_well else finding.fix)
+    return table

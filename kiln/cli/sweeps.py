@@ -1,4 +1,4 @@
-"""`kiln sweep`, `kiln sweeps` and `kiln compare`: searching values, and jobs side by side."""
+"""`kiln sweep`, `kiln sweeps` and `kiln compare`: hyperparameter searches, and jobs side by side."""
 
 from __future__ import annotations
 
@@ -11,15 +11,26 @@ import typer
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from kiln import _requests as wire
-from kiln.cli.output import COLORS, AsJson, connected, new_table, show
-from kiln.sweeps import SweepData
-from shared.configs.presets import parse_overrides
-from shared.sweeps.validation import parse_space
+from kiln import _requests
+from kiln.cli.completion import complete_job, complete_sweep
+from kiln.cli.output import (
+    BAD_INPUT,
+    JOB_FAILED,
+    AsJson,
+    CommandFailed,
+    colored,
+    connected,
+    new_table,
+    show,
+    write_file,
+)
+from kiln.cli.train import Dataset, Name, Overrides, Preset
+from kiln.cli.values import parse_overrides, parse_space
+from kiln.client import Kiln
+from kiln.errors import NotFound
+from kiln.types import SweepData
 
-SWEEP_FAILED = 1
-STATE_COLORS = COLORS | {"complete": "green", "pruned": "yellow"}
-ACCEPTS = {".png": "image/png", ".csv": "text/csv", ".md": "text/markdown", ".json": "application/json"}
+MEDIA_TYPES = {".png": "image/png", ".csv": "text/csv", ".md": "text/markdown", ".json": "application/json"}
 
 
 class Direction(StrEnum):
@@ -34,56 +45,56 @@ def sweep(
             "-s", "--space", metavar="FIELD=VALUES", help="lr=1e-5..1e-2,log  batch_size=16..64,step=16  loss=hinge,bce"
         ),
     ],
-    metric: Annotated[str, typer.Option("-m", "--metric", help="A column of the metrics series, or a model's figure.")],
-    direction: Annotated[Direction, typer.Option(help="What is to become of it.")] = Direction.MINIMIZE,
-    n_trials: Annotated[int, typer.Option("-n", "--trials", help="How many jobs.")] = 20,
-    preset: Annotated[str, typer.Option("--preset", "-p", help="See `kiln presets`.")] = "tiny",
-    override: Annotated[
-        list[str] | None, typer.Option("-o", "--override", metavar="FIELD=VALUE", help="The same in all trials.")
-    ] = None,
-    dataset: Annotated[str, typer.Option(help="Folder below KILN_DATASETS.")] = "cifar10",
-    name: Annotated[str | None, typer.Option(help="Anything that helps you remember.")] = None,
+    metric: Annotated[
+        str,
+        typer.Option("-m", "--metric", help="A column of the metrics series, or a figure of the model."),
+    ],
+    direction: Annotated[Direction, typer.Option(help="Minimise or maximise the metric.")] = Direction.MINIMIZE,
+    n_trials: Annotated[int, typer.Option("-n", "--trials", help="How many jobs to train.")] = 20,
+    preset: Preset = "tiny",
+    override: Overrides = None,
+    dataset: Dataset = "cifar10",
+    name: Name = None,
     pruning: Annotated[bool, typer.Option("--pruning", help="Stop trials that are worse than the median.")] = False,
-    parallelism: Annotated[int | None, typer.Option(help="Trials at a time; else one per worker.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the search.")] = 0,
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="Stay until it is over.")] = False,
-    dry_run: Annotated[bool, typer.Option(help="Only check the plan.")] = False,
+    parallelism: Annotated[int | None, typer.Option(help="Trials at a time. Default: one per worker.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the search.")] = 0,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Wait, and print a line after each trial.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Check the request and start nothing.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Search for the best values of some overrides: the trials are ordinary jobs."""
-    plan: dict[str, Any] = {
+    """Search for the best values of some fields. Each trial is an ordinary job."""
+    options: dict[str, Any] = {
         "overrides": parse_overrides(override or []), "dataset": dataset, "name": name, "n_trials": n_trials,
         "pruning": pruning, "parallelism": parallelism, "seed": seed,
     }  # fmt: skip
     with connected() as kiln:
-        what = (preset, parse_space(space), metric, direction.value)
+        objective = (preset, parse_space(space, _preset_config(kiln, preset)), metric, direction.value)
         if dry_run:
-            resolved = kiln.sweeps.dry_run(*what, **plan)
-            show(as_json, resolved, lambda: Text("this plan makes sense", style="green"))
+            resolved = kiln.sweeps.dry_run(*objective, **options)
+            show(as_json, resolved, lambda: Text("the request is valid", style="green"))
             return
-        sweep = kiln.sweeps.create(*what, **plan)
+        sweep = kiln.sweeps.create(*objective, **options)
         if watch:
             sweep = kiln.sweeps.wait(
                 sweep.id, None if as_json else lambda sweep: show(False, None, lambda: _line(sweep))
             )
     _show(sweep, as_json)
     if sweep.status in ("failed", "cancelled"):
-        raise typer.Exit(SWEEP_FAILED)
+        raise typer.Exit(JOB_FAILED)
 
 
 def sweeps(
-    sweep_id: Annotated[str | None, typer.Argument(metavar="[ID]")] = None,
-    promote: Annotated[bool, typer.Option(help="Serve the model of the best trial so far.")] = False,
-    alias: Annotated[str, typer.Option(help="As what to serve it; `default` is what `generate` uses.")] = "default",
-    cancel: Annotated[bool, typer.Option(help="End it, and those of its jobs that are not over.")] = False,
+    sweep_id: Annotated[str | None, typer.Argument(metavar="[ID]", autocompletion=complete_sweep)] = None,
+    promote: Annotated[bool, typer.Option("--promote", help="Point an alias at the best model so far.")] = False,
+    alias: Annotated[str, typer.Option(help="With --promote; `generate` uses the alias `default`.")] = "default",
+    cancel: Annotated[bool, typer.Option("--cancel", help="End the sweep and its jobs.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """List sweeps, newest first, or show one with its trials."""
     with connected() as kiln:
         if sweep_id is None:
-            found = kiln.sweeps.list()
-            plain = [sweep.model_dump(mode="json", exclude={"trials"}) for sweep in found]
-            show(as_json, plain, lambda: _list(found))
+            rows = kiln.sweeps.list()
+            show(as_json, [row.model_dump(mode="json", exclude={"trials"}) for row in rows], lambda: _sweep_table(rows))
             return
         if cancel:
             kiln.sweeps.cancel(sweep_id)
@@ -93,79 +104,93 @@ def sweeps(
 
 
 def compare(
-    job_ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Jobs, as `kiln jobs` lists them.")],
+    job_ids: Annotated[
+        list[str], typer.Argument(metavar="ID...", help="As in `kiln jobs`.", autocompletion=complete_job)
+    ],
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="A .png with curves and grids, or a .csv, .md or .json.")
+        Path | None, typer.Option("-o", "--output", help="A .png with curves and grids, or a .csv, .md or .json table.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Lay jobs side by side: losses at both ends, accuracies, figures, time, and what differs in their configs."""
+    """Compare jobs: losses, accuracies, metrics, time, and the config fields that differ."""
+    if output is not None and output.suffix not in MEDIA_TYPES:
+        raise CommandFailed(f"--output {output}: expected a name that ends in {', '.join(MEDIA_TYPES)}", BAD_INPUT)
     with connected() as kiln:
         if output is None:
-            rows = kiln.send(wire.compare(job_ids))
+            rows = kiln.jobs.compare(job_ids)
             show(as_json, rows, lambda: _comparison(rows))
             return
-        if output.suffix not in ACCEPTS:
-            raise typer.BadParameter(f"{output} ends in none of {', '.join(ACCEPTS)}", param_hint="--output")
-        answer = kiln.send(wire.file("/compare", {"jobs": ",".join(job_ids)}, ACCEPTS[output.suffix]))
-    output.write_bytes(answer.content)
-    show(as_json, {"file": str(output), "bytes": len(answer.content)}, lambda: str(output))
+        params = {"jobs": ",".join(job_ids)}
+        response = kiln.send(_requests.download("/compare", params, MEDIA_TYPES[output.suffix]))
+    write_file(output, response.content)
+    show(as_json, {"file": str(output), "bytes": len(response.content)}, lambda: str(output))
+
+
+def _preset_config(kiln: Kiln, preset: str) -> dict[str, Any]:
+    """Empty for an unknown preset, which the API then refuses with the names that there are."""
+    try:
+        config: dict[str, Any] = kiln.presets.get(preset)["config"]
+    except NotFound:
+        return {}
+    return config
 
 
 def _show(sweep: SweepData, as_json: bool) -> None:
     show(as_json, sweep.model_dump(mode="json"), lambda: _details(sweep))
 
 
-def _list(found: Sequence[SweepData]) -> RenderableType:
-    if not found:
-        return Text("no sweeps yet; `kiln sweep` makes one", style="dim")
-    table = new_table("id", "preset", "name", "status", "trials", "varied", "best")
-    for sweep in found:
-        best = "" if sweep.best is None else f"{sweep.objective['metric']} {sweep.best.value:.4g}"
-        table.add_row(sweep.id, sweep.preset, sweep.name or "", _colored(sweep.status), _counts(sweep),
-                      ", ".join(sweep.space), best)  # fmt: skip
+def _sweep_table(sweeps: Sequence[SweepData]) -> RenderableType:
+    if not sweeps:
+        return Text("no sweeps; `kiln sweep` starts one", style="dim")
+    table = new_table("id", "preset", "name", "status", "trials", "space", "best")
+    for sweep in sweeps:
+        table.add_row(
+            sweep.id, sweep.preset, sweep.name or "", colored(sweep.status), _trial_count(sweep),
+            ", ".join(sweep.space), _best(sweep),
+        )  # fmt: skip
     return table
 
 
 def _line(sweep: SweepData) -> RenderableType:
-    line = Text.assemble(sweep.id, "  ", _colored(sweep.status), f"  {_counts(sweep)}")
+    line = Text.assemble(sweep.id, "  ", colored(sweep.status), f"  {_trial_count(sweep)}")
     if sweep.best is not None:
-        line.append(f"  best {sweep.objective['metric']} {sweep.best.value:.4g} (trial {sweep.best.number})")
+        line.append(f"  best {_best(sweep)} (trial {sweep.best.number})")
     if sweep.error:
         line.append(f"\n{sweep.error}", style="red")
     return line
 
 
 def _details(sweep: SweepData) -> RenderableType:
-    table = new_table("trial", "state", sweep.objective["metric"], *sweep.space, "job", "")
+    table = new_table("trial", "state", sweep.objective["metric"], *sweep.space, "job", "error")
     for trial in sweep.trials:
         is_best = sweep.best is not None and trial.number == sweep.best.number
-        value = "" if trial.value is None else f"{trial.value:.4g}"
-        params = (_value(trial.params.get(name)) for name in sweep.space)
-        table.add_row(str(trial.number), _colored(trial.state), value, *params, trial.job_id or "",
-                      (trial.error or "")[:80], style="bold" if is_best else "")  # fmt: skip
+        params = (_text(trial.params.get(name)) for name in sweep.space)
+        table.add_row(
+            str(trial.number), colored(trial.state), _text(trial.value), *params, trial.job_id or "",
+            (trial.error or "")[:80], style="bold" if is_best else "",
+        )  # fmt: skip
     return Group(_line(sweep), table)
 
 
 def _comparison(rows: Sequence[dict[str, Any]]) -> RenderableType:
-    """Turned on its side: a column for each job."""
-    flat = [{name: value for name, value in row.items() if name != "config"} | row["config"] for row in rows]
-    table = new_table("", *(str(row["name"]) for row in flat))
-    for name in dict.fromkeys(name for row in flat for name in row):
+    """One column per job, one row per value."""
+    jobs = [{name: value for name, value in row.items() if name != "config"} | row["config"] for row in rows]
+    table = new_table("", *(str(job["name"]) for job in jobs))
+    for name in dict.fromkeys(name for job in jobs for name in job):
         if name != "name":
-            table.add_row(name.replace("_", " "), *(_value(row.get(name)) for row in flat))
+            table.add_row(name.replace("_", " "), *(_text(job.get(name)) for job in jobs))
     return table
 
 
-def _counts(sweep: SweepData) -> str:
+def _trial_count(sweep: SweepData) -> str:
     over = sum(count for state, count in sweep.counts.items() if state != "running")
-    bad = ", ".join(f"{sweep.counts[state]} {state}" for state in ("pruned", "failed") if sweep.counts.get(state))
-    return f"{over} of {sweep.n_trials}" + (f" ({bad})" if bad else "")
+    others = ", ".join(f"{sweep.counts[state]} {state}" for state in ("pruned", "failed") if sweep.counts.get(state))
+    return f"{over} of {sweep.n_trials}" + (f" ({others})" if others else "")
 
 
-def _value(value: Any) -> str:
+def _best(sweep: SweepData) -> str:
+    return "" if sweep.best is None else f"{sweep.objective['metric']} {_text(sweep.best.value)}"
+
+
+def _text(value: Any) -> str:
     return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _colored(word: str) -> Text:
-    return Text(word, style=STATE_COLORS[word])

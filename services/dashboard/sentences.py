@@ -31,7 +31,7 @@ STEER = {  # what can be asked of a job -> (verb, question, consequence, whether
     "cancel": ("Cancel", "Cancel this job?", "It ends now and leaves no model. Its samples and curves stay.", True),
 }  # fmt: skip
 
-CAN = {
+CAN: dict[str, tuple[str, ...]] = {
     JobStatus.QUEUED: ("pause", "cancel"),
     JobStatus.RUNNING: ("pause", "finish", "cancel"),
     JobStatus.PAUSED: ("resume", "finish", "cancel"),

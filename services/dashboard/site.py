@@ -14,7 +14,7 @@ from nicegui.element import Element
 
 from kiln import _requests as wire
 from kiln._requests import ApiError
-from kiln.client import AsyncKiln
+from kiln.async_client import AsyncKiln
 from services.dashboard import sentences
 from services.dashboard.elements import box, button, heading, link, text
 from shared.settings import ClientSettings
@@ -88,7 +88,7 @@ class Site:
         return Page(self, title, path, [page for page in PAGES if page not in absent])
 
     async def close(self) -> None:
-        await self.kiln.aclose()
+        await self.kiln.close()
 
 
 class Page:
@@ -207,7 +207,7 @@ class Page:
             last_id = ""
             while True:
                 try:
-                    async for news in self.kiln.follow(job_id, last_id):
+                    async for news in self.kiln.jobs.follow(job_id, last_id):
                         last_id = getattr(news, "id", "") if not isinstance(news, wire.JobData) else last_id
                         self._banner.text = ""
                         await take(news)

@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-from kiln.client import Kiln
+from kiln import Kiln
 from shared.settings import read_settings
 from tests.dashboard.conftest import ARGUMENTS
 from tests.dashboard.visitor import Visitor

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import httpx2
 import pytest
 
-from kiln._requests import InvalidInput, Unauthorized
+from kiln import InvalidInput, Unauthorized
 from services.api.app import create_app
 from services.dashboard import sentences
 from services.dashboard.curves import chart, search_chart, smooth, thin

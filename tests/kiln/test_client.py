@@ -1,4 +1,4 @@
-"""The Python client against a real API process; and its patience, against a server that is made to fail."""
+"""The Python client: against a real API process, and its retries against a server that fails by script."""
 
 from __future__ import annotations
 
@@ -12,33 +12,21 @@ from typing import Any
 import pytest
 import redis
 
-from kiln import _requests
-from kiln._requests import Conflict, InvalidInput, JobData, NotFound, Unavailable
-from kiln.client import AsyncKiln, Kiln
-from shared.errors import InvalidInput as InvalidSetting
-from shared.jobs import transitions
-from shared.jobs.record import Event, JobStatus, Progress
+from kiln import (
+    ApiError,
+    AsyncKiln,
+    Conflict,
+    InvalidInput,
+    InvalidSetting,
+    JobData,
+    JobStatus,
+    Kiln,
+    NotFound,
+    Unavailable,
+)
+from shared.jobs import record, transitions
 from shared.jobs.store import RedisJobStore
 from shared.settings import Settings
-from shared.storage.artifacts import ArtifactStore
-from shared.storage.model_registry import ModelRegistry
-from tests.api.conftest import publish
-from tests.processes import running_api, wait_for
-
-
-@pytest.fixture(scope="module")
-def api(shared_settings: Settings) -> Iterator[str]:
-    """An API that serves the model `first`."""
-    publish(ModelRegistry(ArtifactStore(shared_settings.artifact_url)), "first")
-    with running_api(shared_settings) as http:
-        wait_for(lambda: http.get("/readyz").status_code, lambda status: status == 200)
-        yield str(http.base_url)
-
-
-@pytest.fixture
-def url(api: str, redis_url: str) -> str:
-    """The same, without any job."""
-    return api
 
 
 @pytest.fixture
@@ -47,43 +35,36 @@ def kiln(url: str) -> Iterator[Kiln]:
         yield kiln
 
 
-@pytest.fixture
-def store(settings: Settings) -> Iterator[RedisJobStore]:
-    store = RedisJobStore(settings.redis_url)
-    yield store
-    store.close()
-
-
 def train_by_hand(store: RedisJobStore, job_id: str) -> None:
-    """What a worker would write."""
+    """Writes what a worker would write, from the claim to the end."""
     store.update(job_id, partial(transitions.claim, worker="w", lease_s=60))
     store.update(
-        job_id, partial(transitions.renew, fence=1, lease_s=60, progress=Progress.at(500, 1000, 10.0)),
-        [{"nimg": 500.0, "loss_d": 0.5}], [Event(kind="sample", message="a grid")],
+        job_id, partial(transitions.renew, fence=1, lease_s=60, progress=record.Progress.at(500, 1000, 10.0)),
+        [{"nimg": 500.0, "loss_d": 0.5}], [record.Event(kind="sample", message="a grid")],
     )  # fmt: skip
     store.update(
-        job_id, partial(transitions.finish, fence=1, status=JobStatus.SUCCEEDED, model_id="first"), [],
-        [Event(kind="succeeded", message="done")],
+        job_id, partial(transitions.finish, fence=1, status=record.JobStatus.SUCCEEDED, model_id="first"), [],
+        [record.Event(kind="succeeded", message="done")],
     )  # fmt: skip
 
 
-def test_a_job_from_its_creation_to_its_end(kiln: Kiln, store: RedisJobStore) -> None:
+def test_wait_reports_every_change_until_the_job_is_over(kiln: Kiln, store: RedisJobStore) -> None:
     # Given a job
     job = kiln.jobs.create("tiny", {"lr": 1e-4, "total_nimg": 1000}, name="mine")
     assert (job.status, job.name, job.config["lr"]) == ("queued", "mine", 1e-4)
 
-    # When somebody waits for it while it is trained
+    # When the client waits for it while a worker trains it
     seen: list[tuple[str, float]] = []
 
     def on_progress(job: JobData) -> None:
         seen.append((job.status, job.progress.fraction))
-        if job.status is JobStatus.QUEUED:
+        if job.status == JobStatus.QUEUED:
             train_by_hand(store, job.id)
 
     done = job.wait(on_progress)
 
-    # Then every state it was seen in is in order, and the end is the end
-    assert done.status is JobStatus.SUCCEEDED
+    # Then the callback saw every status in order, and the series and events are complete
+    assert done.status == JobStatus.SUCCEEDED
     assert seen[0] == ("queued", 0.0)
     assert seen[-1] == ("succeeded", 0.5)
     assert done.series() == [{"nimg": 500.0, "loss_d": 0.5}]
@@ -91,41 +72,41 @@ def test_a_job_from_its_creation_to_its_end(kiln: Kiln, store: RedisJobStore) ->
     assert kiln.models.get("first").aliases == ["default"]
 
 
-def test_a_stream_that_breaks_is_taken_up_where_it_was_left(
+def test_a_broken_event_stream_resumes_without_losing_or_repeating_events(
     kiln: Kiln, store: RedisJobStore, settings: Settings
 ) -> None:
-    # Given somebody who follows a job
+    # Given a client that follows a job
     job = kiln.jobs.create("tiny")
-    store.update(job.id, lambda job, _: job, [], [Event(kind="note", message="one")])
+    store.update(job.id, lambda job, _: job, [], [record.Event(kind="note", message="one")])
     events = job.events()
     assert next(events).message == "one"
 
-    # When the API loses its connection to Redis, and with it the stream, and then more happens
+    # When the API loses its connection to Redis, which ends the stream, and two more events happen
     with redis.Redis.from_url(settings.redis_url) as client:
         assert client.client_kill_filter(_type="pubsub") >= 1
-    store.update(job.id, lambda job, _: job, [], [Event(kind="note", message="two")])
+    store.update(job.id, lambda job, _: job, [], [record.Event(kind="note", message="two")])
     store.update(
-        job.id, partial(transitions.request_action, request="cancel"), [], [Event(kind="note", message="three")]
+        job.id, partial(transitions.request_action, request="cancel"), [], [record.Event(kind="note", message="three")]
     )
 
-    # Then nothing was missed and nothing came twice
+    # Then both arrive, once each
     assert [event.message for event in events] == ["two", "three"]
 
 
-def test_jobs_are_steered_and_listed(kiln: Kiln) -> None:
+def test_jobs_are_listed_paused_resumed_and_cancelled(kiln: Kiln) -> None:
     made = [kiln.jobs.create("tiny") for _ in range(3)]
 
     assert [job.id for job in kiln.jobs.list()] == [job.id for job in reversed(made)]
     assert [job.id for job in kiln.jobs.list(limit=2)] == [made[2].id, made[1].id]
-    assert made[0].pause().status is JobStatus.PAUSED
-    assert made[0].resume().status is JobStatus.QUEUED
-    assert made[0].cancel().status is JobStatus.CANCELLED
+    assert made[0].pause().status == JobStatus.PAUSED
+    assert made[0].resume().status == JobStatus.QUEUED
+    assert made[0].cancel().status == JobStatus.CANCELLED
     assert [job.id for job in kiln.jobs.list(status="cancelled")] == [made[0].id]
     with pytest.raises(Conflict, match="never trained"):
         made[1].finish()
 
 
-def test_images_come_as_images(kiln: Kiln) -> None:
+def test_generate_returns_pil_images_that_depend_on_the_seed_alone(kiln: Kiln) -> None:
     images = kiln.generate("cat", n=5, seed=3)
     four = kiln.generate("cat", n=4, seed=3)
 
@@ -152,7 +133,7 @@ def test_several_classes_interpolations_and_verification(kiln: Kiln) -> None:
     assert "somebody else" in str(rewritten.reason)
 
 
-def test_what_is_refused_says_why(kiln: Kiln) -> None:
+def test_a_refused_request_raises_an_error_with_the_field_and_the_reason(kiln: Kiln) -> None:
     with pytest.raises(InvalidInput, match=r"overrides\.lr") as invalid:
         kiln.jobs.create("tiny", {"lr": -1.0})
     assert invalid.value.problems[0]["field"] == "overrides.lr"
@@ -165,20 +146,30 @@ def test_what_is_refused_says_why(kiln: Kiln) -> None:
     assert "wgan-gp" in [preset["name"] for preset in kiln.presets.list()]
 
 
-def test_asyncio_has_the_same(url: str, store: RedisJobStore) -> None:
-    async def scenario() -> JobData:
+def test_the_asyncio_client_trains_lists_and_generates(url: str, store: RedisJobStore) -> None:
+    async def scenario() -> None:
         async with AsyncKiln(url) as kiln:
-            job = await kiln.create_job("tiny", {"total_nimg": 1000})
+            job = await kiln.jobs.create("tiny", {"total_nimg": 1000})
             images = await asyncio.gather(*(kiln.generate("dog", n=2, seed=seed) for seed in range(4)))
             assert [len(each) for each in images] == [2] * 4
+            assert (await (await job.pause()).resume()).status == JobStatus.QUEUED
             await asyncio.to_thread(train_by_hand, store, job.id)
-            return await kiln.wait(job.id)
+            statuses: list[str] = []
+            done = await job.wait(lambda job: statuses.append(job.status))
+            assert (done.status, statuses[-1]) == (JobStatus.SUCCEEDED, "succeeded")
+            assert [event.message async for event in done.events()] == ["a grid", "done"]
+            assert await done.series() == [{"nimg": 500.0, "loss_d": 0.5}]
+            assert [listed.id async for listed in kiln.jobs.list(limit=1)] == [job.id]
+            assert [model.id for model in await kiln.models.list()] == ["first"]
+            assert "tiny" in [preset["name"] for preset in await kiln.presets.list()]
+            assert await kiln.sweeps.list() == []
+            assert await kiln.is_ready()
 
-    assert asyncio.run(scenario()).status is JobStatus.SUCCEEDED
+    asyncio.run(scenario())
 
 
 class Flaky(BaseHTTPRequestHandler):
-    """Answers by a script: a status for each request, 0 to hang up."""
+    """Answers by a script: a status for each request; 0 closes the connection."""
 
     script: list[int]
     seen: list[str | None]
@@ -214,7 +205,7 @@ def flaky() -> Iterator[type[Flaky]]:
         thread.join()
 
 
-def test_what_may_be_said_again_is_said_again(flaky: Any) -> None:
+def test_503_429_and_a_closed_connection_are_retried(flaky: Any) -> None:
     flaky.script[:] = [503, 429, 0, 200]
 
     with Kiln(flaky.url) as kiln:
@@ -223,7 +214,7 @@ def test_what_may_be_said_again_is_said_again(flaky: Any) -> None:
     assert flaky.script == []
 
 
-def test_a_repeated_post_carries_one_key(flaky: Any) -> None:
+def test_a_retried_post_keeps_its_idempotency_key(flaky: Any) -> None:
     flaky.script[:] = [0, 503, 422]
 
     with Kiln(flaky.url) as kiln, pytest.raises(InvalidInput):
@@ -234,7 +225,7 @@ def test_a_repeated_post_carries_one_key(flaky: Any) -> None:
     assert flaky.seen[0]
 
 
-def test_patience_ends(flaky: Any) -> None:
+def test_without_waiting_time_the_first_503_is_raised(flaky: Any) -> None:
     flaky.script[:] = [503]
 
     with Kiln(flaky.url, max_wait_s=0) as kiln, pytest.raises(Unavailable) as error:
@@ -244,16 +235,16 @@ def test_patience_ends(flaky: Any) -> None:
 
 
 @pytest.mark.parametrize("status", [400, 404, 409, 422, 500])
-def test_what_cannot_get_better_is_not_said_again(flaky: Any, status: int) -> None:
+def test_an_error_that_a_retry_cannot_cure_is_raised_at_once(flaky: Any, status: int) -> None:
     flaky.script[:] = [status]
 
-    with Kiln(flaky.url) as kiln, pytest.raises(_requests.ApiError) as error:
+    with Kiln(flaky.url) as kiln, pytest.raises(ApiError) as error:
         kiln.models.list()
 
     assert error.value.status == status
 
 
-def test_the_address_is_checked_and_the_key_is_never_shown() -> None:
+def test_the_address_is_checked_and_the_key_is_in_no_repr() -> None:
     with pytest.raises(InvalidSetting, match="KILN_URL"):
         Kiln("localhost:8000")
     with Kiln("http://localhost:8000", "secret-key") as kiln:

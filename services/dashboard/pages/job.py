@@ -7,8 +7,8 @@ from urllib.parse import urlencode
 
 from nicegui import ui
 
+from kiln import Event, JobData, JobStatus
 from kiln import _requests as wire
-from kiln._requests import JobData
 from services.dashboard import sentences
 from services.dashboard.elements import box, heading, link, table, text
 from services.dashboard.job_rows import Bar, Pill, progress_line
@@ -16,9 +16,8 @@ from services.dashboard.live_curves import LiveCurves
 from services.dashboard.samples import Samples
 from services.dashboard.site import Page, Site
 from services.dashboard.steering import show_steering
-from shared.jobs.record import Event, JobStatus
 
-ENDED = {
+ENDED: dict[str, str] = {
     JobStatus.FAILED: "This job failed", JobStatus.LOST: "This job lost its machine", JobStatus.CANCELLED: "Cancelled",
 }  # fmt: skip
 KEPT_CHECKPOINTS = 2  # of a run, by the trainer

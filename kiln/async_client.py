@@ -1,0 +1,276 @@
+"""The asyncio client of the REST API: every method of `kiln.client`, to be awaited.
+
+async with AsyncKiln() as kiln:
+    job = await kiln.jobs.create("tiny")
+    job = await job.wait()
+    cats = await kiln.generate("cat", n=16, model=job.model_id)
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any, Self, TypeVar
+
+import httpx2
+from PIL import Image
+from pydantic import PrivateAttr
+
+from kiln import _requests
+from kiln._requests import Call, ClassName
+from kiln._retry import EventStream, Retry
+from kiln.errors import ApiError
+from kiln.settings import read_client_settings
+from kiln.sweeps import AsyncSweeps
+from kiln.types import Event, JobData, ModelData, VerificationData
+
+T = TypeVar("T")
+
+
+class AsyncKiln:
+    """A connection to one Kiln API. Tasks may share it. Use it as an async context manager, or await `close()`."""
+
+    def __init__(
+        self, url: str | None = None, api_key: str | None = None, *, timeout_s: float = 60.0, max_wait_s: float = 60.0
+    ) -> None:
+        """As `Kiln`. Raises InvalidSetting."""
+        settings = read_client_settings(url, api_key)
+        self._max_wait_s = max_wait_s
+        self._http = httpx2.AsyncClient(base_url=settings.url, headers=settings.headers, timeout=timeout_s)
+        self.jobs, self.models = AsyncJobs(self), AsyncModels(self)
+        self.presets, self.sweeps = AsyncPresets(self), AsyncSweeps(self)
+
+    async def generate(self, label: ClassName = None, n: int = 16, **options: Any) -> list[Image.Image]:
+        """n RGB images of one class. Options as in GET /generate: model, seed, truncation, ..."""
+        return await self.send(_requests.generate(label, n, options))
+
+    async def generate_png(self, label: ClassName = None, n: int = 16, **options: Any) -> bytes:
+        """The same as one PNG grid with its provenance. Also takes `columns` and `scale`."""
+        return await self.send(_requests.generate_png(label, n, options))
+
+    async def generate_many(
+        self, labels: str | Sequence[str | int] = "all", n: int = 16, **options: Any
+    ) -> dict[str | None, list[Image.Image]]:
+        """n images of each class, by class. Options as in POST /generate: model, seed, first_index, ..."""
+        return await self.send(_requests.generate_many(labels, n, options))
+
+    async def interpolate(
+        self, start: ClassName = None, end: ClassName = None, steps: int = 16, **options: Any
+    ) -> list[Image.Image]:
+        """Images on the way from one class and latent vector to another. Options as in GET /interpolate."""
+        return await self.send(_requests.interpolate(start, end, steps, options))
+
+    async def interpolate_png(self, start: ClassName = None, end: ClassName = None, **options: Any) -> bytes:
+        """The same as one PNG: a strip, or an animation with `format="apng"`."""
+        return await self.send(_requests.interpolate_png(start, end, options))
+
+    async def verify(self, png: bytes) -> VerificationData:
+        """Whether the server reproduces this PNG from the provenance inside it."""
+        return await self.send(_requests.verify(png))
+
+    async def is_ready(self) -> bool:
+        """Whether a model is loaded and the server can reach Redis. Sends one request, without retries."""
+        return (await self._http.get("/readyz")).status_code == httpx2.codes.OK
+
+    async def send(self, call: Call[T]) -> T:
+        """Sends the request, with retries. Raises ApiError or httpx2.TransportError."""
+        retry = Retry(call, self._max_wait_s)
+        while True:
+            try:
+                return call.result(await self._http.request(**call.request))
+            except (httpx2.TransportError, ApiError) as error:
+                await asyncio.sleep(retry.wait_s(error))
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.close()
+
+
+class AsyncJob(JobData):
+    """A job as the server last described it, with its actions. Each action returns the job after it."""
+
+    _jobs: Any = PrivateAttr(None)  # the namespace `AsyncJobs` that made it
+
+    async def refresh(self) -> AsyncJob:
+        return await self._namespace.get(self.id)
+
+    async def cancel(self) -> AsyncJob:
+        """Ends the job; it publishes no model."""
+        return await self._namespace.cancel(self.id)
+
+    async def pause(self) -> AsyncJob:
+        """Writes a checkpoint and frees the worker."""
+        return await self._namespace.pause(self.id)
+
+    async def resume(self) -> AsyncJob:
+        """Queues a paused or lost job again; it continues from its last checkpoint."""
+        return await self._namespace.resume(self.id)
+
+    async def finish(self) -> AsyncJob:
+        """Stops training now and publishes the model so far."""
+        return await self._namespace.finish(self.id)
+
+    async def wait(self, on_progress: Callable[[AsyncJob], object] | None = None) -> AsyncJob:
+        """Returns when the job is over, whatever its outcome; calls `on_progress(job)` after each change."""
+        return await self._namespace.wait(self.id, on_progress)
+
+    async def events(self, after: str = "") -> AsyncIterator[Event]:
+        """Past and future events, until the job is over; `after` is the id of an event to start behind."""
+        async for update in self._namespace.follow(self.id, after):
+            if isinstance(update, Event):
+                yield update
+
+    async def series(self, after_nimg: int = -1) -> Sequence[dict[str, float]]:
+        """The metrics series, one row per tick; `metrics` is its last row."""
+        return await self._namespace.series(self.id, after_nimg)
+
+    async def samples(self) -> Sequence[tuple[int, Image.Image]]:
+        """The sample grids, oldest first: (images seen, grid). All grids show the same latent vectors."""
+        return await self._namespace.samples(self.id)
+
+    @property
+    def _namespace(self) -> AsyncJobs:
+        jobs: AsyncJobs = self._jobs
+        return jobs
+
+
+class AsyncJobs:
+    """`kiln.jobs`: training jobs."""
+
+    def __init__(self, kiln: AsyncKiln) -> None:
+        self._kiln = kiln
+
+    async def create(
+        self, preset: str, overrides: Mapping[str, Any] | None = None, *,
+        dataset: str = "cifar10", name: str | None = None, idempotency_key: str | None = None,
+    ) -> AsyncJob:  # fmt: skip
+        """Queues a job. Raises InvalidInput, which names each wrong field."""
+        return await self._send(_requests.create_job(preset, overrides, dataset, name, idempotency_key))
+
+    async def dry_run(
+        self, preset: str, overrides: Mapping[str, Any] | None = None, *, dataset: str = "cifar10"
+    ) -> dict[str, Any]:
+        """The resolved config, without creating a job. Raises InvalidInput."""
+        return await self._kiln.send(_requests.dry_run(preset, overrides, dataset))
+
+    async def get(self, job_id: str) -> AsyncJob:
+        return await self._send(_requests.get_job(job_id))
+
+    async def list(self, status: str | None = None, limit: int | None = None) -> AsyncIterator[AsyncJob]:
+        """Jobs, newest first. Each page is requested when the iteration reaches it."""
+        after: str | None = None
+        while limit is None or limit > 0:
+            page = await self._kiln.send(_requests.list_jobs(status, after, limit))
+            for job in page.data:
+                yield self._bind(job)
+            if not page.has_more:
+                return
+            after, limit = page.data[-1].id, limit and limit - len(page.data)
+
+    async def cancel(self, job_id: str) -> AsyncJob:
+        """Ends the job; it publishes no model."""
+        return await self._send(_requests.job_action(job_id, "cancel"))
+
+    async def pause(self, job_id: str) -> AsyncJob:
+        """Writes a checkpoint and frees the worker."""
+        return await self._send(_requests.job_action(job_id, "pause"))
+
+    async def resume(self, job_id: str) -> AsyncJob:
+        """Queues a paused or lost job again; it continues from its last checkpoint."""
+        return await self._send(_requests.job_action(job_id, "resume"))
+
+    async def finish(self, job_id: str) -> AsyncJob:
+        """Stops training now and publishes the model so far."""
+        return await self._send(_requests.job_action(job_id, "finish"))
+
+    async def wait(self, job_id: str, on_progress: Callable[[AsyncJob], object] | None = None) -> AsyncJob:
+        """Returns when the job is over, whatever its outcome; calls `on_progress(job)` after each change."""
+        async for update in self.follow(job_id):
+            if isinstance(update, AsyncJob) and on_progress is not None:
+                on_progress(update)
+        return await self.get(job_id)
+
+    async def follow(self, job_id: str, after: str = "") -> AsyncIterator[Event | AsyncJob]:
+        """Yields the job's events, and the job after each change, until it is over. Reconnections lose no event."""
+        stream = EventStream(job_id, after, self._kiln._max_wait_s)
+        while not stream.is_over:
+            try:
+                async with self._kiln._http.stream(**stream.request) as response:
+                    if response.is_error:
+                        await response.aread()
+                    async for event in httpx2.EventSource(stream.check(response)):
+                        for update in stream.parse(event):
+                            yield self._bind(update) if isinstance(update, JobData) else update
+                if not stream.is_over:
+                    await asyncio.sleep(stream.reconnect_s)
+            except (httpx2.TransportError, ApiError) as error:
+                await asyncio.sleep(stream.wait_s(error))
+
+    async def series(self, job_id: str, after_nimg: int = -1) -> Sequence[dict[str, float]]:
+        """The metrics series, one row per tick, behind `after_nimg` images."""
+        return await self._kiln.send(_requests.metrics(job_id, after_nimg))
+
+    async def samples(self, job_id: str) -> Sequence[tuple[int, Image.Image]]:
+        """The sample grids, oldest first: (images seen, grid)."""
+        positions = [row["nimg"] for row in await self._kiln.send(_requests.list_samples(job_id))]
+        return [(nimg, _requests.decode_image(await self.sample_png(job_id, nimg))) for nimg in positions]
+
+    async def sample_png(self, job_id: str, nimg: int) -> bytes:
+        """The sample grid after `nimg` images."""
+        return await self._kiln.send(_requests.sample_png(job_id, nimg))
+
+    async def compare(self, jobs: Sequence[JobData | str]) -> Sequence[dict[str, Any]]:
+        """One row per job: first and last losses, accuracies, metrics, time, and the config fields that differ."""
+        return await self._kiln.send(_requests.compare([job if isinstance(job, str) else job.id for job in jobs]))
+
+    async def _send(self, call: Call[JobData]) -> AsyncJob:
+        return self._bind(await self._kiln.send(call))
+
+    def _bind(self, data: JobData) -> AsyncJob:
+        job = AsyncJob.model_construct(**dict(data))
+        job._jobs = self
+        return job
+
+
+class AsyncModels:
+    """`kiln.models`: published models and the aliases that point at them."""
+
+    def __init__(self, kiln: AsyncKiln) -> None:
+        self._kiln = kiln
+
+    async def list(self) -> Sequence[ModelData]:
+        return await self._kiln.send(_requests.list_models())
+
+    async def get(self, model_id: str) -> ModelData:
+        return await self._kiln.send(_requests.get_model(model_id))
+
+    async def preview(self, model_id: str) -> Image.Image:
+        """Ten rows of ten images; of a model with ten classes, one class per row."""
+        return _requests.decode_image(await self._kiln.send(_requests.preview_png(model_id)))
+
+    async def promote(self, model_id: str, alias: str = "default") -> None:
+        """Points the alias at the model, after the server has loaded it. `generate` uses the alias `default`."""
+        await self._kiln.send(_requests.promote(model_id, alias))
+
+    async def delete(self, model_id: str) -> None:
+        """Deletes the model and its files. Raises Conflict while an alias points at it."""
+        await self._kiln.send(_requests.delete_model(model_id))
+
+
+class AsyncPresets:
+    """`kiln.presets`: the named configurations that jobs start from."""
+
+    def __init__(self, kiln: AsyncKiln) -> None:
+        self._kiln = kiln
+
+    async def list(self) -> Sequence[dict[str, Any]]:
+        return await self._kiln.send(_requests.list_presets())
+
+    async def get(self, name: str) -> dict[str, Any]:
+        """The preset's config, its parameter counts and the source of each value."""
+        return await self._kiln.send(_requests.get_preset(name))

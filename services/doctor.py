@@ -1,0 +1,94 @@
+"""What the servers need on this machine, as JSON for `kiln doctor`: packages, GPU, disk, data sets, Redis."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import shutil
+import socket
+import sys
+from collections.abc import Iterator
+from importlib import metadata
+from typing import Any
+from urllib.parse import urlsplit
+
+from shared.errors import InvalidInput
+from shared.settings import Settings, read_settings
+
+MIN_FREE_GB = 10.0  # checkpoints and sample grids of a few long runs
+CONNECT_S = 2.0
+PACKAGES = {
+    "API": ("fastapi", "onnxruntime-gpu"), "trainer": ("torch", "torchvision", "celery"), "dashboard": ("nicegui",),
+}  # fmt: skip
+
+Finding = dict[str, Any]
+
+
+def main() -> int:
+    try:
+        settings = read_settings()
+    except InvalidInput as error:
+        print(json.dumps([_finding("settings", False, str(error), "correct or unset the variable")]))
+        return 0
+    print(json.dumps([*_packages(), _gpu(settings), _disk(settings), _datasets(settings), _redis(settings)]))
+    return 0
+
+
+def _finding(what: str, is_well: bool, found: str, fix: str = "") -> Finding:
+    return {"what": what, "is_well": is_well, "found": found, "fix": fix}
+
+
+def _packages() -> Iterator[Finding]:
+    for service, names in PACKAGES.items():
+        versions = {name: _version(name) for name in names}
+        text = ", ".join(f"{name} {version or 'missing'}" for name, version in versions.items())
+        yield _finding(f"packages of the {service}", all(versions.values()), text, "`make up` installs them")
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _gpu(settings: Settings) -> Finding:
+    fix = "KILN_REQUIRE_CUDA is set: install NVIDIA's driver, or unset the variable"
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return _finding("GPU", not settings.require_cuda, "no NVIDIA driver; training and serving use the CPU", fix)
+    count = ctypes.c_int(0)
+    has_gpu = driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
+    found = f"{count.value} visible to NVIDIA's driver" if has_gpu else "NVIDIA's driver is installed and sees no GPU"
+    return _finding("GPU", has_gpu or not settings.require_cuda, found, fix)
+
+
+def _disk(settings: Settings) -> Finding:
+    folder = next(path for path in (settings.data, *settings.data.parents) if path.exists())
+    free_gb = shutil.disk_usage(folder).free / 1e9
+    fix = "free some space, or set KILN_DATA to a folder on another disk"
+    return _finding("disk", free_gb >= MIN_FREE_GB, f"{free_gb:.0f} GB free for {settings.data}", fix)
+
+
+def _datasets(settings: Settings) -> Finding:
+    cifar10 = settings.dataset_root / "cifar10"
+    has_cifar10 = (cifar10 / "cifar-10-batches-py").is_dir()
+    state = f"CIFAR-10 is in {cifar10}" if has_cifar10 else f"CIFAR-10 is not in {cifar10}; the first job downloads it"
+    others = sorted(path.parent.name for path in settings.dataset_root.glob("*/train"))
+    return _finding("data sets", True, "; ".join([state, *(f"also {name}" for name in others)]))
+
+
+def _redis(settings: Settings) -> Finding:
+    parts = urlsplit(settings.redis_url)
+    address = (parts.hostname or "127.0.0.1", parts.port or 6379)
+    fix = "`kiln up` starts a Redis of its own; otherwise start redis-server or set KILN_REDIS_URL"
+    try:
+        socket.create_connection(address, CONNECT_S).close()
+    except OSError as error:
+        return _finding("Redis", False, f"nothing listens on {address[0]}:{address[1]}: {error}", fix)
+    return _finding("Redis", True, f"listens on {address[0]}:{address[1]}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
