@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: up test drills smoke lint format evaluate plots lock secrets screenshots clean bench-training bench-serving bench-side-by-side bench-gpu reproduce
+.PHONY: up test docs docs-reference drills smoke lint format evaluate plots lock secrets screenshots clean bench-training bench-serving bench-side-by-side bench-gpu reproduce
 
 up: $(VENV)/.installed
 	$(BIN)/python -m services.dev
@@ -54,6 +54,14 @@ reproduce: $(VENV)/.installed
 # The dashboard's pictures in the README, of the Kiln that runs here and has trained something.
 screenshots: $(VENV)/.installed
 	$(BIN)/python -m tests.dashboard.screenshots
+
+# The documentation site in build/site. A broken link stops the build.
+docs: $(VENV)/.installed docs-reference
+	$(BIN)/zensical build --clean --strict
+
+# docs/reference/, from the code. Run it after a change to the API, the presets, the settings, the CLI or the metrics.
+docs-reference: $(VENV)/.installed
+	$(BIN)/python -m docs.generate
 
 format: $(VENV)/.installed
 	$(BIN)/ruff check --fix .

@@ -1,4 +1,4 @@
-"""The README is true: its code blocks run, its tree is the tree, its table is the table of presets."""
+"""The README and the tutorials are true: their code blocks run against a real stack."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from PIL import Image
 from shared.configs.presets import PRESETS
 from tests.processes import ROOT, Stack, running_stack
 
-CLIENT_PAGE = (ROOT / "docs/tutorials/python-client.md").read_text()
-CELLS = re.findall(r"^```python\n(.*?)^```$", CLIENT_PAGE, re.MULTILINE | re.DOTALL)
 README = (ROOT / "README.md").read_text()
-FENCED = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)  # (language, text)
-BLOCKS = [text for language, text in FENCED if language == "bash"]
+FIRST_MODEL = (ROOT / "docs" / "tutorials" / "first-model.md").read_text()
+PYTHON_CLIENT = (ROOT / "docs" / "tutorials" / "python-client.md").read_text()
+# The id that a reader copies from the output of `kiln models`
+NEWEST = '$(kiln models --json | python3 -c \'import json, sys; print(json.load(sys.stdin)[0]["manifest"]["id"])\')'
+SMALL_BUDGET = "-o total_nimg=640"
 
 
 @pytest.fixture(scope="module")
@@ -30,98 +31,97 @@ def stack(cifar10_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         yield stack
 
 
-def test_the_commands_do_what_the_readme_says(stack: Stack, tmp_path: Path) -> None:
-    """All blocks in one shell, as a reader would type them, but on another port and with a budget of 640 images.
+def test_the_commands_of_the_readme_run(stack: Stack, tmp_path: Path) -> None:
+    """All blocks in one shell, as a reader types them, but on another port and with a budget of 640 images.
 
-    `make up` is the stack that the test starts in its place (tests/test_compose.py holds that they start the same
-    commands); `make test` is what is running now, so it is only asked what it would do.
+    The fixture's stack stands in for `make up`; tests/test_compose.py checks that both start the same commands.
     """
-    up, test, *rest = BLOCKS
-    assert up.startswith("make up ")
-    assert test.startswith("make test ")
+    up, test, *rest = blocks(README, "bash")
+    assert (up.split()[:2], test.split()[:2]) == (["make", "up"], ["make", "test"])
     for target, command in (("up", "-m services.dev"), ("test", "-m pytest")):
         dry = subprocess.run(["make", "-n", target], cwd=ROOT, check=True, capture_output=True, text=True).stdout
         assert command in dry
 
-    script = "\n".join(rest).replace("localhost:8000", f"localhost:{stack.port}").replace("sleep 5", "sleep 0.5")
-    budget = '{"preset":"tiny","overrides":{"total_nimg":640}}'
-    assert '{"preset":"tiny"}' in script
-    script = script.replace('{"preset":"tiny"}', budget)
-    bash = shutil.which("bash")
-    assert bash
-    done = subprocess.run(
-        [bash, "-euo", "pipefail", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+    run_as_shell("\n".join(rest).replace("kiln promote MODEL", f"kiln promote {NEWEST}"), stack, tmp_path)
 
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert '"status":4' not in done.stdout
-    assert '"status":5' not in done.stdout
-    assert done.stdout.count('"alias":"default"') == 1
-    for name, size in (
-        ("cats.png", (128, 128)),
-        ("all.png", (640, 640)),
-        ("preview.png", (320, 320)),
-        ("ships.png", (640, 64)),
-    ):
-        with Image.open(tmp_path / name) as image:
-            assert (image.format, image.size) == ("PNG", size)
+    assert sizes(tmp_path) == {"cats.png": (128, 128), "all.png": (640, 640), "ships.png": (640, 64)}
 
 
-def test_the_page_about_the_client_runs(stack: Stack, tmp_path: Path) -> None:
-    """All cells in one interpreter, as a reader would run them, but with a budget of 640 images."""
-    assert len(CELLS) > 5
-    program = "\n".join(CELLS).replace("80_000", "640")
+def test_the_python_of_the_readme_runs(stack: Stack, tmp_path: Path) -> None:
+    (program,) = blocks(README, "python")
 
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False,
-        env=os.environ | {"KILN_URL": f"http://127.0.0.1:{stack.port}", "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+    run_as_python(program.replace('create("tiny")', 'create("tiny", {"total_nimg": 640})'), stack, tmp_path)
 
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "overrides.lr -1.0 Input should be greater than 0" in done.stdout
-    assert {"cat.png", "preview.png", "after-640.png"} <= {path.name for path in tmp_path.iterdir()}
+    assert sizes(tmp_path) == {"cat.png": (32, 32)}
 
 
-def test_the_tree_names_every_file_and_no_other() -> None:
-    (block,) = [text for language, text in FENCED if not language]
-    drawn: set[str] = set()
-    folders: list[str] = []
-    for line in block.splitlines():
-        name = line.split("  ")[0] if not line.startswith(" ") else line.strip().split("  ")[0]
-        depth = (len(line) - len(line.lstrip())) // 2
-        path = "/".join([*folders[:depth], name.rstrip("/")])
-        if name.endswith("/"):
-            folders[depth:] = [name.rstrip("/")]
-        drawn.add(path)
-    for path in drawn:
-        assert (ROOT / path).exists(), f"{path} is in the README's tree and not in the repository"
+def test_the_tutorial_of_the_first_model_runs(stack: Stack, tmp_path: Path) -> None:
+    output = run_as_shell("\n".join(blocks(FIRST_MODEL, "bash")), stack, tmp_path)
 
-    tracked = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, check=True, capture_output=True, text=True
-    ).stdout.split()
-    whole_folders = ("tests", "docs/explanation/decisions", "docs/images")
-    missing = {
-        name
-        for name in tracked
-        if name not in drawn and not name.endswith("__init__.py") and not name.startswith(whole_folders)
-    }
-    assert missing == set()
+    assert sizes(tmp_path) == {
+        "cats.png": (128, 128), "all.png": (640, 640), "ships.png": (128, 96), "preview.png": (320, 320),
+    }  # fmt: skip
+    assert '"reproduced":true' in output
 
 
-def test_the_table_of_presets_is_the_table_of_presets() -> None:
-    rows = re.findall(r"^\| `([a-z0-9-]+)` \| .* \| ([\d,]+) \| ([\d,]+) \|$", README, re.MULTILINE)
-    in_readme = {name: [int(number.replace(",", "")) for number in numbers] for name, *numbers in rows}
+def test_the_tutorial_of_the_python_client_runs(stack: Stack, tmp_path: Path) -> None:
+    """All cells in one interpreter, but with a budget of 640 images."""
+    cells = blocks(PYTHON_CLIENT, "python")
+    assert len(cells) > 5
 
-    assert in_readme == {name: list(preset.parameters.values()) for name, preset in PRESETS.items()}
+    output = run_as_python("\n".join(cells).replace("80_000", "640"), stack, tmp_path)
 
-
-def test_every_file_it_links_to_is_there() -> None:
-    links = re.findall(r"\]\(([^)#:]+)\)", README)
-
-    assert len(links) > 3
-    assert [link for link in links if not (ROOT / link).exists()] == []
+    assert "overrides.lr -1.0 Input should be greater than 0" in output
+    assert {"cat.png", "preview.png", "after-640.png"} <= set(sizes(tmp_path))
 
 
-def test_it_is_the_same_machine_wherever_it_stands() -> None:
+def test_the_readme_is_short_and_counts_the_presets() -> None:
+    assert len(README.encode()) <= 9_000
+    assert re.findall(r"(\d+) presets|all (\d+)\]", README) == [(str(len(PRESETS)), ""), ("", str(len(PRESETS)))]
+
+
+def test_the_readme_never_installs_another_project_of_the_same_name() -> None:
+    assert "pip install kiln" not in README + FIRST_MODEL + PYTHON_CLIENT
+
+
+def test_the_readme_names_no_path_of_the_machine_it_was_written_on() -> None:
     assert str(ROOT) not in README
     assert os.environ.get("HOME", "/root") + "/" not in README
+
+
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+
+
+def run_as_shell(script: str, stack: Stack, folder: Path) -> str:
+    """Runs the commands with this environment's `kiln`, stops at the first error, and returns the output."""
+    assert "kiln train --preset tiny" in script
+    script = script.replace("localhost:8000", f"localhost:{stack.port}").replace("source .venv/bin/activate", "")
+    script = script.replace("--preset tiny", f"--preset tiny {SMALL_BUDGET}")
+    bash = shutil.which("bash")
+    assert bash
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return run([bash, "-euo", "pipefail", "-c", script], stack, folder, PATH=path)
+
+
+def run_as_python(program: str, stack: Stack, folder: Path) -> str:
+    return run([sys.executable, "-c", program], stack, folder)
+
+
+def run(command: list[str], stack: Stack, folder: Path, **environment: str) -> str:
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, check=False,
+        env=os.environ | {"KILN_URL": f"http://127.0.0.1:{stack.port}", "PYTHONPATH": str(ROOT)} | environment,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def sizes(folder: Path) -> dict[str, tuple[int, int]]:
+    """Width and height of every PNG in the folder. Raises an error for a file that is no PNG, as an API error is."""
+    found = {}
+    for path in sorted(folder.glob("*.png")):
+        with Image.open(path) as image:
+            assert image.format == "PNG"
+            found[path.name] = image.size
+    return found
