@@ -1,9 +1,9 @@
-"""Whether images by class are of their class, as the shipped classifier sees it, whichever way they were had.
+"""How often the shipped classifier recognises images as the class that they were requested for.
 
     KILN_URL=http://127.0.0.1:8000 python -m benchmarks.by_class --images 50 MODEL...
 
-For a model that is told its class this is a measure. For one whose images the classifier itself has picked, it is the
-picking that is shown, and what it costs: draws for each image.
+For a conditional or per-class model this measures the model. For an unconditional model, the classifier itself selects
+the images; then the result shows the cost of rejection sampling: draws per image.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Asked:
-    """The answer for one class: which way it went, and what the classifier says of the images."""
+    """The response for one class: the method, and the classifier's verdict on the images."""
 
     method: str
-    right: float  # share that the classifier takes for the class
-    confidence: float  # mean of what it gives to the class
-    draws: float  # for each image
+    right: float  # share that the classifier recognises as the class
+    confidence: float  # mean probability of the class
+    draws: float  # per image
     problem: str = ""
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.by_class", description=__doc__.split("\n")[0])
     parser.add_argument("models", nargs="+", metavar="MODEL", help="ids or aliases")
-    parser.add_argument("--images", type=int, default=50, help="of each class")
-    parser.add_argument("--threshold", type=float, help="of the classifier, where it picks")
-    parser.add_argument("--max-draws", type=int, help="likewise")
+    parser.add_argument("--images", type=int, default=50, help="images per class")
+    parser.add_argument("--threshold", type=float, help="threshold of rejection sampling")
+    parser.add_argument("--max-draws", type=int, help="most draws of rejection sampling")
     options = parser.parse_args()
     judge = Classifier(read_settings())
-    print("| model | way | class | taken for it | mean confidence | draws per image |")
+    print("| model | method | class | recognised | mean confidence | draws per image |")
     print("| --- | --- | --- | ---: | ---: | ---: |")
     with Kiln(timeout_s=600) as kiln:
         for model in options.models:
@@ -63,7 +63,7 @@ def ask(kiln: Kiln, judge: Classifier, model: str, name: str, count: int, pickin
         png, headers = kiln.send(
             Call("GET", "/generate", lambda answer: (answer.content, answer.headers), params=params)
         )
-    except InvalidInput as error:  # too few were found, or the model has no such class
+    except InvalidInput as error:  # too few images were accepted, or the model has no such class
         return Asked("-", 0.0, 0.0, 0.0, str(error))
     probabilities = judge.probabilities(_tiles(png, count))
     label = judge.classes.index(name)

@@ -3,8 +3,8 @@
     python -m services.trainer evaluate <weights/*.safetensors of a run> --images 10000 --json > figures.json
     python -m benchmarks.curves --add NAME figures.json --images-per-second 300
 
-adds the figures of a run's snapshots to that file. Seconds are CPU seconds of the training process: its images over
-its rate. The wall times of runs that shared a machine would compare what they shared it with.
+adds the figures of a run's snapshots to that file. Seconds are CPU seconds of the training process: its images divided
+by its rate. Wall times of runs that shared a machine would depend on its other load.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 CURVES, IMAGES = Path("benchmarks/curves.json"), Path("docs/images")
-KEPT = ("fid", "kid", "inception_score", "precision", "recall", "class_accuracy")
+FIGURES = ("fid", "kid", "inception_score", "precision", "recall", "class_accuracy")
 PLOTS = {"fid_by_images": ("real images seen", 1.0), "fid_by_seconds": ("CPU seconds of the training process", None)}
 
 
@@ -29,9 +29,9 @@ def load(file: Path) -> dict[str, Any]:
 
 
 def add(curves: dict[str, Any], name: str, records: list[dict[str, Any]], images_per_second: float | None) -> None:
-    """Puts `evaluate`'s records into the run of that name, in place of what it had for as many images.
+    """Adds the records of `evaluate` to the run of that name. A record replaces one of the same number of images.
 
-    Raises ValueError for figures of another protocol: they cannot be compared, and share no picture.
+    Raises ValueError for figures of another protocol, because they cannot be compared.
     """
     run = curves["runs"].setdefault(name, {"images_per_second": None, "points": []})
     run["images_per_second"] = images_per_second or run["images_per_second"]
@@ -42,13 +42,13 @@ def add(curves: dict[str, Any], name: str, records: list[dict[str, Any]], images
         if curves.setdefault("protocol", protocol) != protocol:
             raise ValueError(f"{record['model']} was measured by another protocol: {protocol}")
         curves["floor"] = metrics["protocol"]["real"]["fid"]
-        figures = {key: metrics[key] for key in KEPT if metrics[key] is not None}
+        figures = {key: metrics[key] for key in FIGURES if metrics[key] is not None}
         points[record["images_seen"]] = {"images_seen": record["images_seen"]} | figures
     run["points"] = [points[nimg] for nimg in sorted(points)]
 
 
 def draw(curves: dict[str, Any], plot: str) -> Figure:
-    """One plot: a line for each run, the floor below them; both axes logarithmic."""
+    """One plot with a line for each run and one for the floor; both axes are logarithmic."""
     label, per_second = PLOTS[plot]
     figure = Figure(figsize=(6.4, 4), dpi=120, layout="constrained")
     axes: Axes = figure.subplots()
@@ -69,11 +69,11 @@ def draw(curves: dict[str, Any], plot: str) -> Figure:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--add", nargs=2, metavar=("NAME", "FILE"), help="a run, and `evaluate --json` of its snapshots"
+        "--add", nargs=2, metavar=("NAME", "FILE"), help="name of a run, and its snapshots' `evaluate --json`"
     )
-    parser.add_argument("--images-per-second", type=float, help="its images per CPU second")
+    parser.add_argument("--images-per-second", type=float, help="images per CPU second of the run")
     parser.add_argument("--curves", type=Path, default=CURVES)
-    parser.add_argument("--out", type=Path, default=IMAGES, help="folder of the pictures")
+    parser.add_argument("--out", type=Path, default=IMAGES, help="folder of the plots")
     options = parser.parse_args()
     curves = load(options.curves)
     if options.add:

@@ -1,7 +1,8 @@
-"""ONNX graphs of the same network against each other, in turns: `python -m benchmarks.graphs A.onnx B.onnx`.
+"""Compares the speed of ONNX graphs of the same network: `python -m benchmarks.graphs A.onnx B.onnx`.
 
-One thread of onnxruntime on the CPU, and the processor time of that thread; ratios are taken within a round, for the
-machine may be busy. Prints a table: how many times as fast as the first graph each is, and its microseconds per image.
+The graphs take turns on one onnxruntime thread on the CPU, measured by that thread's processor time. Ratios are taken
+within a round, because the machine may be busy. Prints a table: each graph's speed relative to the first, and its
+microseconds per image.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def measure(graphs: dict[str, bytes], size: int, rounds: int) -> dict[str, list[
     taken: dict[str, list[float]] = {name: [] for name in graphs}
     for _ in range(rounds):
         for name, session in sessions.items():
-            session.run(["images"], feed)  # the caches are this graph's again
+            session.run(["images"], feed)  # fills the caches with this graph again
             began_s = time.thread_time()
             for _ in range(calls):
                 session.run(["images"], feed)

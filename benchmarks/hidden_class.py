@@ -1,11 +1,10 @@
-"""Images by class out of a model that knows no classes, with a way to tell whether the classifier was right.
+"""Measures how often rejection sampling returns images of the right class.
 
     python -m benchmarks.hidden_class cpu-hours-interim --images 20      # KILN_DATA and KILN_URL are the API's
 
-A conditional model is published once more with its class hidden: the label is drawn from ten further values of the
-latent vector, and nobody outside can choose it. To Kiln that is an unconditional model. Images of each class are
-asked for, which the classifier picks; the latent vectors of the accepted draws then tell which class each was really
-made of.
+A conditional model is published again with a hidden class: the label is drawn from ten more values of the latent
+vector, and no client can choose it. To Kiln this is an unconditional model, so it samples each class with the
+classifier. The latent vectors of the accepted draws reveal the real class of each image.
 """
 
 from __future__ import annotations
@@ -29,12 +28,12 @@ SEED = 0
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.hidden_class", description=__doc__.split("\n")[0])
     parser.add_argument("model", help="id of a conditional model")
-    parser.add_argument("--images", type=int, default=20, help="of each class")
+    parser.add_argument("--images", type=int, default=20, help="images per class")
     parser.add_argument("--max-draws", type=int, default=5000)
     options = parser.parse_args()
     registry = ModelRegistry(ArtifactStore(read_settings().artifact_url))
     hidden = publish_hidden(registry, registry.get(options.model))
-    print("| class | draws per image | mean confidence | really of it |")
+    print("| class | draws per image | mean confidence | really of the class |")
     print("| --- | ---: | ---: | ---: |")
     with Kiln(timeout_s=600) as kiln:
         for name in hidden.classes:
@@ -52,7 +51,7 @@ def main() -> int:
 
 
 def publish_hidden(registry: ModelRegistry, manifest: ModelManifest) -> ModelManifest:
-    """The model as one that cannot be told a class; published once, and found again."""
+    """The model with its class hidden. Published once; later calls reuse it."""
     graph = hide_class(registry.read_file(manifest, GENERATOR_FILE), manifest.latent_dim, len(manifest.classes))
     change = {
         "id": f"{manifest.id}-hidden", "conditional": False, "latent_dim": manifest.latent_dim + len(manifest.classes)

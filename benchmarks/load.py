@@ -1,7 +1,8 @@
-"""Closed-loop clients that cost little, for the machine is the server's, too: `python -m benchmarks.load` with JSON on
-standard input, `{"port": ..., "request": <base64>, "clients": ..., "seconds": ...}`, and an answer in JSON.
+"""Closed-loop HTTP clients that use little processor time, because the server runs on the same machine.
 
-Each client has one connection, sends the same bytes again as soon as the answer is there, and decodes nothing of it.
+`python -m benchmarks.load` reads JSON from standard input, `{"port": ..., "request": <base64>, "clients": ...,
+"seconds": ...}`, and prints JSON. Each client has one connection, sends the same bytes again as soon as the response is
+complete, and decodes nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 
 class Client(asyncio.Protocol):
-    """Counts the bytes of one answer after the other."""
+    """Counts the bytes of consecutive responses."""
 
     def __init__(self, request: bytes, seconds: list[float], errors: list[str]) -> None:
         self._request, self.seconds, self.errors = request, seconds, errors

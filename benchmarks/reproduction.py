@@ -1,7 +1,7 @@
-"""Both reports, run again through the public API: `make reproduce REPRODUCE_BUDGET=smoke|hours|day|full`.
+"""Trains every row of both reports through the public API: `make reproduce REPRODUCE_BUDGET=smoke|hours|day|full`.
 
-Starts a stack of its own, or uses the one at KILN_URL. Each row of the studies is a job with a key of its own, so a
-second start goes on where the first one was stopped. The result is a page: the reports' values, Kiln's, and pictures.
+Starts its own services, or uses the API at KILN_URL. Each row is a job with an idempotency key, so a second start
+continues where the first one stopped. The result is a page with the reports' values, Kiln's values, and pictures.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ EPOCH = 50_000  # images of CIFAR-10
 
 @dataclass(frozen=True)
 class Budget:
-    """What of a report's training is run."""
+    """The share of a report's training that is run."""
 
     about: str
-    share: float = 1.0  # of the report's images; whatever the config counts in images shrinks with it
+    share: float = 1.0  # of the report's images; every config value in images shrinks with it
     most_epochs: float | None = None
-    eval_images: int = 10_000  # that report 1's model is measured by
+    eval_images: int = 10_000  # generated images that measure report 1's model
 
     def overrides(self, report: str, config: Mapping[str, Any]) -> dict[str, Any]:
-        """What is changed in a preset's config; nothing in it is about how well a row does."""
+        """Changes to a preset's config. They change the amount of training only."""
         total = config["total_nimg"] * self.share
         if self.most_epochs is not None:
             total = min(total, self.most_epochs * EPOCH)
@@ -67,10 +67,10 @@ def main() -> int:
     parser.add_argument("--budget", choices=BUDGETS, default="smoke")
     parser.add_argument("--page", type=Path, default=Path("docs/explanation/reproduction.md"))
     parser.add_argument("--pictures", type=Path, default=Path("docs/images/reproduction"))
-    parser.add_argument("--data", type=Path, default=Path("data/reproduction"), help="of the stack that is started")
+    parser.add_argument("--data", type=Path, default=Path("data/reproduction"), help="data folder of its own services")
     parser.add_argument("--dataset", default="cifar10")
-    parser.add_argument("--note", default="", help="anything about the machine that a reader has to know")
-    parser.add_argument("--collect", action="store_true", help="write the page of what is there; wait for nothing")
+    parser.add_argument("--note", default="", help="a remark about the machine for the page")
+    parser.add_argument("--collect", action="store_true", help="write the page at once, from current results")
     options = parser.parse_args()
     reports, budget = json.loads(REPORTS.read_text()), BUDGETS[options.budget]
     with _kiln(options.data) as kiln:
@@ -85,7 +85,7 @@ def main() -> int:
 
 
 def submit(kiln: Kiln, reports: Mapping[str, Any], name: str, budget: Budget, dataset: str) -> dict[str, Job]:
-    """A job for each row of both studies, by preset. What was submitted before is found again, not made again."""
+    """Preset -> its job, for each row of both studies. A row that was submitted before keeps its job."""
     rows = {reports["report_1"]["preset"]: "report_1"} | dict.fromkeys(reports["report_2"]["rows"], "report_2")
     jobs = {}
     for preset, report in rows.items():
@@ -96,13 +96,13 @@ def submit(kiln: Kiln, reports: Mapping[str, Any], name: str, budget: Budget, da
 
 
 def idempotency_key(budget: str, preset: str, overrides: Mapping[str, Any], dataset: str) -> str:
-    """The same for the same row of the same budget."""
+    """The same key for the same row of the same budget."""
     body = json.dumps([overrides, dataset], sort_keys=True)
     return f"reproduce-{budget}-{preset}-{hashlib.sha256(body.encode()).hexdigest()[:16]}"
 
 
 def outcome(kiln: Kiln, job: Job) -> Outcome:
-    """What came of a job, whatever that is."""
+    """The result of a job, whether it succeeded or failed."""
     job = job.refresh()
     (row,) = kiln.send(Call("GET", "/compare", lambda answer: answer.json()["data"], params={"jobs": job.id}))
     metrics = kiln.models.get(job.model_id).manifest["metrics"] if job.model_id else {}
@@ -112,7 +112,7 @@ def outcome(kiln: Kiln, job: Job) -> Outcome:
 
 
 def save_pictures(kiln: Kiln, reports: Mapping[str, Any], outcomes: Mapping[str, Outcome], folder: Path) -> None:
-    """Loss curves and grids of report 1, and each table of report 2 side by side."""
+    """Saves loss curves and grids of report 1, and each table of report 2 side by side."""
     folder.mkdir(parents=True, exist_ok=True)
     first = outcomes[reports["report_1"]["preset"]]
     wanted: list[tuple[str, str, dict[str, Any]]] = [
@@ -128,7 +128,7 @@ def save_pictures(kiln: Kiln, reports: Mapping[str, Any], outcomes: Mapping[str,
             picture = Image.open(io.BytesIO(kiln.send(call))).convert("RGB")
             # 256 colours: grids of small images look the same, at a third of the size.
             picture.quantize(256).save(folder / f"{name}.png", optimize=True)
-        except ApiError as error:  # a job that never began has no grids
+        except ApiError as error:  # a job that never started has no grids
             print(f"no picture {name}: {error}")
 
 
@@ -139,7 +139,7 @@ def _wait_for_all(jobs: Mapping[str, Job]) -> None:
 
 @contextmanager
 def _kiln(data: Path) -> Iterator[Kiln]:
-    """The API at KILN_URL; without one, a stack of its own that is stopped in the end."""
+    """The API at KILN_URL; without that, services of its own, which are stopped at the end."""
     if "KILN_URL" in os.environ:
         with Kiln() as kiln:
             yield kiln
@@ -148,7 +148,7 @@ def _kiln(data: Path) -> Iterator[Kiln]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "services.dev", "--port", str(port), "--data", str(data)]
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # or the stack would be left behind
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # otherwise SIGTERM would leave the services running
     with subprocess.Popen(command) as stack, Kiln(f"http://127.0.0.1:{port}") as kiln:
         try:
             _wait_until_it_answers(kiln, stack)
@@ -160,9 +160,9 @@ def _kiln(data: Path) -> Iterator[Kiln]:
 def _wait_until_it_answers(kiln: Kiln, stack: subprocess.Popen[bytes]) -> None:
     while stack.poll() is None:
         with suppress(httpx2.TransportError):
-            kiln.presets.list()  # again and again, for a minute
+            kiln.presets.list()  # retries for a minute
             return
-    raise SystemExit("no stack, no reproduction; it says why above")
+    raise SystemExit("the services did not start; the reason is above")
 
 
 if __name__ == "__main__":

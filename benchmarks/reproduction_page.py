@@ -1,4 +1,4 @@
-"""The page about both reports: their values, Kiln's beside them, and why they differ. Prints what there is."""
+"""The page about both reports: their values, Kiln's beside them, and why they differ."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ LOSSES = {
     "initial_loss_d": "D first", "final_loss_d": "D last", "initial_loss_g": "G first", "final_loss_g": "G last",
 }  # fmt: skip
 INTRODUCTION = """\
-Each row is a job of the preset of that name, submitted through `POST /jobs`. Nothing was tuned to match: what came
-out is printed. A loss of D is the mean of its real and its fake half, as Keras prints it; *first* and *last* are the
-means over a run's first and last epoch; of a run shorter than two epochs, over its first and last tick. Accuracies are
-means of the last epoch, on the batches that D was trained with. What a preset counts in images, the steps of the
-learning rate among it, shrinks with the budget."""
+Each row is a job of the preset of that name, submitted through `POST /jobs`. Nothing was tuned to match the reports.
+A loss of D is the mean of its real and its fake half, as Keras prints it. *First* and *last* are means over the first
+and the last epoch of a run, or over its first and last tick if it is shorter than two epochs. Accuracies are means of
+the last epoch, on the batches that D was trained with. A smaller budget also shrinks every value that a preset counts
+in images, such as the steps of the learning rate."""
 ACCURACIES = {"d_accuracy_real": "D real", "d_accuracy_fake": "D fake"}
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a row: its job, its line of GET /compare, its model's figures."""
+    """The result of a row: its job, its row of GET /compare, its model's figures."""
 
     job_id: str
     status: str
     error: str | None
-    report_images: int  # that the preset, and so the report, trains with
+    report_images: int  # images that the preset, and so the report, trains with
     row: Mapping[str, Any]
     metrics: Mapping[str, Any]
     worst_loss_g: float | None
@@ -66,7 +66,7 @@ def _report_1(report: Mapping[str, Any], found: Outcome, where: str) -> str:
          f"{_share(found)}; features are those of Kiln's {extractor}, another network than the report's, "
          f"of {protocol.get('images', 0):,} images"),
         ("Inception Score", f"{report['inception_score']:g}", _number(found.metrics.get("inception_score"), 2),
-         "1 is the least that a score can be, whatever the images; the report's cannot have been one"),
+         "1 is the minimum of the score, whatever the images; the report's value cannot be right"),
         ("images seen", f"{report['epochs'] * 50_000:,}", f"{found.images:,}", _ending(found) or "the budget"),
         ("seconds of training", "not said", _number(found.row.get("seconds"), 0), "other hardware, other budget"),
     ]  # fmt: skip
@@ -74,7 +74,7 @@ def _report_1(report: Mapping[str, Any], found: Outcome, where: str) -> str:
     return "\n\n".join([
         f"## {report['title']}",
         _markdown(("", "report", "Kiln", "why they differ"), rows),
-        f"Loss curves (its Figure 1). The report's D loss is printed with the sign turned; this is the paper's.\n\n"
+        f"Loss curves (its Figure 1). The report prints the D loss with the opposite sign; here it is the paper's.\n\n"
         f"![Losses of both networks]({where}/report-1-losses.png)",
         f"Sample grids of one set of latents, from the start to the end of the run (its Figure 2: epochs {epochs}).\n\n"
         f"![Grids of a hundred images each, over the training]({where}/report-1-grids.png)",
@@ -127,9 +127,9 @@ def _percent(value: Any) -> str:
 
 
 def _machine() -> str:
-    """What the page was made on, as far as this process can tell."""
+    """Cores and processor of this machine."""
     cpu = platform.processor() or platform.machine()
-    try:  # the kernel says more than Python
+    try:  # the kernel knows more than Python
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         lines = []

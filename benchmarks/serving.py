@@ -1,9 +1,9 @@
-"""Kiln against others that serve the same model, and against onnxruntime by itself: `make bench-serving`.
+"""Kiln's serving speed against other servers with the same model: `make bench-serving`.
 
-Beside the times there is the processor time of each server, children included, which other work on the machine leaves
-alone. All servers are up at the same time; they take short turns, in another order each round, under the same clients
-in a closed loop. The clients run on the same machine, and cost the same for everybody. `the limit` is onnxruntime in a
-process of its own, with no HTTP and no PNG, at the batch size and number of threads that were best.
+All servers run at the same time and take short turns, in another order in each round, with the same closed-loop
+clients. The clients run on the same machine and cost each server the same. Besides the times, the processor time of
+each server is measured, including its child processes; other load on the machine does not change it. `the limit` is
+onnxruntime in a process of its own, without HTTP and PNG, at its best batch size and number of threads.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from shared.storage.model_registry import GENERATOR_FILE, ModelManifest, ModelRe
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 STARTER = ROOT / "models" / "starter"
-NETWORKS = {"starter": "cpu-hours", "3.4M": "wgan-gp-conditional"}  # preset of the shape, where there are no weights
+NETWORKS = {"starter": "cpu-hours", "3.4M": "wgan-gp-conditional"}  # preset with the shape of the network
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 PEERS = {  # name -> (package, command, path, body)
     "FastAPI + Pillow": ("fastapi uvicorn[standard]", "{python} plain_fastapi.py {port}", "/generate", "{one}"),
@@ -62,10 +62,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--turn-s", type=float, default=2.0)
     parser.add_argument("--only", nargs="+", choices=[KILN, *PEERS], default=[KILN, *PEERS])
-    parser.add_argument("--environments", type=Path, default=ROOT / "data" / "serving-peers", help="Where peers live.")
-    parser.add_argument("--json", type=Path, help="Write all figures there, too.")
+    parser.add_argument(
+        "--environments", type=Path, default=ROOT / "data" / "serving-peers", help="Peers' environments."
+    )
+    parser.add_argument("--json", type=Path, help="File for all figures.")
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # or the servers would be left behind
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # otherwise SIGTERM would leave the servers running
     with tempfile.TemporaryDirectory(prefix="kiln-serving-") as folder, ExitStack() as stack:
         graph, config = network(options.network)
         path = Path(folder) / GENERATOR_FILE
@@ -84,14 +86,14 @@ def main() -> None:
 
 @dataclass(frozen=True)
 class Server:
-    """What is to be asked, by number of images, and where."""
+    """A server: its port, and its request for each number of images."""
 
     pid: int
     port: int
     requests: dict[int, bytes]
 
     def cpu_s(self) -> float:
-        """Processor time so far, that of its children included."""
+        """Processor time so far, including that of child processes."""
         total, root = 0.0, psutil.Process(self.pid)
         for one in (root, *root.children(recursive=True)):
             with suppress(psutil.NoSuchProcess):
@@ -110,7 +112,7 @@ class Server:
         return answer
 
     def come_to_rest(self) -> None:
-        """Waits until it no longer works for clients that have gone: the next one's turn is not to pay for that."""
+        """Waits until the server has finished work for clients that left, so that it does not slow the next turn."""
         deadline_s, before_s = time.monotonic() + REST_S, self.cpu_s()
         while time.monotonic() < deadline_s:
             time.sleep(0.1)
@@ -121,7 +123,7 @@ class Server:
 
 
 def network(name: str) -> tuple[bytes, TrainConfig]:
-    """The graph and its config. The weights make no difference to the time."""
+    """The graph and its config. The weights do not change the time."""
     if name == "starter" and (STARTER / "manifest.json").exists():
         manifest = ModelManifest.model_validate_json((STARTER / "manifest.json").read_text())
         (file,) = STARTER.glob(f"*{GENERATOR_FILE}")
@@ -139,7 +141,7 @@ def network(name: str) -> tuple[bytes, TrainConfig]:
 
 @contextmanager
 def kiln(folder: Path, graph: bytes, config: TrainConfig) -> Iterator[Server]:
-    """As it is started by itself, with its Redis."""
+    """Kiln with its defaults and its own Redis."""
     port, redis_port, data = free_port(), free_port(), folder / "kiln"
     (data / "redis").mkdir(parents=True)
     draft = ModelManifest(
@@ -159,7 +161,7 @@ def kiln(folder: Path, graph: bytes, config: TrainConfig) -> Iterator[Server]:
 
 @contextmanager
 def peer(name: str, graph: Path, environments: Path) -> Iterator[Server]:
-    """In an environment of its own, which is made if it is not there."""
+    """A peer in its own environment, which is created if it does not exist."""
     packages, command, path, body = PEERS[name]
     python, port = environment(packages, environments), free_port()
     words = command.format(python=python, port=port).split()
@@ -176,7 +178,7 @@ def peer(name: str, graph: Path, environments: Path) -> Iterator[Server]:
 
 
 def environment(packages: str, environments: Path) -> Path:
-    """The Python of an environment with these packages and what all peers need."""
+    """The Python of an environment with these packages and those that all peers need."""
     folder = environments / packages.split(maxsplit=1)[0]
     python = folder / "bin" / "python"
     if not (folder / ".installed").exists():
@@ -191,7 +193,7 @@ def environment(packages: str, environments: Path) -> Path:
 def process(
     command: list[str], log: Path, environment: dict[str, str] | None = None, cwd: Path | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A group of processes that is gone when the block ends."""
+    """A process group that is killed when the block ends."""
     with log.open("wb") as out:
         started = subprocess.Popen(
             command, env=os.environ | (environment or {}), cwd=cwd, stdout=out, stderr=out, process_group=0
@@ -207,7 +209,7 @@ def process(
 
 
 def wait_until(port: int, method: str, path: str, body: bytes) -> None:
-    """Until it answers as it should."""
+    """Waits until the server returns a valid response."""
     deadline_s = time.monotonic() + START_S
     while time.monotonic() < deadline_s:
         try:
@@ -240,7 +242,7 @@ class Limit:
         self._process.communicate()
 
     def turn(self, seconds: float) -> tuple[float, float]:
-        """-> (images a second, processor seconds of an image)"""
+        """-> (images per second, processor seconds per image)"""
         assert self._process.stdin is not None
         self._process.stdin.write(f"{seconds}\n")
         self._process.stdin.flush()
@@ -253,7 +255,7 @@ class Limit:
 
 
 def race(servers: dict[str, Server], limit: Limit, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Turns of all servers, for each number of images and of clients. The first turn of each warms up."""
+    """Runs turns of all servers, for each number of images and clients. The first turn of each is a warm-up."""
     for server in servers.values():
         for n in options.n:
             server.turn(n, 8, options.turn_s)
@@ -305,7 +307,7 @@ def table(rows: list[dict[str, Any]], options: argparse.Namespace) -> str:
 
 
 def rate_of(turns: list[dict[str, Any]]) -> float:
-    """Requests per second, the median of the turns."""
+    """Median of the requests per second of the turns."""
     return float(statistics.median(len(one["latencies"]) / one["seconds"] for one in turns))
 
 

@@ -1,6 +1,6 @@
-"""How many images a second onnxruntime makes by itself: `python -m benchmarks.serving_limit GRAPH`.
+"""Images per second of onnxruntime alone: `python -m benchmarks.serving_limit GRAPH`.
 
-Prints the best of several batch sizes and ways to use the cores, then the rate of each turn whose seconds it reads.
+Prints the best of several batch sizes and numbers of threads, then the rate of each turn whose seconds it reads.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def open_session(graph: str | bytes, threads: int) -> Any:
 
 
 def rate(session: Any, lanes: int, size: int, seconds: float) -> tuple[float, float]:
-    """`lanes` threads run batches of that size. -> (images a second, processor seconds of an image)"""
+    """Runs batches of that size in `lanes` threads. -> (images per second, processor seconds per image)"""
     latent_dim = next(i.shape[1] for i in session.get_inputs() if i.name == "z")
     z = np.random.default_rng(0).standard_normal((size, latent_dim), dtype=np.float32)
     inputs = {"z": z, "labels": np.arange(size, dtype=np.int64) % 10}

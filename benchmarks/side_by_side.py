@@ -1,8 +1,8 @@
-"""What a training job costs the API on the same machine, and what the settings bring: `make bench-side-by-side`.
+"""How a training job slows the API on the same machine: `make bench-side-by-side`.
 
-Starts a stack of its own and asks for images of the model that ships, while nothing else runs, and while a job trains
-on two colours with and without the settings. Requests come at fixed times, whether the last one was answered or not,
-so that a slow answer does not lower the load.
+Starts its own services and requests images of the starter model, first with no job, then with a job that trains on two
+colours, with and without the settings under test. Requests are sent at fixed times, even if the previous one has not
+been answered, so that a slow response does not lower the load.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ CASES: tuple[tuple[str, dict[str, str] | None], ...] = (
 )
 PATIENCE_S = 300.0
 DATASET, CLASSES = "colors", ("blue", "red")
-ASKED = ("cat", "dog")  # of the starter
+ASKED = ("cat", "dog")  # classes of the starter model
 
 
 def main() -> None:
@@ -71,7 +71,7 @@ def measure(name: str, settings: dict[str, str] | None, options: argparse.Namesp
 
 
 def ask(http: httpx2.Client, count: int, every_s: float) -> list[float]:
-    """Milliseconds from when each request was due to its answer."""
+    """Milliseconds from the time at which each request was due until its response."""
     times, lock, started_s = [], threading.Lock(), time.perf_counter() + 0.5
 
     def one(number: int) -> None:
@@ -106,7 +106,7 @@ def stack(data: Path, settings: dict[str, str]) -> Iterator[httpx2.Client]:
 
 
 def write_images(folder: Path) -> Path:
-    """A data set of plain squares; what it shows does not matter here."""
+    """A data set of plain squares; its content does not matter here."""
     for label in CLASSES:
         place = folder / DATASET / "train" / label
         place.mkdir(parents=True)

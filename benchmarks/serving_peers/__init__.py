@@ -1,1 +1,1 @@
-"""The same model served by others, each as its own documentation shows it. Each runs in an environment of its own."""
+"""The same model behind other servers, each as in its own documentation, and in an environment of its own."""

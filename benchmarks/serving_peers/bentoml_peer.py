@@ -1,6 +1,6 @@
 """BentoML with adaptive batching: https://docs.bentoml.com/en/latest/get-started/adaptive-batching.html
 
-A batchable API takes a list and gives a list, as JSON; so its PNGs are base64.
+A batchable API maps a list to a list, as JSON, so its PNGs are base64.
 """
 
 from __future__ import annotations

@@ -21,7 +21,6 @@ FIRST_MODEL = (ROOT / "docs" / "tutorials" / "first-model.md").read_text()
 PYTHON_CLIENT = (ROOT / "docs" / "tutorials" / "python-client.md").read_text()
 # The id that a reader copies from the output of `kiln models`
 NEWEST = '$(kiln models --json | python3 -c \'import json, sys; print(json.load(sys.stdin)[0]["manifest"]["id"])\')'
-SMALL_BUDGET = "-o total_nimg=640"
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +55,7 @@ def test_the_python_of_the_readme_runs(stack: Stack, tmp_path: Path) -> None:
 
 
 def test_the_tutorial_of_the_first_model_runs(stack: Stack, tmp_path: Path) -> None:
-    output = run_as_shell("\n".join(blocks(FIRST_MODEL, "bash")), stack, tmp_path)
+    output = run_as_shell("\n".join(blocks(FIRST_MODEL, "bash")), stack, tmp_path, total_nimg=960)
 
     assert sizes(tmp_path) == {
         "cats.png": (128, 128), "all.png": (640, 640), "ships.png": (128, 96), "preview.png": (320, 320),
@@ -93,11 +92,11 @@ def blocks(page: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
 
 
-def run_as_shell(script: str, stack: Stack, folder: Path) -> str:
+def run_as_shell(script: str, stack: Stack, folder: Path, total_nimg: int = 640) -> str:
     """Runs the commands with this environment's `kiln`, stops at the first error, and returns the output."""
     assert "kiln train --preset tiny" in script
     script = script.replace("localhost:8000", f"localhost:{stack.port}").replace("source .venv/bin/activate", "")
-    script = script.replace("--preset tiny", f"--preset tiny {SMALL_BUDGET}")
+    script = script.replace("--preset tiny", f"--preset tiny -o total_nimg={total_nimg}")
     bash = shutil.which("bash")
     assert bash
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
