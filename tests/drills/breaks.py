@@ -122,7 +122,7 @@ BREAKS = (
           "            if process.tell(signal.SIGTERM):", "            if process.tell(signal.SIGTERM) and False:"),
     Break("test_http_jobs.py::test_one_idempotency_key_from_50_clients_at_once", REDIS,
           "if idempotency and (text := pipe.get(note)):", "if idempotency and (text := ''):"),
-    Break("test_http_jobs.py::test_ids_that_mean_harm", "shared/storage/model_registry.py",
+    Break("test_http_jobs.py::test_hostile_ids", "shared/storage/model_registry.py",
           "        if not _NAME.fullmatch(model_id):\n            raise UnknownModel(model_id)\n", ""),
     Break("test_http_redis.py::test_redis_down_during_post", "services/api/app.py",
           "        except StoreUnavailable:\n            await asyncio.sleep(RESCAN_S)",

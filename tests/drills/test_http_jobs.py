@@ -1,4 +1,4 @@
-"""Many jobs, many clients with one key, and ids that mean harm."""
+"""Drills: many jobs, many clients with one Idempotency-Key, hostile ids."""
 
 from __future__ import annotations
 
@@ -34,9 +34,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def test_one_idempotency_key_from_50_clients_at_once(server: Server, drill: Drill) -> None:
-    """Invariant: fifty requests with one Idempotency-Key and one body make one job, and all are told of it; with other
-    bodies those that come second get 422 and make none (as Stripe's API does). A request that was refused as invalid
-    uses no key up.
+    """Invariant: fifty requests with one Idempotency-Key and one body create one job, and all get that job; requests
+    with another body get 422 and create none (as in Stripe's API). An invalid request does not use up its key.
 
     Faults injected: 101 (50 repetitions at once, 50 of which half have another body, 1 refusal before the first).
     Broken by hand: `shared/jobs/store.py`: in `create`, `pipe.watch` without the key -> two jobs of one key.
@@ -84,7 +83,7 @@ PLACES: list[Callable[[str], tuple[str, str]]] = [
 
 
 def send_raw(server: Server, method: str, target: str) -> bytes:
-    """The answer to a request whose target nobody cleans up on the way."""
+    """The response to a request with this target, byte for byte."""
     body = b'{"model_id": "first"}' if method == "PUT" else b""
     head = f"{method} {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n"
     with connect(server.port) as connection:
@@ -92,11 +91,11 @@ def send_raw(server: Server, method: str, target: str) -> bytes:
         return read_all(connection)
 
 
-def test_ids_that_mean_harm(server: Server, drill: Drill) -> None:
-    """Invariant: whatever stands where an id belongs, the answer is 4xx (or an empty page), nothing outside the data
-    folder is read, nothing is written, and the API lives.
+def test_hostile_ids(server: Server, drill: Drill) -> None:
+    """Invariant: a hostile id gets a 4xx (or an empty page); no file outside of the data folder is read, no file is
+    written, and the API keeps running.
 
-    Faults injected: 31 ids in 10 places, and 200 more that hypothesis draws.
+    Faults injected: 31 ids in 10 places, and 200 that hypothesis draws.
     Broken by hand: `shared/storage/model_registry.py`: `get` without `_NAME.fullmatch` -> `GET /models/..` was a 500.
     """
     before = sorted(str(path) for path in server.data.rglob("*") if "redis" not in path.parts)
@@ -117,7 +116,7 @@ def test_ids_that_mean_harm(server: Server, drill: Drill) -> None:
     after = sorted(str(path) for path in server.data.rglob("*") if "redis" not in path.parts)
     assert after == before
     assert server.http.get("/healthz").status_code == 200
-    drill.record("ids that mean harm", len(HOSTILE) * len(PLACES) + 200)
+    drill.record("hostile ids", len(HOSTILE) * len(PLACES) + 200)
 
 
 def make_jobs(server: Server, count: int) -> list[str]:
@@ -126,7 +125,7 @@ def make_jobs(server: Server, count: int) -> list[str]:
     ids = []
     for _ in range(count):
         job, _ = store.create(make)
-        store.update(job.id, enqueued)  # or the reaper, too, would be part of what is measured
+        store.update(job.id, enqueued)  # otherwise the reaper would send them during the measurement
         ids.append(job.id)
     store.close()
     return ids
@@ -146,8 +145,8 @@ def requests(server: Server, ids: list[str]) -> dict[str, Callable[[], httpx2.Re
 @pytest.mark.slow_drill
 @pytest.mark.timeout(600)
 def test_ten_thousand_queued_jobs(tmp_path: Path, drill: Drill) -> None:
-    """Invariant: with 10,000 queued jobs each request takes what it takes with 250 (the median of 40, taken in turns on
-    two servers, at most three times as long), every job is on one page and on one only, and the API's memory is flat.
+    """Invariant: with 10,000 queued jobs each request takes as long as with 250 (the median of 40, measured in turns on
+    two servers, at most three times as long), every job is on exactly one page, and the API's memory stays flat.
 
     Takes about a minute and a half. Faults injected: 10,000 (jobs).
     Broken by hand: `shared/jobs/store.py`: `list` reads and parses 3000 jobs of the index first -> "list by status"

@@ -1,4 +1,4 @@
-"""Redis is away, or hangs: jobs are told so at once, images go on, and all recovers by itself."""
+"""Drills: Redis is down or hangs. Job requests fail at once, images are still served, and the API recovers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.drills.report import Drill
 from tests.drills.servers import Server, running
 from tests.processes import wait_for
 
-WITHIN_S = 2.0  # the issue's own bound for the answer of POST /jobs
+WITHIN_S = 2.0  # promised for the response to POST /jobs
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 
 def post(server: Server, key: str) -> tuple[httpx2.Response, float]:
-    """The answer, and the seconds it took."""
+    """-> the response, and the seconds until it arrived"""
     began_s = time.monotonic()
     answer = server.http.post("/jobs", json={"preset": "tiny"}, headers={"Idempotency-Key": key})
     return answer, time.monotonic() - began_s
@@ -45,20 +45,20 @@ def ask(client: httpx2.Client, number: int) -> httpx2.Response:
     return client.get(("/generate?class=cat&n=1&seed=1", "/healthz")[number % 2])
 
 
-def assert_all_is_well_again(server: Server, key: str) -> None:
-    """A job can be submitted and found, once, and images are made."""
+def assert_recovered(server: Server, key: str) -> None:
+    """The API creates one job per key, lists it, and serves images."""
     server.wait_until_ready()
     jobs = {wait_for(lambda: post(server, key)[0], lambda answer: answer.status_code == 202).json()["id"] for _ in "ab"}
     assert [job["id"] for job in server.http.get("/jobs").json()["data"] if job["id"] in jobs] == list(jobs)
 
 
 def test_redis_down_during_post(server: Server, drill: Drill) -> None:
-    """Invariant: with Redis gone POST /jobs answers 503 with Retry-After within 2 s and /readyz is 503, while /generate
-    goes on untouched; when Redis is back all recovers without a restart, and the same Idempotency-Key makes one job.
+    """Invariant: while Redis is down, POST /jobs returns 503 with Retry-After within 2 s, /readyz returns 503, and
+    /generate works. After Redis has restarted, the API recovers by itself, and one Idempotency-Key creates one job.
 
     Faults injected: 2 (kill -9 of Redis, twice).
-    Broken by hand: `services/api/app.py`: `_watch_models` without `except StoreUnavailable` -> no new model was seen
-    any more.
+    Broken by hand: `services/api/app.py`: `_watch_models` without `except StoreUnavailable` -> new models were no
+    longer found.
     """
     for turn in range(2):
         with Crowd(server.url, ask, 4) as crowd:
@@ -72,29 +72,29 @@ def test_redis_down_during_post(server: Server, drill: Drill) -> None:
             count = len(crowd.answers)
             wait_for(lambda: len(crowd.answers) - count, lambda more: more > 20)  # noqa: B023
         assert (crowd.errors, {status for status, _ in crowd.answers}) == ([], {200})
-        # Models come from files: without Redis a new one is found all the same
+        # Models are files: a new one is found without Redis
         publish(server.registry, f"next-{turn}")
         server.registry.set_alias("default", f"next-{turn}")
         wait_for(
             lambda: server.http.get("/generate?class=cat&n=1").headers["x-kiln-model"],
-            lambda model: model == f"next-{turn}",  # noqa: B023 - it is called at once
+            lambda model: model == f"next-{turn}",  # noqa: B023 - called at once
         )
         server.restart_redis()
-        assert_all_is_well_again(server, f"key-{turn}")
+        assert_recovered(server, f"key-{turn}")
     drill.record("redis down during POST", 2)
 
 
 def test_redis_hangs_during_post(server: Server, drill: Drill) -> None:
-    """Invariant: with a Redis that takes connections and answers nothing, POST /jobs gets 503 with Retry-After within
-    2 s; under 64 of them at once /readyz says 503, and /healthz and /generate answer all the while; afterwards all
-    recovers, and each Idempotency-Key has made one job at most before and makes one now.
+    """Invariant: while Redis accepts connections but does not respond, POST /jobs gets 503 with Retry-After within 2 s;
+    during 64 such requests /readyz returns 503, and /healthz and /generate work. Afterwards the API recovers, and each
+    Idempotency-Key creates one job.
 
     Faults injected: 1 (SIGSTOP of Redis under 64 posts and 4 other clients).
     Broken by hand: `services/api/app.py`: `JOB_THREADS = 8` -> the last post took 8.3 s.
     `services/api/routes/generate.py`: `await state.store_health.check()` first -> the others got 503.
     """
     with Crowd(server.url, ask, 4) as crowd, ThreadPoolExecutor(64) as pool:
-        # What 64 threads of this process take while all is well, on a machine that may have other work
+        # The time that 64 threads of this process need without a fault, on a machine that may be busy
         usual_s = max(pool.map(partial(seconds_of_a_list, server), range(64)))
         with server.frozen_redis():
             assert [post(server, "key-0")[1] < WITHIN_S for _ in range(3)] == [True] * 3
@@ -102,15 +102,15 @@ def test_redis_hangs_during_post(server: Server, drill: Drill) -> None:
             count = len(crowd.answers)
             wait_for(lambda: len(crowd.answers), lambda now: now > count + 20)
             assert server.http.get("/readyz").status_code == 503
-            told = [future.result() for future in posts]
+            responses = [future.result() for future in posts]
     assert (crowd.errors, {status for status, _ in crowd.answers}) == ([], {200})
-    assert {answer.status_code for answer, _ in told} == {503}
-    assert min(int(answer.headers["retry-after"]) for answer, _ in told) >= 1
-    slowest_s = max(took_s for _, took_s in told)
+    assert {answer.status_code for answer, _ in responses} == {503}
+    assert min(int(answer.headers["retry-after"]) for answer, _ in responses) >= 1
+    slowest_s = max(took_s for _, took_s in responses)
     assert slowest_s < 2 * WITHIN_S + 2 * usual_s
-    assert_all_is_well_again(server, "key-0")
+    assert_recovered(server, "key-0")
     ids = {post(server, f"key-{number}")[0].json()["id"] for number in range(64)}
     assert len(ids) == 64
     listed = [job["id"] for job in server.http.get("/jobs?limit=100").json()["data"]]
-    assert sorted(listed) == sorted(ids)  # nothing twice, and nothing that nobody was told of
+    assert sorted(listed) == sorted(ids)  # no job twice, and no job without a response
     drill.record("redis hangs during POST", 1, detail=f"slowest answer {slowest_s:.2f} s, usually {usual_s:.2f} s")
