@@ -1,1 +1,1 @@
-"""The contract between Kiln's services: no torch, no onnxruntime, no FastAPI in here."""
+"""The contract between the services: records, stores, configs and settings. Without torch, onnxruntime and FastAPI."""

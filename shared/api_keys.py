@@ -1,4 +1,4 @@
-"""API keys: who may do what. A key is kept as its SHA-256 only; its text is in no object, log line or error."""
+"""API keys and their scopes. Kiln keeps only the SHA-256 of a key; its text is in no object, log line or error."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from enum import StrEnum
 
 from shared.errors import InvalidInput
 
-# RFC 6750's b64token: what can stand in `Authorization: Bearer <key>`. Shorter keys could be guessed.
+# The b64token of RFC 6750, which `Authorization: Bearer <key>` requires. Shorter keys could be guessed.
 _KEY = re.compile(r"[A-Za-z0-9._~+/-]{16,}=*")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _FORM = (
-    "must be `name:scope+scope:key`, the scopes being read, generate, train, and the key 16 or more of A-Za-z0-9._~+/-"
+    "must be `name:scope+scope:key`, with the scopes read, generate and train, and a key of 16 or more characters from "
+    "A-Za-z0-9._~+/-"
 )
 
 
 class Scope(StrEnum):
-    READ = "read"  # look at jobs, models and presets
-    GENERATE = "generate"  # make images
-    TRAIN = "train"  # submit and steer jobs, move aliases
+    READ = "read"  # view jobs, models and presets
+    GENERATE = "generate"  # generate images
+    TRAIN = "train"  # submit, control and delete jobs, move aliases
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class ApiKey:
 
 
 def parse_keys(entries: Iterable[str], source: str) -> tuple[ApiKey, ...]:
-    """Entries `name:scope+scope:key` -> keys. Raises InvalidInput that says which entry it was, not its text."""
+    """Parses entries `name:scope+scope:key`. Raises InvalidInput, which names the entry by its number, not its text."""
     keys: list[ApiKey] = []
     for number, entry in enumerate(entries, 1):
         name, _, rest = entry.strip().partition(":")
@@ -43,22 +44,22 @@ def parse_keys(entries: Iterable[str], source: str) -> tuple[ApiKey, ...]:
             raise InvalidInput.of(source, f"entry {number}", _FORM)
         key = ApiKey(name, frozenset(Scope(scope) for scope in names), _digest(text))
         if any(other.name == key.name or other.digest == key.digest for other in keys):
-            raise InvalidInput.of(source, f"entry {number}", "has the name or the key of one before it")
+            raise InvalidInput.of(source, f"entry {number}", "repeats the name or the key of an earlier entry")
         keys.append(key)
     if not keys:
-        # Whoever sets it means to close the door; none at all would leave it open.
-        raise InvalidInput.of(source, None, "holds no key")
+        # The setting is there to restrict access. An empty list would admit everyone.
+        raise InvalidInput.of(source, None, "contains no key; add one, or unset it to admit everyone")
     return tuple(keys)
 
 
 def find_key(keys: Sequence[ApiKey], presented: str) -> ApiKey | None:
-    """The key with that text. Takes equally long whichever it is, and if it is none."""
+    """The key with that text, or None. Takes the same time in every case, so that timing reveals nothing."""
     digest = _digest(presented)
-    found = None
-    for key in keys:  # all of them, always
+    match = None
+    for key in keys:  # no early exit
         if hmac.compare_digest(key.digest, digest):
-            found = key
-    return found
+            match = key
+    return match
 
 
 def _digest(text: str) -> bytes:

@@ -1,7 +1,7 @@
-"""Everything that can go wrong, in the domain's words; no HTTP in here.
+"""The exception tree: every error that Kiln raises on purpose. The API maps it to HTTP statuses elsewhere.
 
 KilnError
-├── InvalidInput             the caller's values: each problem names its field and the value
+├── InvalidInput             unusable values; each problem names a field and its value
 ├── NotFound
 │   ├── UnknownJob
 │   ├── UnknownModel
@@ -11,20 +11,20 @@ KilnError
 │   ├── UnknownAlias
 │   ├── UnknownSweep
 │   └── UnknownClassifier
-├── Conflict                 the request is fine, the state it meets is not
+├── Conflict                 a valid request that the present state does not allow
 │   ├── IllegalTransition
 │   └── NothingToPromote
 ├── IdempotencyMismatch      one Idempotency-Key, two different bodies
-├── Unauthenticated          no key, or none that Kiln knows
-├── Forbidden                a known key that may not do this
-├── StaleFence               a worker that lost its lease tried to write
-├── Unavailable              try again later
+├── Unauthenticated          no API key, or an unknown one
+├── Forbidden                a known API key without the required scope
+├── StaleFence               a write by a worker that has lost its lease
+├── Unavailable              a temporary failure; retry later
 │   ├── StoreUnavailable
 │   ├── NoModelReady
 │   ├── Overloaded
 │   └── Draining
-├── CorruptArtifact          stored bytes are not what was stored
-└── TrainingFailed           a training run cannot go on; carries a ReasonCode
+├── CorruptArtifact          stored bytes that do not match their digest
+└── TrainingFailed           a run that cannot continue; carries a Reason
     ├── BadConfig
     │   └── BadDataset
     ├── Diverged
@@ -41,12 +41,12 @@ from dataclasses import dataclass
 from typing import Any
 
 MAX_VALUE_CHARS = 200
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of an OSError: there is no room, or none for this user or file
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # errno of an OSError: no space left, for this user or file
 
 
 @dataclass(frozen=True, slots=True)
 class FieldProblem:
-    """One thing wrong with one field. `field` is dotted, e.g. `overrides.lr`."""
+    """One problem with one field. `field` is a dotted path, e.g. `overrides.lr`."""
 
     field: str
     value: Any
@@ -57,16 +57,16 @@ class FieldProblem:
 
 
 def printable(value: Any) -> Any:
-    """The value as it may stand in a JSON error: short, and with NaN and infinities as words."""
+    """The value, safe and short enough for a JSON error: NaN and infinities become strings."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if value is None or isinstance(value, bool | float):
         return value
-    # Python refuses to print integers of more than 4300 digits; nobody needs to read them either.
+    # Python refuses to print integers of more than 4300 digits.
     if isinstance(value, int):
         return value if abs(value) < 10**18 else f"an integer of {value.bit_length()} bits"
     text = value if isinstance(value, str) else _repr(value)
-    # A lone surrogate is legal in a JSON string and cannot be encoded as UTF-8 again.
+    # JSON strings may contain a lone surrogate, which UTF-8 cannot encode.
     text = text.encode("utf-8", "backslashreplace").decode("utf-8")
     return text if len(text) <= MAX_VALUE_CHARS else text[:MAX_VALUE_CHARS] + "…"
 
@@ -74,7 +74,7 @@ def printable(value: Any) -> Any:
 def _repr(value: Any) -> str:
     try:
         return repr(value)
-    except (ValueError, RecursionError):  # an integer too long to print somewhere inside, or too deep a nesting
+    except (ValueError, RecursionError):  # contains an integer too long to print, or is nested too deeply
         return f"a {type(value).__name__} that cannot be printed"
 
 
@@ -89,12 +89,12 @@ class KilnError(Exception):
 
 
 class InvalidInput(KilnError):
-    """The caller sent values that cannot be used; `problems` names each field and value."""
+    """The caller sent unusable values; `problems` names each field and its value."""
 
     def __init__(self, problems: Sequence[FieldProblem]) -> None:
         self.problems = tuple(problems)
-        told = (f"{printable(p.field)}: {p.message} (got {printable(p.value)!r})" for p in self.problems)
-        super().__init__("; ".join(told))
+        messages = (f"{printable(p.field)}: {p.message} (got {printable(p.value)!r})" for p in self.problems)
+        super().__init__("; ".join(messages))
 
     @classmethod
     def of(cls, field: str, value: Any, message: str) -> InvalidInput:
@@ -102,7 +102,7 @@ class InvalidInput(KilnError):
 
 
 class NotFound(KilnError):
-    """What was named does not exist."""
+    """No record or file of that name exists."""
 
     kind = "thing"
 
@@ -144,39 +144,39 @@ class UnknownClassifier(NotFound):
 
 
 class Conflict(KilnError):
-    """The request is well formed but does not fit the present state."""
+    """The request is valid, but the present state does not allow it."""
 
 
 class IllegalTransition(Conflict):
-    """A job cannot go from the status it has to the one asked for."""
+    """A job cannot go from its status to the requested one."""
 
 
 class NothingToPromote(Conflict):
-    """No trial of a sweep has a model yet."""
+    """No trial of the sweep has published a model yet."""
 
 
 class IdempotencyMismatch(KilnError):
-    """An Idempotency-Key was used before with another body."""
+    """An Idempotency-Key came with another body than the first time."""
 
 
 class Unauthenticated(KilnError):
-    """The caller showed no key, or one that nobody has."""
+    """The request has no API key, or an unknown one."""
 
 
 class Forbidden(KilnError):
-    """The caller's key is not meant for what was asked; `scope` is what it would take."""
+    """The API key lacks the scope that the request needs."""
 
     def __init__(self, name: str, scope: str) -> None:
         self.scope = scope
-        super().__init__(f"this takes the scope {scope!r}, which the key {name!r} has not")
+        super().__init__(f"key {name!r} lacks the scope {scope!r}")
 
 
 class StaleFence(KilnError):
-    """The writer no longer owns the job: somebody else claimed it since, or it has ended."""
+    """The worker no longer owns the job: another worker has claimed it, or it has ended."""
 
 
 class Unavailable(KilnError):
-    """Something Kiln needs is not there at the moment; worth trying again after `retry_after_s` seconds."""
+    """Kiln cannot serve the request at the moment; the caller may retry after `retry_after_s` seconds."""
 
     retry_after_s = 2
 
@@ -187,19 +187,19 @@ class Unavailable(KilnError):
 
 
 class StoreUnavailable(Unavailable):
-    """The job store (Redis) does not answer."""
+    """Redis, which stores the jobs and the queue, does not respond."""
 
 
 class NoModelReady(Unavailable):
-    """No model is loaded yet: none is published, or it is being warmed up."""
+    """No model is loaded yet: none is published, or it is still warming up."""
 
 
 class Overloaded(Unavailable):
-    """More images wait than the server is willing to queue."""
+    """The queue of the model is full."""
 
 
 class Draining(Unavailable):
-    """This process has been told to stop and takes no new clients."""
+    """This process is shutting down and accepts no new clients."""
 
 
 class CorruptArtifact(KilnError):
@@ -207,28 +207,28 @@ class CorruptArtifact(KilnError):
 
 
 class TrainingFailed(KilnError):
-    """A training run cannot go on. `reason` is a ReasonCode of `shared.jobs.record`."""
+    """A training run cannot continue. `reason` is a value of `shared.jobs.record.Reason`."""
 
     reason = "error"
 
 
 class BadConfig(TrainingFailed):
-    """The configuration is valid by itself but cannot be trained (say, no such data set)."""
+    """The config is valid but cannot be trained; its data set may not exist, for example."""
 
     reason = "bad_config"
 
 
 class BadDataset(BadConfig):
-    """The data set is missing, incomplete or has nothing in it."""
+    """The data set is missing, incomplete or empty."""
 
 
 class Diverged(TrainingFailed):
-    """A loss stopped being a finite number."""
+    """A loss or a weight is not a finite number."""
 
     reason = "diverged"
 
 
 class ParityFailed(TrainingFailed):
-    """The exported ONNX graph does not compute what the torch network computes."""
+    """The exported ONNX graph and the torch network compute different images."""
 
     reason = "parity"

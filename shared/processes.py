@@ -1,4 +1,4 @@
-"""Child processes that end with their parent, whatever kills it, and that let others go first."""
+"""Makes a child process end with its parent, and gives it a low CPU priority."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def die_with_parent(parent_pid: int, with_signal: signal.Signals = signal.SIGKILL) -> None:
-    """Asks the kernel to send this process a signal when its parent is gone; Linux only, elsewhere it does nothing.
+    """Makes the kernel send this process a signal when its parent ends. Does nothing outside Linux.
 
-    To be called in the child. If the parent died before the call, this process ends here.
+    Call it in the child. If the parent has already ended, the call ends this process.
     """
     if sys.platform != "linux":
         return
@@ -26,10 +26,10 @@ def die_with_parent(parent_pid: int, with_signal: signal.Signals = signal.SIGKIL
 
 
 def lower_priority(niceness: int) -> None:
-    """Makes this process, and what it starts, yield the CPU to others. A niceness can only be raised.
+    """Raises the niceness of this process and of its children. Niceness cannot be lowered again.
 
-    Linux may share the CPU among sessions before it looks at any niceness, which then counts within a session only
-    (sched(7), "The autogroup feature"); so this process's session is told as well. Call it in a session of its own.
+    Linux may divide the CPU between sessions first; niceness then counts only within a session (sched(7), "The
+    autogroup feature"). So this function also sets the niceness of the session. Call it in a session of its own.
     """
     os.nice(niceness)
     with suppress(OSError):  # a kernel without autogroups, or a sandbox that hides them

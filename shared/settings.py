@@ -1,4 +1,4 @@
-"""Every setting, read once from the environment (prefix `KILN_`) into one frozen object; documented here only."""
+"""All settings. Each process reads them once from the environment (prefix `KILN_`) into one frozen object."""
 
 from __future__ import annotations
 
@@ -16,91 +16,131 @@ from shared.errors import FieldProblem, InvalidInput
 
 T = TypeVar("T")
 
-# What KILN_FAST_PATHS may name; services/trainer/training/runtime.py says what each is.
+# The names that KILN_FAST_PATHS accepts; services/trainer/training/runtime.py explains each.
 FAST_PATHS = ("channels_last", "fused", "foreach", "winograd", "resample", "lean", "compile", "capture")
 
 
 class Settings(BaseSettings):
+    """Settings of the services."""
+
     model_config = SettingsConfigDict(env_prefix="KILN_", env_ignore_empty=True, frozen=True, extra="ignore")
 
-    data: Path = Field(Path("data"), description="Folder for everything Kiln writes.")
+    data: Path = Field(Path("data"), description="Folder for all files that Kiln writes.")
     datasets: Path | None = Field(
-        None, description="Folder of data sets: cifar10/, or a user's own. Default: <data>/datasets."
+        None, description="Folder of the data sets: `cifar10/` and your own. Default: `datasets` in KILN_DATA."
     )
     artifacts: str | None = Field(
-        None, description="fsspec URL of models and checkpoints. Default: file://<data>/artifacts."
+        None, description="fsspec URL for models, checkpoints and sample grids. Default: `artifacts` in KILN_DATA."
     )
-    redis_url: str = Field("redis://127.0.0.1:6379/0", repr=False, description="Redis with the jobs and the queue.")
+    redis_url: str = Field(
+        "redis://127.0.0.1:6379/0", repr=False, description="URL of the Redis that stores the jobs and the queue."
+    )
     redis_password_file: Path | None = Field(
-        None, description="File that holds the password of Redis, for a redis_url without one: no environment shows it."
+        None,
+        description="File with the password of Redis, which KILN_REDIS_URL then leaves out. A file keeps the password "
+        "out of the environment.",
     )
     classifier: Path = Field(
         Path(__file__).parents[1] / "models" / "classifier",
-        description="Folder of the classifier that measures models. Default: the one that ships with Kiln.",
+        description="Folder of the classifier that evaluates models. Default: the classifier that ships with Kiln.",
     )
     starter: Path = Field(
         Path(__file__).parents[1] / "models" / "starter",
-        description="Folder of the model that an installation without any serves. Default: the one that ships with "
-        "Kiln; a folder that is not there: none.",
+        description="Folder of the model that Kiln publishes when it has none. If the folder does not exist, Kiln "
+        "starts without a model. Default: the starter model that ships with Kiln.",
     )
 
-    host: str = Field("127.0.0.1", description="Address the API and the dashboard listen on.")
+    host: str = Field("127.0.0.1", description="Address on which the API and the dashboard listen.")
     port: int = Field(8000, ge=1, le=65535, description="Port of the API.")
-    dashboard_port: int = Field(8080, ge=0, le=65535, description="Port of the dashboard; 0: no dashboard.")
-    max_body_bytes: int = Field(1 << 20, ge=1024, description="Larger request bodies are refused with 413.")
-    body_timeout_s: float = Field(30.0, gt=0, le=3600, description="Slower request bodies are refused with 408.")
+    dashboard_port: int = Field(8080, ge=0, le=65535, description="Port of the dashboard. 0: no dashboard.")
+    max_body_bytes: int = Field(
+        1 << 20, ge=1024, description="Maximum size of a request body in bytes. The API refuses larger ones with 413."
+    )
+    body_timeout_s: float = Field(
+        30.0, gt=0, le=3600, description="Seconds that a client has to send a request body. After that it gets a 408."
+    )
     max_png_bytes: int = Field(
-        4 << 20, ge=1024, description="The same for PNGs that are to be verified; 4 MiB is 1024 images, uncompressed."
+        4 << 20,
+        ge=1024,
+        description="Maximum size of a PNG for `POST /verify`, in bytes. 4 MiB hold 1024 images without compression.",
     )
     model_memory_mb: int = Field(
         1024,
         ge=1,
-        description="Beyond so many MiB, by estimate, models without an alias leave the API's memory.",
+        description="Memory for loaded models, in MiB, by estimate. Above it, the API unloads models without an alias.",
     )
-    answer_cache_mb: int = Field(64, ge=0, description="MiB of answers that are kept to be given again; 0: none.")
-    access_log: bool = Field(False, description="A line in the API's log for each request.")
-    max_waiting_images: int = Field(8192, ge=1024, description="Images that may wait for one model before 503.")
+    answer_cache_mb: int = Field(64, ge=0, description="Size of the response cache in MiB. 0: no cache.")
+    access_log: bool = Field(False, description="Write one line to the API's log for each request.")
+    max_waiting_images: int = Field(
+        8192, ge=1024, description="Maximum length of a model's queue, in images. When it is full, the API sends a 503."
+    )
 
     api_keys: str | None = Field(
         None, repr=False, exclude=True,
-        description="Keys of clients, separated by commas, each `name:scopes:key`; the scopes are `read`, `generate` "
-        "and `train`, joined by `+`. E.g. `ci:read+train:<32 random hex digits>`. Without any, the API is open to "
-        "everybody who reaches it.",
+        description="API keys, separated by commas. Each is `name:scopes:key`; the scopes are `read`, `generate` and "
+        "`train`, joined by `+`. Example: `ci:read+train:<32 random hex digits>`. Without any key, the API accepts "
+        "every request that reaches it.",
     )  # fmt: skip
     api_keys_file: Path | None = Field(
-        None, description="File with such keys instead, one a line; `#` begins a comment. No environment shows it."
+        None,
+        description="File with API keys, one per line, instead of KILN_API_KEYS. `#` starts a comment. A file keeps "
+        "the keys out of the environment.",
     )
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="Origins whose pages may call the API, separated by commas, or `*`. Default: none but its own."
+        (),
+        description="Origins whose web pages may call the API, separated by commas, or `*` for all. Default: only the "
+        "API's own origin.",
     )
 
     drain_s: float = Field(
-        0.5, ge=0, le=3600, description="Seconds after SIGTERM in which the API is not ready but still answers."
+        0.5,
+        ge=0,
+        le=3600,
+        description="Seconds after SIGTERM during which `/readyz` fails but the API still serves requests, so that a "
+        "load balancer can react.",
     )
 
-    threads: int | None = Field(None, ge=1, description="CPU threads of torch and of onnxruntime. Default: all cores.")
+    threads: int | None = Field(
+        None, ge=1, description="CPU threads for torch and for onnxruntime. Default: one per core."
+    )
     fast_paths: str = Field(
         "auto",
-        description="How training is computed: `auto`, or `none` (the plain reference), then `+name` or `-name`, "
-        f"separated by commas, of {', '.join(FAST_PATHS)}.",
+        description="Optimisations of the training step: `auto` or `none` (the plain reference), then `+name` or "
+        f"`-name`, separated by commas. Names: {', '.join(FAST_PATHS)}.",
     )
     trainer_nice: int = Field(
-        5, ge=0, le=19, description="Niceness of training processes, so that the API beside them answers promptly."
+        5,
+        ge=0,
+        le=19,
+        description="Niceness of the training processes. Above 0, the API on the same machine gets the CPU first.",
     )
-    require_cuda: bool = Field(False, description="Not ready, and no training, without a CUDA device.")
+    require_cuda: bool = Field(
+        False, description="Without a CUDA device, fail the readiness check and refuse to train."
+    )
 
     lease_s: float = Field(
-        15.0, ge=0.2, le=86_400, description="A worker that is silent for so many seconds has lost its job."
+        15.0,
+        ge=0.2,
+        le=86_400,
+        description="Length of a worker's lease on its job, in seconds. A worker that does not renew it in time loses "
+        "the job.",
     )
-    max_attempts: int = Field(3, ge=1, description="A job that lost its worker so many times is lost for good.")
+    max_attempts: int = Field(
+        3, ge=1, description="Number of lost workers after which a job ends as `lost` instead of being queued again."
+    )
     stall_s: float = Field(
-        900.0, ge=1, le=86_400, description="A trainer that reports nothing for so many seconds is killed, and retried."
+        900.0,
+        ge=1,
+        le=86_400,
+        description="Seconds without a message from the training process after which the worker kills it and retries.",
     )
     job_timeout_s: float | None = Field(
-        None, gt=0, description="Seconds of training, over all attempts, after which a job is stopped. Default: none."
+        None,
+        gt=0,
+        description="Maximum training time of a job in seconds, over all attempts. Default: no limit.",
     )
     stop_grace_s: float = Field(
-        30.0, ge=0, le=86_400, description="Seconds a trainer has to checkpoint before it is killed."
+        30.0, ge=0, le=86_400, description="Seconds that a training process has to write a checkpoint before SIGKILL."
     )
 
     _keys: tuple[ApiKey, ...] = PrivateAttr(())
@@ -128,7 +168,7 @@ class Settings(BaseSettings):
     def _are_paths(cls, words: str) -> str:
         for word in words.split(","):
             if word not in ("auto", "none") and word.lstrip("+-") not in FAST_PATHS:
-                raise ValueError(f"unknown path {word!r}; there are auto, none, {', '.join(FAST_PATHS)}")
+                raise ValueError(f"unknown name {word!r}; choose from auto, none, {', '.join(FAST_PATHS)}")
         return words
 
     @field_validator("data", "datasets", "classifier", "starter")
@@ -136,7 +176,7 @@ class Settings(BaseSettings):
     def _absolute(cls, path: Path | None) -> Path | None:
         try:
             return None if path is None else path.expanduser().resolve()
-        except RuntimeError as error:  # ~somebody who does not exist, or a loop of links
+        except RuntimeError as error:  # the home folder of an unknown user, or a loop of links
             raise ValueError(str(error)) from None
 
     @model_validator(mode="after")
@@ -153,12 +193,14 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _read_keys(self) -> Self:
-        # pydantic's own errors would quote the keys; InvalidInput passes through it.
+        # A ValidationError would quote the keys. pydantic lets InvalidInput pass.
         if self.api_keys is not None and self.api_keys_file is not None:
-            raise InvalidInput.of("KILN_API_KEYS_FILE", str(self.api_keys_file), "KILN_API_KEYS is set as well")
+            raise InvalidInput.of(
+                "KILN_API_KEYS_FILE", str(self.api_keys_file), "KILN_API_KEYS is set too; unset one of the two"
+            )
         if self.api_keys is not None:
             self._keys = parse_keys(self.api_keys.split(","), "KILN_API_KEYS")
-            object.__setattr__(self, "api_keys", None)  # from here on there are digests only
+            object.__setattr__(self, "api_keys", None)  # only the digests stay in memory
         elif self.api_keys_file is not None:
             lines = (line.partition("#")[0].strip() for line in _read_lines(self.api_keys_file, "KILN_API_KEYS_FILE"))
             self._keys = parse_keys([line for line in lines if line], "KILN_API_KEYS_FILE")
@@ -166,7 +208,7 @@ class Settings(BaseSettings):
 
     @property
     def keys(self) -> tuple[ApiKey, ...]:
-        """Who may use the API; empty: everybody."""
+        """The keys that the API accepts. Empty: it accepts every request."""
         return self._keys
 
     @property
@@ -181,23 +223,25 @@ class Settings(BaseSettings):
 
 
 def read_settings() -> Settings:
-    """The environment's settings. Raises InvalidInput that names the variable and its value."""
+    """Reads the environment. Raises InvalidInput, which names the variable and its value."""
     return _read(Settings)
 
 
 class ClientSettings(BaseSettings):
-    """What a client of the API needs to know."""
+    """Settings of a client of the API."""
 
     model_config = SettingsConfigDict(env_prefix="KILN_", env_ignore_empty=True, frozen=True, extra="ignore")
 
-    url: str = Field("http://127.0.0.1:8000", pattern=r"^https?://[^/]", description="Where the API is.")
-    api_key: SecretStr | None = Field(None, description="Key for an API that wants one.")
+    url: str = Field("http://127.0.0.1:8000", pattern=r"^https?://[^/]", description="URL of the API.")
+    api_key: SecretStr | None = Field(None, description="API key, if the API requires one.")
 
 
 def read_client_settings(url: str | None = None, api_key: str | None = None) -> ClientSettings:
-    """What is passed, and the environment for the rest. Raises InvalidInput that names the variable and its value."""
-    given: dict[str, Any] = {name: value for name, value in (("url", url), ("api_key", api_key)) if value is not None}
-    return _read(partial(ClientSettings, **given))
+    """The arguments, and the environment for those that are None. Raises InvalidInput, which names the variable."""
+    arguments: dict[str, Any] = {
+        name: value for name, value in (("url", url), ("api_key", api_key)) if value is not None
+    }
+    return _read(partial(ClientSettings, **arguments))
 
 
 def _read(make: Callable[[], T]) -> T:
@@ -213,21 +257,21 @@ def _read(make: Callable[[], T]) -> T:
 
 
 def _with_password(url: str, file: Path) -> str:
-    """The URL with the file's password, unless it has one. Raises InvalidInput: pydantic's errors would quote it."""
+    """Adds the file's password to a URL that has none. Raises InvalidInput; pydantic's own errors would quote it."""
     try:
         parts = urlsplit(url)
     except ValueError:
         raise InvalidInput.of("KILN_REDIS_URL", url.rpartition("@")[2], "is not a URL") from None
     if parts.password:
         return url
-    user, _, place = parts.netloc.rpartition("@")
-    return parts._replace(netloc=f"{user.rstrip(':')}:{quote(_read_password(file), safe='')}@{place}").geturl()
+    user, _, address = parts.netloc.rpartition("@")
+    return parts._replace(netloc=f"{user.rstrip(':')}:{quote(_read_password(file), safe='')}@{address}").geturl()
 
 
 def _read_password(file: Path) -> str:
     lines = _read_lines(file, "KILN_REDIS_PASSWORD_FILE")
     if len(lines) != 1 or not lines[0]:
-        raise InvalidInput.of("KILN_REDIS_PASSWORD_FILE", str(file), "must hold one line, the password")
+        raise InvalidInput.of("KILN_REDIS_PASSWORD_FILE", str(file), "must contain exactly one line, the password")
     return lines[0]
 
 
@@ -235,5 +279,5 @@ def _read_lines(file: Path, variable: str) -> list[str]:
     try:
         return file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise InvalidInput.of(variable, str(file), f"cannot be read: {why}") from None
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise InvalidInput.of(variable, str(file), f"cannot be read: {reason}") from None

@@ -1,1 +1,1 @@
-"""What is trained, and with which values: configs, presets, references to checkpoints."""
+"""Training configs: their fields, the table of presets, and overrides. Nothing here reads or writes files."""

@@ -1,8 +1,4 @@
-"""What a job is and how it may change: frozen records and pure functions from one record to the next.
-
-Time is always passed in, and it is the store's: workers' clocks may be wrong. Every change by a worker carries the
-fence it got when it claimed the job; a stale one raises StaleFence.
-"""
+"""The frozen record of a training job: status, config, progress, lease. `shared.jobs.transitions` changes it."""
 
 from __future__ import annotations
 
@@ -14,7 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from shared.configs.classifier import ClassifierConfig
-from shared.configs.presets import TrainConfig
+from shared.configs.train import TrainConfig
 
 
 class JobStatus(StrEnum):
@@ -22,25 +18,25 @@ class JobStatus(StrEnum):
     RUNNING = "running"
     PAUSED = "paused"
     SUCCEEDED = "succeeded"
-    FAILED = "failed"  # the job's own fault: its config, its data, a diverged loss
-    LOST = "lost"  # the infrastructure's; it can be resumed
+    FAILED = "failed"  # because of its config, its data or a diverged loss
+    LOST = "lost"  # because of the infrastructure; it can be resumed
     CANCELLED = "cancelled"
 
 
 TRANSITIONS: dict[JobStatus, frozenset[JobStatus]] = {
     JobStatus.QUEUED: frozenset({JobStatus.RUNNING, JobStatus.PAUSED, JobStatus.CANCELLED}),
-    JobStatus.RUNNING: frozenset(set(JobStatus)),  # also to RUNNING: claimed again after its lease ran out
+    JobStatus.RUNNING: frozenset(set(JobStatus)),  # also to RUNNING: another worker claims it after the lease expires
     JobStatus.PAUSED: frozenset({JobStatus.QUEUED, JobStatus.CANCELLED}),
     JobStatus.SUCCEEDED: frozenset(),
     JobStatus.FAILED: frozenset(),
-    JobStatus.LOST: frozenset({JobStatus.QUEUED}),  # when the user says so; its checkpoint is there
+    JobStatus.LOST: frozenset({JobStatus.QUEUED}),  # on the user's request, from its checkpoint
     JobStatus.CANCELLED: frozenset(),
 }
 TERMINAL = frozenset({JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.LOST, JobStatus.CANCELLED})
 
 
 class Reason(StrEnum):
-    """Why a job ended otherwise than by success."""
+    """Why a job did not succeed."""
 
     WORKER_LOST = "worker_lost"
     STALLED = "stalled"
@@ -57,7 +53,7 @@ class Reason(StrEnum):
 LOST_REASONS = frozenset({Reason.WORKER_LOST, Reason.STALLED, Reason.DISK_FULL})
 
 Kind = Literal["gan", "classifier"]  # what a job trains
-RequestedAction = Literal["cancel", "pause", "finish"]  # what a user asks of a running job
+RequestedAction = Literal["cancel", "pause", "finish"]  # what a user can request of a running job
 
 
 class Progress(BaseModel):
@@ -68,20 +64,22 @@ class Progress(BaseModel):
     images_total: int = 0
     images_per_second: float | None = None
     eta_seconds: float | None = None
-    step_shares: dict[str, float] | None = None  # of a training step's time: data, forward, backward, optimizer
-    device_memory_bytes: int | None = None  # the most that training had in use; null on a CPU
+    step_shares: dict[str, float] | None = (
+        None  # fractions of a training step's time: data, forward, backward, optimizer
+    )
+    device_memory_bytes: int | None = None  # peak use; null on a CPU
 
     @classmethod
     def at(cls, seen: int, total: int, images_per_second: float | None = None, **more: Any) -> Progress:
-        """After so many images. What the trainer knows better is given in `more`."""
+        """Progress after `seen` of `total` images. Values in `more` replace the estimates made here."""
         eta = max(0, total - seen) / images_per_second if images_per_second else None
-        known = {name: value for name, value in more.items() if value is not None}
-        guessed = {"fraction": min(1.0, seen / total) if total else 0.0, "eta_seconds": eta}
-        return cls(images_seen=seen, images_total=total, images_per_second=images_per_second, **guessed | known)
+        measured = {name: value for name, value in more.items() if value is not None}
+        estimated = {"fraction": min(1.0, seen / total) if total else 0.0, "eta_seconds": eta}
+        return cls(images_seen=seen, images_total=total, images_per_second=images_per_second, **estimated | measured)
 
 
 class Event(BaseModel):
-    """Something worth telling the user about a job. `id` grows with time within a job."""
+    """One entry of a job's log for the user. Within a job, ids increase with time."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -93,7 +91,7 @@ class Event(BaseModel):
 
 
 class SweepTrial(BaseModel):
-    """Which trial of which sweep a job is."""
+    """The sweep, and the number of the trial in it, that a job belongs to."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -102,7 +100,7 @@ class SweepTrial(BaseModel):
 
 
 class Job(BaseModel):
-    """One training job, as stored."""
+    """A training job, as stored."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -125,18 +123,18 @@ class Job(BaseModel):
     started_at: datetime | None = None
     finished_at: datetime | None = None
 
-    attempt: int = 0  # times it was claimed
-    crashes: int = 0  # times its worker or trainer vanished
-    fence: int = 0  # raised by every claim; who carries an older one has lost the job
+    attempt: int = 0  # number of claims
+    crashes: int = 0  # number of attempts that ended with a lost worker or training process
+    fence: int = 0  # raised by every claim; a worker with an older fence has lost the job
     lease_until: datetime | None = None
     renewed_at: datetime | None = None
-    trained_s: float = 0.0  # in the hands of workers, over all attempts
+    trained_s: float = 0.0  # time with a worker, over all attempts
     worker: str | None = None
     request: RequestedAction | None = None
 
     @property
     def gan_config(self) -> TrainConfig:
-        """The config of a job that trains a GAN. Raises TypeError for one that does not."""
+        """The config, for a job that trains a GAN. Raises TypeError for any other."""
         if not isinstance(self.config, TrainConfig):
             raise TypeError(f"job {self.id} trains a {self.kind}")
         return self.config
@@ -147,19 +145,19 @@ class Job(BaseModel):
 
     @property
     def is_unsent(self) -> bool:
-        """It waits for a worker, and no message tells of it."""
+        """The job is queued, but no message for it was sent to the queue."""
         return self.status is JobStatus.QUEUED and self.enqueued_at is None
 
 
 def new_job_id(now: datetime) -> str:
-    """Sorts by time of creation and is readable: 20261121-213455-9c4d1f7a (date, time, microseconds + chance, UTC)."""
+    """A readable id that sorts by creation time: 20261121-213455-9c4d1f7a (UTC date, time, microseconds + 3 random)."""
     return f"{now:%Y%m%d-%H%M%S}-{now.microsecond:05x}{secrets.token_hex(2)[:3]}"
 
 
 def new_job(
     now: datetime, *, preset: str, config: TrainConfig | ClassifierConfig, dataset: str, name: str | None
 ) -> Job:
-    # A classifier's budget is in epochs, and how long one is, only its trainer knows.
+    # A classifier's budget is in epochs. Only its trainer knows how many images an epoch has.
     kind, total = ("gan", config.total_nimg) if isinstance(config, TrainConfig) else ("classifier", 0)
     return Job(
         id=new_job_id(now), kind=kind, preset=preset, name=name, dataset=dataset, config=config,

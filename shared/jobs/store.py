@@ -1,7 +1,7 @@
-"""The store of jobs in flight: a protocol and its Redis implementation.
+"""The store of jobs: a protocol and its Redis implementation.
 
-All changes go through `update(job_id, change)`: an atomic read, a pure function of `shared.jobs.record`, a write. What
-belongs together (record, metrics, events) is written together, and nothing of it if the function raises.
+Every change goes through `update(job_id, change)`: an atomic read, a pure function of `shared.jobs.transitions`, and
+one write of record, metrics and events together. If the function raises, nothing is written.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from shared.storage.pubsub import CHANNEL, channel_of
 from shared.storage.redis import TIMEOUT_S, Idempotency, connect, create_once, from_redis, key, redis_errors, transact
 
 Change = Callable[[Job, datetime], Job]
-Metrics = dict[str, float]  # one row of the series; `nimg` says where it belongs
+Metrics = dict[str, float]  # one row of the series; `nimg` is its position
 
-Events = Sequence[Event] | Callable[[Job], Sequence[Event]]  # or what to tell, given the job as it was written
+Events = Sequence[Event] | Callable[[Job], Sequence[Event]]  # or a function of the changed job that returns them
 
 EVENTS_KEPT = 10_000
 
@@ -33,7 +33,7 @@ class Page:
 
 
 class JobStore(Protocol):
-    """Raises StoreUnavailable when it cannot be reached, UnknownJob for an id it does not have."""
+    """Every method raises StoreUnavailable during an outage, and UnknownJob for an id that the store does not have."""
 
     def ping(self) -> None: ...
     def now(self) -> datetime: ...
@@ -68,7 +68,7 @@ class RedisJobStore:
             self._redis.ping()
 
     def now(self) -> datetime:
-        """The store's clock, the only one that leases are measured by."""
+        """The time of Redis. Leases are measured by this clock only."""
         with redis_errors():
             return from_redis(self._redis.time())
 
@@ -135,7 +135,7 @@ class RedisJobStore:
         return self._oldest(_UNSENT)
 
     def waiting(self, limit: int) -> Sequence[Job]:
-        """The queued jobs that have waited longest."""
+        """The oldest `limit` queued jobs."""
         return self._oldest(_index(JobStatus.QUEUED), limit)
 
     def _oldest(self, index: str, limit: int = 0) -> Sequence[Job]:
@@ -145,7 +145,7 @@ class RedisJobStore:
         return [Job.model_validate_json(text) for text in texts if text]
 
     def list(self, status: JobStatus | None = None, after: str | None = None, limit: int = 20) -> Page:
-        """Jobs newest first; `after` is the id that the last page ended with. Ids sort by time."""
+        """A page of jobs, newest first. `after` is the last id of the previous page."""
         index = _index(status)
         start = f"({after}" if after else "+"
         with redis_errors():
@@ -164,7 +164,7 @@ class RedisJobStore:
         return [_event(entry_id, fields) for entry_id, fields in entries]
 
     def announce(self) -> None:
-        """Wakes every API that waits for news (`shared.storage.pubsub`): there is a new model, or an alias moved."""
+        """Tells every API that a model was published or an alias has moved (`shared.storage.pubsub`)."""
         with redis_errors():
             self._redis.publish(CHANNEL, "changed")
 
@@ -186,7 +186,7 @@ class RedisJobStore:
         pipe.publish(channel_of(after.id), "changed")
 
     def _add(self, pipe: Any, job_id: str, metrics: Sequence[Metrics], events: Sequence[Event]) -> None:
-        for row in metrics:  # a row again for the same position replaces the first: a resumed run retraces
+        for row in metrics:  # a resumed run repeats positions; the new row replaces the old one
             pipe.zremrangebyscore(key("metrics", job_id), row["nimg"], row["nimg"])
             pipe.zadd(key("metrics", job_id), {json.dumps(row): row["nimg"]})
         for event in events:

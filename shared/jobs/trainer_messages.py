@@ -1,4 +1,4 @@
-"""What a training process tells its supervisor: one JSON object per line, told apart by `kind`."""
+"""The messages from a training process to its supervisor: one JSON object per line, distinguished by `kind`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from shared.jobs.record import Event, Reason
 from shared.storage.classifier_files import ClassifierManifest
 from shared.storage.model_registry import ModelManifest
 
-StopSignal = Literal["leave", "finish"]  # what it is told: checkpoint, somebody goes on later; keep the model so far
+StopSignal = Literal["leave", "finish"]  # write a checkpoint and exit; or export the model so far and exit
 
 
 class _Line(BaseModel):
@@ -22,10 +22,10 @@ class ProgressLine(_Line):
     kind: Literal["progress"] = "progress"
     images_seen: int
     images_per_second: float
-    images_total: int | None = None  # where the job's record does not have it
-    fraction: float | None = None  # of the run, where that is not the share of images; see TrainConfig.max_minutes
+    images_total: int | None = None  # for jobs whose record does not have it
+    fraction: float | None = None  # of the run, if it is not images_seen / images_total; see TrainConfig.max_minutes
     eta_seconds: float | None = None
-    step_shares: dict[str, float] | None = None  # of a step's time: data, forward, backward, optimizer
+    step_shares: dict[str, float] | None = None  # fractions of a step's time: data, forward, backward, optimizer
     device_memory_bytes: int | None = None
 
 
@@ -40,19 +40,19 @@ class EventLine(_Line):
 
 
 class ResultLine(_Line):
-    """Training is done. The files of the model lie in `folder`; publishing them is the receiver's business."""
+    """Training has finished. The supervisor publishes the files in `folder` as a model."""
 
     kind: Literal["result"] = "result"
     manifest: ModelManifest
     folder: str
 
     def read_files(self) -> dict[str, bytes]:
-        """What is to be published with the manifest, by name."""
+        """The files of the model, by name."""
         return {path.name: path.read_bytes() for path in sorted(Path(self.folder).iterdir())}
 
 
 class ClassifierLine(_Line):
-    """A classifier is trained. Its files lie in `folder`, its manifest among them."""
+    """A classifier has been trained. Its files, the manifest included, are in `folder`."""
 
     kind: Literal["classifier"] = "classifier"
     manifest: ClassifierManifest
@@ -73,9 +73,9 @@ _ADAPTER: TypeAdapter[TrainerLine] = TypeAdapter(TrainerLine)
 
 
 def parse_line(line: str | bytes) -> TrainerLine:
-    """Raises pydantic.ValidationError on anything that is not one of the above."""
+    """Parses one message. Raises pydantic.ValidationError."""
     return _ADAPTER.validate_json(line)
 
 
-# A trainer that was told to leave, and left a checkpoint, ends with this status (EX_TEMPFAIL of sysexits.h).
+# Exit status of a trainer that has written a checkpoint after the signal `leave` (EX_TEMPFAIL of sysexits.h).
 EXIT_LEFT = 75

@@ -1,7 +1,7 @@
-"""How a job may change: pure functions from one record to the next.
+"""The changes that a job can go through, as pure functions from one record to the next.
 
-Time is always passed in, and it is the store's: workers' clocks may be wrong. Every change by a worker carries the
-fence it got when it claimed the job; a stale one raises StaleFence.
+`now` is the store's time, because the clocks of workers may be wrong. A worker passes the fence that it got when it
+claimed the job; an older fence raises StaleFence.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from shared.jobs.record import (
 
 
 def enqueued(job: Job, now: datetime) -> Job:
-    """A message for the job has been sent. By now a worker may have it already, which is as well."""
+    """A message for the job was sent. If a worker has claimed the job since, nothing changes."""
     return job.model_copy(update={"enqueued_at": now}) if job.status is JobStatus.QUEUED else job
 
 
 def claim(job: Job, now: datetime, *, worker: str, lease_s: float) -> Job:
-    """Gives the job to a worker: a queued one, or one whose last worker let its lease run out.
+    """Gives the job to a worker, if it is queued or the lease of its last worker has expired.
 
-    Raises IllegalTransition otherwise, so a message that is delivered twice does nothing the second time.
+    Raises IllegalTransition otherwise; a message that is delivered twice therefore has no effect the second time.
     """
     lease_is_live = job.status is JobStatus.RUNNING and not is_lease_expired(job, now)
     if lease_is_live:
@@ -49,7 +49,7 @@ def renew(
     job: Job, now: datetime, *, fence: int, lease_s: float,
     progress: Progress | None = None, metrics: dict[str, float] | None = None,
 ) -> Job:  # fmt: skip
-    """The worker is alive: moves the lease on, and takes what the trainer said since."""
+    """Extends the worker's lease, and stores the trainer's latest progress and metrics."""
     _check_fence(job, fence)
     since_s = (now - job.renewed_at).total_seconds() if job.renewed_at else 0.0
     return job.model_copy(
@@ -67,7 +67,7 @@ def finish(
     job: Job, now: datetime, *, fence: int, status: JobStatus,
     reason: Reason | None = None, error: str | None = None, model_id: str | None = None,
 ) -> Job:  # fmt: skip
-    """The worker is done with the job, for better or worse: `status` is a terminal one."""
+    """The worker ends the job with a terminal `status`."""
     _check_fence(job, fence)
     if status not in TERMINAL:
         raise IllegalTransition(f"job {job.id} cannot be finished as {status}")
@@ -75,14 +75,14 @@ def finish(
 
 
 def release(job: Job, now: datetime, *, fence: int, status: JobStatus, crashed: bool = False) -> Job:
-    """The worker leaves and somebody may go on later: back to QUEUED, or PAUSED when the user asked for that.
+    """The worker gives the job back: to QUEUED, or to PAUSED if the user requested a pause.
 
-    A cancel that came while the worker was leaving is honoured here; nobody else would.
+    If the user has cancelled the job in the meantime, it ends as CANCELLED.
     """
     _check_fence(job, fence)
     crashes = job.crashes + crashed
     if status not in (JobStatus.QUEUED, JobStatus.PAUSED):
-        raise IllegalTransition(f"job {job.id} cannot be handed back as {status}")
+        raise IllegalTransition(f"job {job.id} cannot be released as {status}")
     if job.request == "cancel":
         return _end(job, now, JobStatus.CANCELLED, reason=Reason.CANCELLED_BY_USER, crashes=crashes)
     request = None if status is JobStatus.PAUSED else job.request
@@ -90,20 +90,20 @@ def release(job: Job, now: datetime, *, fence: int, status: JobStatus, crashed: 
 
 
 def expire(job: Job, now: datetime, *, max_attempts: int) -> Job:
-    """What the reaper does with a job whose worker fell silent: queue it again, or give it up."""
+    """If the job's lease has expired, queues it again, or ends it after `max_attempts` lost workers."""
     if not is_lease_expired(job, now):
         return job
     crashes = job.crashes + 1
     if job.request == "cancel":
         return _end(job, now, JobStatus.CANCELLED, reason=Reason.CANCELLED_BY_USER, crashes=crashes)
     if crashes >= max_attempts:
-        error = f"its worker vanished {crashes} times; the last one was {job.worker}"
+        error = f"the job lost its worker {crashes} times; the last worker was {job.worker}"
         return _end(job, now, JobStatus.LOST, reason=Reason.WORKER_LOST, error=error, crashes=crashes)
     return _move(job, JobStatus.QUEUED, lease_until=None, worker=None, enqueued_at=None, crashes=crashes)
 
 
 def resume(job: Job, now: datetime) -> Job:
-    """Puts a paused or lost job back in the queue; one that waits, runs or was only asked to pause just goes on."""
+    """Queues a paused or lost job again. A queued or running job continues; a pending pause request is withdrawn."""
     if job.status is JobStatus.PAUSED:
         return _move(job, JobStatus.QUEUED, enqueued_at=None)
     if job.status is JobStatus.LOST:
@@ -115,15 +115,16 @@ def resume(job: Job, now: datetime) -> Job:
 
 
 def request_action(job: Job, now: datetime, *, request: RequestedAction) -> Job:
-    """A user's wish. Idempotent; on a job that is over it changes nothing.
+    """Records a user's request. Idempotent; it does not change a job that is over.
 
-    A queued or paused job obeys at once; a running one when its worker next renews its lease. A cancel stands.
+    A queued or paused job changes at once, a running one when its worker next renews its lease. No later request
+    replaces a cancel.
     """
     if job.is_over:
         return job
     if job.status is JobStatus.RUNNING:
         return job if job.request == "cancel" else job.model_copy(update={"request": request})
-    return _ASK_IDLE[request](job, now)
+    return _REQUEST_IDLE[request](job, now)
 
 
 def _cancel_idle(job: Job, now: datetime) -> Job:
@@ -135,15 +136,17 @@ def _pause_idle(job: Job, now: datetime) -> Job:
 
 
 def _finish_idle(job: Job, now: datetime) -> Job:
-    """A worker has to export what was trained, so the job waits for one; nothing trained, nothing to keep."""
+    """Queues the job for a worker, which exports the model so far. Raises IllegalTransition if nothing was trained."""
     if job.attempt == 0:
-        raise IllegalTransition(f"job {job.id} is {job.status} and was never trained: there is no model to keep")
+        raise IllegalTransition(
+            f"job {job.id} is {job.status} and was never trained, so it has no model to keep; cancel it instead"
+        )
     if job.status is JobStatus.PAUSED:
         return _move(job, JobStatus.QUEUED, request="finish", enqueued_at=None)
     return job.model_copy(update={"request": "finish"})
 
 
-_ASK_IDLE = {"cancel": _cancel_idle, "pause": _pause_idle, "finish": _finish_idle}
+_REQUEST_IDLE = {"cancel": _cancel_idle, "pause": _pause_idle, "finish": _finish_idle}
 
 
 def _move(job: Job, status: JobStatus, **changes: Any) -> Job:

@@ -1,6 +1,7 @@
-"""Where what was made is kept: models, checkpoints, sample grids. Plain keys and bytes over fsspec.
+"""The artifact store: models, checkpoints and sample grids as bytes under keys, on any file system of fsspec.
 
-`file://` by default; any other fsspec URL (`s3://bucket/prefix`) for several machines, with its driver installed.
+The default is `file://`. Several machines can share another fsspec URL, such as `s3://bucket/prefix`; its driver must
+be installed.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _SEGMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 class ArtifactStore:
-    """Writes are atomic: a reader sees all of an object or none of it, and locally it has reached the disk."""
+    """Writes are atomic: a reader sees a whole object or none. On a local disk they are durable, too."""
 
     def __init__(self, url: str) -> None:
         self._fs: Any
@@ -30,14 +31,14 @@ class ArtifactStore:
         self._is_local = isinstance(self._fs, LocalFileSystem)
 
     def write(self, key: str, data: bytes) -> None:
-        """Stores the bytes, in place of what was there. Raises OSError (ENOSPC, say) and leaves what was there."""
+        """Stores or replaces an object. Raises OSError, for example ENOSPC, and then leaves the old object in place."""
         if self._is_local:
             _write_durably(Path(self._path(key)), data, replace=True)
         else:
             self._fs.pipe_file(self._path(key), data)
 
     def create(self, key: str, data: bytes) -> bool:
-        """Stores the bytes unless the key is taken; says whether it did. Of several callers, one succeeds."""
+        """Stores an object unless the key exists, and returns whether it did. One of several callers succeeds."""
         try:
             if self._is_local:
                 _write_durably(Path(self._path(key)), data, replace=False)
@@ -48,7 +49,7 @@ class ArtifactStore:
         return True
 
     def read(self, key: str) -> bytes:
-        """Raises FileNotFoundError when there is nothing under the key."""
+        """The object under the key. Raises FileNotFoundError."""
         data: bytes = self._fs.cat_file(self._path(key))
         return data
 
@@ -56,22 +57,22 @@ class ArtifactStore:
         return bool(self._fs.exists(self._path(key)))
 
     def list(self, prefix: str) -> list[str]:
-        """Names of the objects and folders right below a prefix, sorted; [] when there is no such prefix."""
+        """Sorted names of the objects and folders directly below a prefix; [] if the prefix does not exist."""
         try:
-            # Without refresh, fsspec may answer from a listing that it cached before another process wrote.
-            found = self._fs.ls(self._path(prefix), detail=False, refresh=True)
+            # Without refresh, fsspec may return a cached listing that lacks another process's writes.
+            paths = self._fs.ls(self._path(prefix), detail=False, refresh=True)
         except FileNotFoundError:
             return []
-        names = (str(path).rstrip("/").rsplit("/", 1)[-1] for path in found)
+        names = (str(path).rstrip("/").rsplit("/", 1)[-1] for path in paths)
         return sorted(name for name in names if _SEGMENT.fullmatch(name))
 
     def delete(self, key: str) -> None:
-        """Removes an object; one that is not there is no error."""
+        """Removes an object, if it exists."""
         with suppress(FileNotFoundError):
             self._fs.rm_file(self._path(key))
 
     def sweep(self, prefix: str, older_than_s: float) -> None:
-        """Removes what writers that were killed left unfinished right below a prefix; other stores do so themselves."""
+        """Removes unfinished files of killed writers directly below a prefix. Remote stores do that themselves."""
         if not self._is_local:
             return
         for path in Path(self._path(prefix)).glob(f"{_UNFINISHED}*"):
@@ -80,14 +81,14 @@ class ArtifactStore:
                     path.unlink()
 
     def _path(self, key: str) -> str:
-        # No "..", no absolute path, no hidden file: a key cannot point outside the store.
+        # No "..", no absolute path and no hidden file: a key never points outside the store.
         if not all(_SEGMENT.fullmatch(segment) for segment in key.split("/")):
             raise ValueError(f"not an artifact key: {key!r}")
         return f"{self._root}/{key}"
 
 
 def _write_durably(path: Path, data: bytes, *, replace: bool) -> None:
-    """Writes beside the target, flushes to the disk, then gives it its name; the name's folder is flushed too."""
+    """Writes a temporary file beside the target, flushes it to the disk, renames it, and flushes the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=_UNFINISHED)
     try:
@@ -95,11 +96,11 @@ def _write_durably(path: Path, data: bytes, *, replace: bool) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)  # mkstemp's 0600 would hide it from another service's user
+        Path(temporary).chmod(0o644)  # mkstemp's 0600 would hide it from services of other users
         if replace:
             Path(temporary).replace(path)
         else:
-            os.link(temporary, path)  # unlike rename, fails when the name is taken
+            os.link(temporary, path)  # unlike rename, this fails if the name exists
     finally:
         Path(temporary).unlink(missing_ok=True)
     folder = os.open(path.parent, os.O_RDONLY)

@@ -1,7 +1,8 @@
-"""The queue between API and workers: Celery on Redis. A message carries a job's id and nothing else.
+"""The queue between API and workers: Celery on Redis. A message contains a job's id and nothing else.
 
-Messages are acknowledged when they are taken, not when the work is done: with Redis, a late acknowledgement delivers
-anything that runs longer than the visibility timeout a second time. Lost work is the lease's and the reaper's business.
+A worker acknowledges a message when it takes it, not when the work is done. With late acknowledgement, Redis would
+deliver a message again after the visibility timeout, while its job still trains. The reaper detects lost jobs by their
+lease.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ def make_celery(settings: Settings) -> Any:
         accept_content=["json"],
         task_ignore_result=True,
         task_acks_late=False,
-        # A worker that trains for hours must not sit on a message that another one could start with now.
+        # A worker that trains for hours must not hold a message that another worker could start with.
         worker_prefetch_multiplier=1,
         worker_disable_prefetch=True,
-        # Jobs are cancelled through their record; Celery's own remote control is not needed and not offered.
+        # Jobs are cancelled through their record, so Celery's remote control stays off.
         worker_enable_remote_control=False,
         worker_send_task_events=False,
         worker_hijack_root_logger=False,
@@ -45,28 +46,28 @@ def make_celery(settings: Settings) -> Any:
 
 
 class Broker:
-    """The sending side."""
+    """The sending side of the queue."""
 
     def __init__(self, settings: Settings) -> None:
         self._app = make_celery(settings)
-        # A request must not wait for kombu to try a dead broker again and again; the reaper sends what was recorded.
+        # A request must not wait while kombu retries a dead broker; the reaper sends recorded jobs later.
         self._app.conf.broker_transport_options |= {
             "max_retries": 1, "interval_start": 0, "interval_step": 0, "socket_connect_timeout": 1, "socket_timeout": 1,
         }  # fmt: skip
-        # Celery's Redis transport keeps a queue as a list under the queue's own name.
+        # Celery stores a queue in Redis as a list under the queue's name.
         self._redis: Any = redis.Redis.from_url(
             settings.redis_url, socket_timeout=1, socket_connect_timeout=1, retry=Retry(NoBackoff(), 0)
         )
 
     def enqueue_training(self, job_id: str) -> None:
-        """Raises StoreUnavailable when the broker does not answer. Sending twice is harmless: a job is claimed once."""
+        """Sends the job's message. A duplicate is harmless: a job is claimed once. Raises StoreUnavailable."""
         try:
             self._app.send_task(TRAINING_TASK, [job_id], queue=TRAINING_QUEUE, retry=False)
         except (OperationalError, RedisError, OSError) as error:
             raise StoreUnavailable(f"the queue does not answer: {error}") from error
 
     def waiting(self) -> int:
-        """Messages that no worker has taken yet. Raises StoreUnavailable."""
+        """The number of messages that no worker has taken yet. Raises StoreUnavailable."""
         try:
             return int(self._redis.llen(TRAINING_QUEUE))
         except (RedisError, OSError) as error:

@@ -19,7 +19,7 @@ GRAPH_FILE = "classifier.onnx"  # the API loads this
 
 
 class ClassifierManifest(BaseModel):
-    """What a trained classifier is and how good it is."""
+    """Describes a trained classifier: its data, config, accuracy and files."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -30,49 +30,49 @@ class ClassifierManifest(BaseModel):
     feature_dim: int  # length of the pooled features
     test_images: int
     test_accuracy: float
-    class_accuracy: dict[str, float]  # on the test images, by class
+    class_accuracy: dict[str, float]  # accuracy on the test images, by class
     images_seen: int
-    wall_seconds: float  # of training, over all attempts
+    wall_seconds: float  # training time over all attempts
     images_per_second: float
     device: str
     command: str
-    parity: Parity  # the largest difference of a logit or feature between ONNX and torch
+    parity: Parity  # largest difference of a logit or feature between ONNX and torch
     files: dict[str, str] = Field(default_factory=dict)  # name -> SHA-256
 
     @property
     def digest(self) -> str:
-        """What tells this classifier's features from any other's: the SHA-256 of its weights."""
+        """The SHA-256 of the weights, which identifies the classifier and its features."""
         return self.files[WEIGHTS_FILE]
 
 
 def classifier_key(job_id: str, name: str) -> str:
-    """Where the artifact store keeps a file of the classifier that a job trained."""
+    """The artifact key of a file of the classifier that a job trained."""
     return f"classifiers/{job_id}/{name}"
 
 
 def read_manifest(folder: Path) -> ClassifierManifest:
-    """Raises UnknownClassifier when the folder has none, CorruptArtifact when it cannot be read."""
+    """The manifest in a folder. Raises UnknownClassifier if there is none, CorruptArtifact if it is unreadable."""
     try:
         return ClassifierManifest.model_validate_json((folder / MANIFEST_FILE).read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         raise UnknownClassifier(str(folder)) from None
     except ValidationError as error:
-        raise CorruptArtifact(f"the manifest of the classifier in {folder} cannot be read: {error}") from error
+        raise CorruptArtifact(f"the manifest of the classifier in {folder} is unreadable: {error}") from error
 
 
 def read_file(folder: Path, manifest: ClassifierManifest, name: str) -> bytes:
-    """A file of the classifier, checked against the digest in its manifest. Raises CorruptArtifact."""
+    """The bytes of a file, checked against the manifest's digest. Raises CorruptArtifact."""
     try:
         data = (folder / name).read_bytes()
     except FileNotFoundError:
-        raise CorruptArtifact(f"the classifier in {folder} has lost its file {name}") from None
+        raise CorruptArtifact(f"the classifier in {folder} lacks its file {name}") from None
     if hashlib.sha256(data).hexdigest() != manifest.files.get(name):
-        raise CorruptArtifact(f"{name} of the classifier in {folder} is not the file that was written")
+        raise CorruptArtifact(f"{name} of the classifier in {folder} does not match the digest in its manifest")
     return data
 
 
 def write_classifier(folder: Path, draft: ClassifierManifest, files: Mapping[str, bytes]) -> ClassifierManifest:
-    """Writes the files, then the manifest with their digests."""
+    """Writes the files, then the manifest with their digests, and returns that manifest."""
     digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
     manifest = draft.model_copy(update={"files": digests})
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
-"""Published models: a manifest and its files each, and aliases that point at them.
+"""The model registry: published models, each a manifest with files, and the aliases that point to them.
 
-A model exists if and only if its manifest does. `publish` writes the files first and the manifest last, so a machine
-that dies in between leaves nothing that anybody would load. Nothing that was published is ever written again.
+A model exists if and only if its manifest does. `publish` writes the manifest last, so a crash in between leaves no
+model behind. A published model never changes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from shared.configs.presets import TrainConfig
+from shared.configs.train import TrainConfig
 from shared.errors import Conflict, CorruptArtifact, InvalidInput, UnknownAlias, UnknownModel
 from shared.storage.artifacts import ArtifactStore
 
@@ -30,7 +30,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 
 
 class ModelMetrics(BaseModel):
-    """Quality figures; null is "not measured". They mean nothing without their protocol."""
+    """Quality metrics, with the protocol that measured them. null: not measured."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -44,7 +44,7 @@ class ModelMetrics(BaseModel):
 
 
 class Parity(BaseModel):
-    """How far the exported graph's images are from torch's."""
+    """The largest difference between an image of the exported graph and torch's."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -53,7 +53,7 @@ class Parity(BaseModel):
 
 
 class ModelManifest(BaseModel):
-    """What a model is and where it comes from."""
+    """Describes a published model: its origin, config, metrics and files."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
@@ -75,24 +75,26 @@ class ModelManifest(BaseModel):
 
     @property
     def digest(self) -> str:
-        """What tells this model's images from any other's: the SHA-256 of its generator."""
+        """The SHA-256 of the generator, which identifies the model and its images."""
         return self.files[GENERATOR_FILE]
 
 
 def model_id_of(job_id: str, preset: str) -> str:
-    """A job makes one model, whatever becomes of the worker that publishes it."""
+    """The id of the model that a job publishes. It is the same in every attempt, so a job publishes one model."""
     return f"{preset}-{job_id}"
 
 
 class ModelRegistry:
+    """Publishes, finds and deletes models, and moves aliases."""
+
     def __init__(self, artifacts: ArtifactStore) -> None:
         self._artifacts = artifacts
 
     def publish(self, draft: ModelManifest, files: Mapping[str, bytes]) -> ModelManifest:
-        """Stores the files, then the manifest with their digests; the very first model becomes the alias `default`.
+        """Stores the files, then the manifest with their digests. The first model of all gets the alias `default`.
 
-        The first manifest stands: a second worker that publishes the same model gets that one back. Files carry their
-        digest in their key, so two workers at once cannot mix theirs.
+        If two workers publish the same model, the first manifest remains, and both get it back. File keys contain
+        the digest, so the workers' files do not mix.
         """
         digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
         manifest = draft.model_copy(update={"files": digests})
@@ -102,29 +104,29 @@ class ModelRegistry:
         if not self._artifacts.create(record, text):
             try:
                 manifest = self.get(manifest.id)
-            except CorruptArtifact:  # what was there was no manifest, and so no model
+            except CorruptArtifact:  # an unreadable manifest is no model; replace it
                 self._artifacts.write(record, text)
         self._artifacts.create(f"aliases/{DEFAULT_ALIAS}", _alias_record(manifest.id))
         return manifest
 
     def has_models(self) -> bool:
-        """Whether any was ever published here, sound or not."""
+        """Whether the registry contains any model, readable or not."""
         return bool(self._artifacts.list("models"))
 
     def list(self) -> list[ModelManifest]:
-        """All models, newest first. A folder without a sound manifest is no model and does not hide the others."""
-        found = []
+        """All models, newest first. Folders without a readable manifest are skipped."""
+        manifests = []
         for name in self._artifacts.list("models"):
             with suppress(UnknownModel, CorruptArtifact):
-                found.append(self.get(name))
-        return sorted(found, key=lambda manifest: manifest.created_at, reverse=True)
+                manifests.append(self.get(name))
+        return sorted(manifests, key=lambda manifest: manifest.created_at, reverse=True)
 
     def ids(self) -> Sequence[str]:
-        """Of all that has a folder; some may be no model."""
+        """Names of all folders in the registry; some may lack a readable manifest."""
         return self._artifacts.list("models")
 
     def get(self, model_id: str) -> ModelManifest:
-        """Raises UnknownModel, and CorruptArtifact for a manifest that is none."""
+        """The model's manifest. Raises UnknownModel, and CorruptArtifact if the manifest is unreadable."""
         if not _NAME.fullmatch(model_id):
             raise UnknownModel(model_id)
         try:
@@ -132,30 +134,30 @@ class ModelRegistry:
         except FileNotFoundError:
             raise UnknownModel(model_id) from None
         except ValidationError as error:
-            raise CorruptArtifact(f"the manifest of model {model_id} cannot be read: {error}") from error
+            raise CorruptArtifact(f"the manifest of model {model_id} is unreadable: {error}") from error
 
     def read_file(self, manifest: ModelManifest, name: str) -> bytes:
-        """A file of the model, checked against the digest in its manifest. Raises CorruptArtifact."""
+        """The bytes of a file, checked against the manifest's digest. Raises CorruptArtifact."""
         if name not in manifest.files:
-            raise CorruptArtifact(f"model {manifest.id} was published without a file {name}")
+            raise CorruptArtifact(f"the manifest of model {manifest.id} lists no file {name}")
         try:
             data = self._artifacts.read(_file_key(manifest, name))
         except FileNotFoundError:
-            raise CorruptArtifact(f"model {manifest.id} has lost its file {name}") from None
+            raise CorruptArtifact(f"model {manifest.id} lacks its file {name}") from None
         if hashlib.sha256(data).hexdigest() != manifest.files[name]:
-            raise CorruptArtifact(f"{name} of model {manifest.id} is not the file that was published")
+            raise CorruptArtifact(f"{name} of model {manifest.id} does not match the digest in its manifest")
         return data
 
     def aliases(self) -> dict[str, str]:
-        """alias -> model id. A record that cannot be read is no alias, and does not hide the others."""
-        found = {}
+        """alias -> model id. Unreadable records are skipped."""
+        targets = {}
         for alias in self._artifacts.list("aliases"):
             with suppress(UnknownAlias, CorruptArtifact):
-                found[alias] = self.resolve(alias)
-        return found
+                targets[alias] = self.resolve(alias)
+        return targets
 
     def resolve(self, alias: str) -> str:
-        """The id of the model that an alias points at. Raises UnknownAlias, CorruptArtifact for a damaged record."""
+        """The id of the model that an alias points to. Raises UnknownAlias; CorruptArtifact for a damaged record."""
         if not _NAME.fullmatch(alias):
             raise UnknownAlias(alias)
         try:
@@ -163,24 +165,30 @@ class ModelRegistry:
         except FileNotFoundError:
             raise UnknownAlias(alias) from None
         except (ValueError, TypeError, KeyError) as error:
-            raise CorruptArtifact(f"the record of alias {alias} cannot be read: {error!r}") from error
+            raise CorruptArtifact(f"the record of alias {alias} is unreadable: {error!r}") from error
 
     def set_alias(self, alias: str, model_id: str) -> None:
-        """Points an alias, new or old, at a model. Raises UnknownModel, InvalidInput for a name no alias may have."""
+        """Creates or moves an alias. Raises UnknownModel, and InvalidInput for an invalid name."""
         if not _NAME.fullmatch(alias):
-            raise InvalidInput.of("alias", alias, "an alias is made of a-z, 0-9, '.', '_' and '-', up to 100 of them")
+            raise InvalidInput.of(
+                "alias",
+                alias,
+                "an alias has 1 to 100 characters from a-z, 0-9, '.', '_' and '-', the first a letter or digit",
+            )
         self.get(model_id)
         self._artifacts.write(f"aliases/{alias}", _alias_record(model_id))
 
     def delete(self, model_id: str) -> None:
-        """Takes the model away: its manifest first, and with it the model; then its files.
+        """Deletes the manifest first, which makes the model unknown, then the files.
 
-        Raises UnknownModel, and Conflict while an alias points at it: nobody's images may vanish by accident.
+        Raises UnknownModel, and Conflict if an alias points to the model.
         """
         manifest = self.get(model_id)
         pointing = sorted(alias for alias, target in self.aliases().items() if target == model_id)
         if pointing:
-            raise Conflict(f"model {model_id} is in use as {', '.join(pointing)}; point the alias elsewhere first")
+            raise Conflict(
+                f"model {model_id} is in use as {', '.join(pointing)}; move the alias to another model first"
+            )
         self._artifacts.delete(_record_key(model_id))
         for name in manifest.files:
             self._artifacts.delete(_file_key(manifest, name))
@@ -191,20 +199,20 @@ def _record_key(model_id: str) -> str:
 
 
 def read_folder(folder: Path) -> tuple[ModelManifest, dict[str, bytes]]:
-    """A model's manifest and files, from a folder that holds them under their own names or a registry's.
+    """Reads a manifest and its files from a folder. The files have their own names, or those of a registry.
 
-    Raises CorruptArtifact where one is not what the manifest says, FileNotFoundError without a manifest.
+    Raises FileNotFoundError without a manifest, and CorruptArtifact if a file does not match its digest.
     """
     try:
         manifest = ModelManifest.model_validate_json((folder / MANIFEST_FILE).read_bytes())
     except ValidationError as error:
-        raise CorruptArtifact(f"the manifest in {folder} cannot be read: {error}") from error
+        raise CorruptArtifact(f"the manifest in {folder} is unreadable: {error}") from error
     files = {}
     for name, digest in manifest.files.items():
-        places = (folder / name, folder / f"{digest[:16]}.{name}")
-        files[name] = next((path.read_bytes() for path in places if path.is_file()), b"")
+        candidates = (folder / name, folder / f"{digest[:16]}.{name}")
+        files[name] = next((path.read_bytes() for path in candidates if path.is_file()), b"")
         if hashlib.sha256(files[name]).hexdigest() != digest:
-            raise CorruptArtifact(f"{folder} lacks the {name} that its manifest describes")
+            raise CorruptArtifact(f"{folder} lacks a {name} with the digest in its manifest")
     return manifest, files
 
 

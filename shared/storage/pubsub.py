@@ -1,4 +1,4 @@
-"""News of models, aliases and jobs, from whoever changed them to every API: Redis's publish and subscribe."""
+"""Announces changes of models, aliases and jobs to every API, with the publish and subscribe commands of Redis."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ CHANNEL = "kiln:announcements"
 
 
 def channel_of(job_id: str) -> str:
-    """Where every change of a job is announced."""
+    """The channel that announces every change of a job."""
     return f"kiln:changed:{job_id}"
 
 
 class Announcements:
-    """The listening side. What is published while nobody listens is lost, so look once after each return."""
+    """The subscriber. An announcement reaches only current subscribers, so read the state after each `wait`."""
 
     def __init__(self, redis_url: str, channel: str = CHANNEL) -> None:
         self._channel = channel
@@ -26,7 +26,7 @@ class Announcements:
         self._subscription: Any = None
 
     async def wait(self, timeout_s: float) -> None:
-        """Returns when there is news, when listening has just begun, or after `timeout_s` seconds.
+        """Returns after an announcement, after a new subscription, or after `timeout_s` seconds.
 
         Raises StoreUnavailable. Can be cancelled at any time.
         """
@@ -38,7 +38,7 @@ class Announcements:
             await self._subscription.get_message(timeout=timeout_s)
         except (RedisError, OSError) as error:
             self._subscription = None
-            raise StoreUnavailable(f"the announcements cannot be heard: {error}") from error
+            raise StoreUnavailable(f"Redis does not deliver announcements: {error}") from error
 
     async def close(self) -> None:
         if self._subscription is not None:

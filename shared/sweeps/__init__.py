@@ -1,1 +1,1 @@
-"""Hyper-parameter sweeps: the record, the store in Redis, and the validation of a search space."""
+"""Hyper-parameter sweeps: the record, the store in Redis, and the validation of a sweep before it starts."""

@@ -1,9 +1,7 @@
-"""What a sweep is and how it may change: many training jobs that look for the best values of some overrides.
+"""The frozen record of a sweep: training jobs that search for the best values of some overrides.
 
-A sweep's record holds all that the search knows, so who proposes the next trial needs nothing else: every trial with
-its values, what it reported on the way and what came of it. Functions are pure; `now` is the store's time, as in
-shared.jobs.record. Each may be called again, by another replica or after a crash: what has happened does not happen
-twice.
+The record holds the whole state of the search: every trial with its parameters, intermediate values and result. A
+search algorithm needs nothing else to suggest the next trial. `shared.sweeps.transitions` changes the record.
 """
 
 from __future__ import annotations
@@ -19,7 +17,7 @@ from shared.jobs.record import new_job_id
 
 MAX_TRIALS = 1000
 MAX_PARAMETERS = 20
-INTEGERS = 2**53  # what a JSON number holds exactly
+INTEGERS = 2**53  # up to here, every integer is exact as a JSON number
 
 Integer = Annotated[int, Field(strict=True, ge=-INTEGERS, le=INTEGERS)]
 Real = Annotated[float, Field(strict=True, ge=-1e12, le=1e12, allow_inf_nan=False)]
@@ -27,13 +25,13 @@ Real = Annotated[float, Field(strict=True, ge=-1e12, le=1e12, allow_inf_nan=Fals
 
 class SweepStatus(StrEnum):
     RUNNING = "running"
-    SUCCEEDED = "succeeded"  # all trials are over, and one at least has a value
+    SUCCEEDED = "succeeded"  # all trials are over, and at least one has a value
     FAILED = "failed"
     CANCELLED = "cancelled"
 
 
 class TrialState(StrEnum):
-    RUNNING = "running"  # its job waits, runs or is paused
+    RUNNING = "running"  # its job is queued, running or paused
     COMPLETE = "complete"
     PRUNED = "pruned"
     FAILED = "failed"
@@ -52,12 +50,12 @@ class _Range(_Record):
         if log and low <= 0:
             raise ValueError(f"with log, low must be above 0; it is {low}")
         if log and getattr(self, "step", 1) != 1:
-            raise ValueError("log and step exclude each other")
+            raise ValueError("log and step cannot be combined; remove one of them")
         return self
 
 
 class FloatRange(_Range):
-    """Any number from low to high; with `log`, as many of each magnitude."""
+    """Any number from low to high. With `log`, every order of magnitude is equally likely."""
 
     type: Literal["float"]
     low: Real
@@ -66,12 +64,12 @@ class FloatRange(_Range):
 
     @property
     def ends(self) -> Mapping[str, Any]:
-        """What a config has to accept, by where it stands."""
+        """The extreme values, by the field that holds them. The config must accept them all."""
         return {"low": self.low, "high": self.high}
 
 
 class IntRange(_Range):
-    """low, low + step and so on, up to high."""
+    """The integers low, low + step, low + 2 * step, ... up to high."""
 
     type: Literal["int"]
     low: Integer
@@ -85,7 +83,7 @@ class IntRange(_Range):
 
 
 class Choice(_Record):
-    """One of the values, which may be anything that the field takes: words, numbers, null, lists of channels."""
+    """One of the listed values. Each may be anything that the field accepts: strings, numbers, null, lists."""
 
     type: Literal["categorical"]
     choices: Annotated[list[Any], Field(min_length=1, max_length=50)]
@@ -99,37 +97,37 @@ Parameter = Annotated[FloatRange | IntRange | Choice, Field(discriminator="type"
 
 
 class Objective(_Record):
-    """A figure of the model that a trial's job published, or else the last value in the job's metrics series."""
+    """The metric to optimise: of the model that a trial publishes, or the last value of the job's metrics series."""
 
     metric: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$", examples=["fid", "loss_g"])]
     direction: Literal["minimize", "maximize"]
 
 
 class SweepSpec(_Record):
-    """What is searched, and how."""
+    """What a sweep searches: preset, search space, objective, and the settings of the search."""
 
     preset: str
     dataset: str
-    overrides: dict[str, Any]  # the same in all trials
+    overrides: dict[str, Any]  # shared by all trials
     space: dict[str, Parameter]
     objective: Objective
     n_trials: int
     pruning: bool
     seed: int
-    parallelism: int | None  # trials at a time; null: as many as there are workers
+    parallelism: int | None  # trials that run at the same time; null: one per worker
 
 
 class Trial(_Record):
-    """One point of the search space, and the job that tries it."""
+    """One point of the search space, and the job that trains with it."""
 
     number: int
     params: dict[str, Any]
-    job_id: str | None  # null: its values exclude each other, so there is nothing to train
+    job_id: str | None  # null: no config has these parameters together, so there is no job
     state: TrialState = TrialState.RUNNING
     value: float | None = None
     model_id: str | None = None
-    reported: dict[int, float] = Field(default_factory=dict)  # share of the budget in percent -> value
-    pruned_at: int | None = None  # the share of the budget at which it was told to stop
+    reported: dict[int, float] = Field(default_factory=dict)  # percent of the budget -> value of the objective
+    pruned_at: int | None = None  # percent of the budget at which it was pruned
     error: str | None = None
 
     @property
@@ -138,14 +136,14 @@ class Trial(_Record):
 
 
 class Sweep(_Record):
-    """One sweep, as stored."""
+    """A sweep, as stored."""
 
     id: str
     name: str | None
     plan: SweepSpec
     status: SweepStatus = SweepStatus.RUNNING
     error: str | None = None
-    stopping: Literal["cancel", "fail"] | None = None  # it asks for no more trials and ends those that are not over
+    stopping: Literal["cancel", "fail"] | None = None  # no further trials start, and the open ones are cancelled
     trials: tuple[Trial, ...] = ()
     created_at: datetime
     finished_at: datetime | None = None
@@ -160,19 +158,19 @@ class Sweep(_Record):
 
     @property
     def is_complete(self) -> bool:
-        """No trial is to come."""
+        """No further trial will start."""
         return self.stopping is not None or len(self.trials) >= self.plan.n_trials
 
     @property
     def best(self) -> Trial | None:
-        """The complete trial with the best value; of equals, the first."""
-        pick = max if self.plan.objective.direction == "maximize" else min
+        """The complete trial with the best value; the first one, if several have it."""
+        best_of = max if self.plan.objective.direction == "maximize" else min
         values = self.values
-        return self.trials[pick(values, key=values.__getitem__)] if values else None
+        return self.trials[best_of(values, key=values.__getitem__)] if values else None
 
     @property
     def values(self) -> dict[int, float]:
-        """What the complete trials came to, by their numbers."""
+        """The values of the complete trials, by trial number."""
         return {trial.number: trial.value for trial in self.trials if trial.value is not None}
 
 

@@ -27,7 +27,7 @@ class SweepPage:
 
 
 class SweepStore(Protocol):
-    """Raises StoreUnavailable when it cannot be reached, UnknownSweep for an id it does not have."""
+    """Every method raises StoreUnavailable during an outage, and UnknownSweep for an unknown id."""
 
     def create(self, make: Make, idempotency: Idempotency | None = None) -> tuple[Sweep, bool]: ...
     def get(self, sweep_id: str) -> Sweep: ...
@@ -38,7 +38,7 @@ class SweepStore(Protocol):
 
 
 class RedisSweepStore:
-    """The record as JSON, an index of all sweeps, and one of those that are not over."""
+    """Sweeps in Redis: the record as JSON, an index of all sweeps, and an index of the open ones."""
 
     def __init__(self, url: str, timeout_s: float = TIMEOUT_S) -> None:
         self._redis = connect(url, timeout_s)
@@ -72,12 +72,12 @@ class RedisSweepStore:
         return transact(self._redis, record, attempt)
 
     def open(self) -> Sequence[Sweep]:
-        """Those that are not over, oldest first."""
+        """The sweeps that are not over, oldest first."""
         with redis_errors():
             return self._read(self._redis.zrange(_OPEN, 0, -1))
 
     def list(self, after: str | None = None, limit: int = 20) -> SweepPage:
-        """Sweeps newest first; `after` is the id that the last page ended with. Ids sort by time."""
+        """A page of sweeps, newest first. `after` is the last id of the previous page."""
         start = f"({after}" if after else "+"
         with redis_errors():
             ids = self._redis.zrange(_ALL, start, "-", desc=True, bylex=True, offset=0, num=limit + 1)

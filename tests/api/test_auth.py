@@ -161,7 +161,7 @@ def test_an_invalid_entry_is_named_but_not_shown(text: str, tmp_path: Path, monk
 def test_an_empty_file_of_keys_does_not_open_the_api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "keys").write_text("# nobody yet\n")
     monkeypatch.setenv("KILN_API_KEYS_FILE", str(tmp_path / "keys"))
-    with pytest.raises(InvalidInput, match="holds no key"):
+    with pytest.raises(InvalidInput, match="contains no key"):
         read_settings()
 
 

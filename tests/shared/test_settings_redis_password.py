@@ -81,10 +81,10 @@ def test_without_the_file_the_url_stays_as_it_is() -> None:
     ("content", "why"),
     [
         (None, "cannot be read: No such file or directory"),
-        (b"", "must hold one line"),
-        (b"\n", "must hold one line"),
-        (b"one\ntwo\n", "must hold one line"),
-        (b"\xff\xfe", "cannot be read: it is not text"),
+        (b"", "must contain exactly one line"),
+        (b"\n", "must contain exactly one line"),
+        (b"one\ntwo\n", "must contain exactly one line"),
+        (b"\xff\xfe", "cannot be read: it is not UTF-8 text"),
     ],
     ids=["missing", "empty", "blank", "two lines", "binary"],
 )

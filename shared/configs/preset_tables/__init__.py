@@ -1,4 +1,4 @@
-"""The rows of the table of presets, a file for each source; shared/configs/presets.py puts them together."""
+"""The rows of the table of presets, one module per source. shared/configs/presets.py joins them."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from shared.configs.train import TrainConfig
 
 @dataclass(frozen=True)
 class Preset:
-    """One row of the table: a complete config, where its values come from, and what it builds."""
+    """One row of the table: a complete config, the sources of its values, and the sizes of its networks."""
 
     name: str
     summary: str
     config: TrainConfig
-    parameters: Mapping[str, int]  # of the two networks with ten classes; tests count the real ones
-    sources: Mapping[str, str] = field(default_factory=dict)  # field -> where its value comes from
+    parameters: Mapping[str, int]  # per network, with ten classes; a test counts the real ones
+    sources: Mapping[str, str] = field(default_factory=dict)  # field -> source of its value

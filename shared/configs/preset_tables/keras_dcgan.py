@@ -1,4 +1,4 @@
-"""The rows of report 2: a DCGAN made with Keras, and each variation of its study."""
+"""The presets of report 2: a DCGAN made with Keras, and every variation in its study."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _SOURCES = {
     "ema_halflife_nimg": "0: report 2 averages no weights",
 }
 
-_G, _D = 920_515, 23_489  # worked out by hand in tests/trainer/networks/test_keras_dcgan.py
+_G, _D = 920_515, 23_489  # derived by hand in tests/trainer/networks/test_keras_dcgan.py
 
 
 def _row(name: str, summary: str, generator: int = _G, discriminator: int = _D, **changes: Any) -> Preset:

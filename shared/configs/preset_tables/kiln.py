@@ -1,4 +1,4 @@
-"""The rows that no report describes: Kiln's own, each value with the experiment or the paper it comes from."""
+"""Kiln's own presets. Each value names the experiment or the paper that it comes from."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _TINY = TrainConfig(
 _TINY_SOURCES = {
     "lr": "docs/explanation/experiments.md, 2026-11-21: 2e-4 leaves the classes indistinct after 66 thousand images",
     "batch_size": "docs/explanation/experiments.md, 2026-11-21, run 7: more detail than 64 after as many images",
-    "loss": "docs/explanation/experiments.md, 2026-11-21, runs 1 and 2: as good as BCE, a little calmer",
+    "loss": "docs/explanation/experiments.md, 2026-11-21, runs 1 and 2: as good as BCE, with a slightly steadier loss",
     "architecture": "docs/explanation/experiments.md, 2026-11-21: over twice the images/s of small residual networks",
 }
 
@@ -59,13 +59,13 @@ _CPU_HOURS = TrainConfig(
 
 SEARCH = "docs/explanation/experiments.md, 2026-11-24"
 _CPU_HOURS_SOURCES = {
-    "architecture": f"{SEARCH}: recognised more often than DCGAN after as many seconds, where bf16 is fast",
+    "architecture": f"{SEARCH}: higher class accuracy than DCGAN after equal training time, where bf16 is fast",
     "g_channels": f"{SEARCH}: 0.035 GFLOP (multiply-adds) per image",
-    "d_channels": f"{SEARCH}: half as wide again is slower and no better per second",
-    "class_weight": f"{SEARCH}: 2 against 0.5 after 40 thousand images: class accuracy 0.51 against 0.33; "
-    "the loss is of Odena et al. 2017, arXiv:1610.09585, beside the projection",
-    "batch_size": f"{SEARCH}: ahead of 64 after as many seconds, early on",
-    "lr": f"{SEARCH}: twice the rates are faster early; these leave room for 1.2 million images",
+    "d_channels": f"{SEARCH}: 1.5 times the width is slower and no better after equal training time",
+    "class_weight": f"{SEARCH}: class accuracy 0.51 with 2 and 0.33 with 0.5, after 40 thousand images; the loss of "
+    "Odena et al. 2017, arXiv:1610.09585, in addition to the projection",
+    "batch_size": f"{SEARCH}: better than 64 after equal training time, early in the run",
+    "lr": f"{SEARCH}: twice the rates learn faster at first; these stay stable for 1.2 million images",
     "lr_d": f"{SEARCH}, and two time scales as in Heusel et al. 2017, arXiv:1706.08500",
 }
 
@@ -101,42 +101,42 @@ _BEST = TrainConfig(
 _BEST_SOURCES = {
     "architecture": f"{BIGGAN}: residual, conditional batch norm, orthogonal initial weights",
     "latent_dim": f"{SNGAN}, table 4",
-    "g_channels": f"{SNGAN}, table 4: 256 at each resolution; {BIGGAN_CODE} have as many",
+    "g_channels": f"{SNGAN}, table 4: 256 at each resolution; {BIGGAN_CODE} have the same",
     "d_channels": f"{BIGGAN_CODE}: as wide as the generator; {SNGAN}, table 4, has 128",
     "d_halvings": f"{SNGAN}, table 4: two blocks halve the image, two keep 8x8 pixels",
-    "spectral_norm": f"{SNGAN}, eq. 8; in D alone, as there",
+    "spectral_norm": f"{SNGAN}, eq. 8; in the discriminator only, as in the paper",
     "loss": f"{SNGAN}, eq. 16-17, and the class by projection (Miyato and Koyama 2018, arXiv:1802.05637, eq. 3)",
-    "class_weight": "0: the projection alone, as in both papers; what cpu-hours has is not yet tried at this budget",
-    "n_critic": f"{BIGGAN_CODE}: four; {SNGAN} takes five",
+    "class_weight": "0: the projection alone, as in both papers; the value of cpu-hours is untested at this budget",
+    "n_critic": f"{BIGGAN_CODE}: 4; {SNGAN}: 5",
     "batch_size": f"{SNGAN}: 64; {BIGGAN_CODE}: 50",
     "total_nimg": f"{BIGGAN_CODE}: 500 epochs of 50,000 images",
     "lr": f"{SNGAN}, table 1, setting C; {BIGGAN_CODE} too",
     "adam_beta1": f"{SNGAN}, table 1, setting C",
     "adam_beta2": f"{SNGAN}, table 1, setting C",
-    "lr_tail": "to zero at the end, as SNGAN; over the last 40 %, as the other presets here",
-    "ema_halflife_nimg": f"{BIGGAN_CODE}: 0.9999 per step of G, 1.8 million images at these sizes; "
-    "shorter here, for a tail at a falling rate averages too",
-    "flip": "and no more: DiffAugment (Zhao et al. 2020, arXiv:2006.10738) pays off in longer runs, or with less data",
+    "lr_tail": "falls to zero at the end, as in SNGAN; over the last 40 %, as in the other presets",
+    "ema_halflife_nimg": f"{BIGGAN_CODE}: 0.9999 per generator step, 1.8 million images at this batch size; "
+    "shorter here, because the falling learning rate averages too",
+    "flip": "no other augmentation; DiffAugment (Zhao et al. 2020, arXiv:2006.10738) helps long runs or little data",
 }
 
 ROWS = (
     Preset(
         name="tiny",
-        summary="Small, class-conditional, for two CPU cores: classes look different after about three minutes.",
+        summary="Small and class-conditional, for two CPU cores: classes become distinct after about three minutes.",
         config=_TINY,
         parameters={"generator": 434_816, "discriminator": 405_312},
         sources=_TINY_SOURCES,
     ),
     Preset(
         name="cpu-hours",
-        summary="Residual, class-conditional, for two CPU cores and two hours; models/starter is one of these.",
+        summary="Residual and class-conditional, for two CPU cores and two hours. models/starter was trained with it.",
         config=_CPU_HOURS,
         parameters={"generator": 309_411, "discriminator": 300_267},
         sources=_CPU_HOURS_SOURCES,
     ),
     Preset(
         name="best",
-        summary="BigGAN-like, class-conditional: what the literature found best at 32 pixels, for one GPU.",
+        summary="BigGAN-like and class-conditional, with the literature's best choices for 32x32 pixels, for one GPU.",
         config=_BEST,
         parameters={"generator": 4_304_387, "discriminator": 4_207_361},
         sources=_BEST_SOURCES,

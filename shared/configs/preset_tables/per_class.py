@@ -1,4 +1,4 @@
-"""The rows of report 2's second way to images by class: both reports' networks, one pair for each class."""
+"""The presets that train one GAN per class, as report 2 concludes, with the networks of both reports."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def _per_class(row: Preset) -> Preset:
     return replace(
         row,
         name=f"{row.name}-per-class",
-        summary=f"Report 2: a GAN for each class, of its images only, in one model; each is a `{row.name}`.",
+        summary=f"Report 2: one GAN per class, each a `{row.name}` trained on its class only, published as one model.",
         config=row.config.model_copy(update={"per_class": True}),
         sources={**row.sources, "per_class": WAY},
     )

@@ -1,4 +1,4 @@
-"""The rows of report 1: WGAN-GP on CIFAR-10, as it is described and with classes."""
+"""The presets of report 1: WGAN-GP on CIFAR-10, unconditional as the report describes it, and class-conditional."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ _WGAN_GP_SOURCES = {
 ROWS = (
     Preset(
         name="wgan-gp",
-        summary="Report 1 as described: a DCGAN-shaped WGAN-GP, unconditional, 100 epochs of CIFAR-10.",
+        summary="Report 1 as described: an unconditional WGAN-GP with DCGAN networks, 100 epochs of CIFAR-10.",
         config=_WGAN_GP,
         parameters={"generator": 3_448_576, "discriminator": 2_637_312},
         sources=_WGAN_GP_SOURCES,
     ),
     Preset(
         name="wgan-gp-conditional",
-        summary="Report 1 with the class given to both networks.",
+        summary="Report 1 with both networks conditioned on the class.",
         config=_WGAN_GP.model_copy(update={"conditional": True}),
         parameters={"generator": 3_464_704, "discriminator": 2_719_232},
         sources=_WGAN_GP_SOURCES

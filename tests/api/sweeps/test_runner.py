@@ -187,7 +187,7 @@ def test_a_trial_with_contradictory_values_gets_no_job(lab: Lab) -> None:
         assert (trial.job_id is not None) == (trial.state is TrialState.COMPLETE) == is_sound
     refused = [trial.error for trial in sweep.trials if trial.job_id is None]
     assert refused
-    assert "exclude each other" in (refused[0] or "")
+    assert "cannot be combined" in (refused[0] or "")
 
 
 def test_a_sweep_fails_with_its_first_trial_if_its_job_lacks_the_objective(lab: Lab) -> None:

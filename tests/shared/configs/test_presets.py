@@ -264,24 +264,29 @@ KERAS = {"architecture": "keras-dcgan", "g_channels": [8] * 3, "d_channels": [8]
     [
         ({"g_channels": [8, 8, 8, 8]}, "g_channels", (8, 8, 8, 8), "dcgan takes 3 values"),
         ({"d_channels": [8, 8]}, "d_channels", (8, 8), "dcgan takes 3 values"),
-        ({"dropout": 0.4}, "dropout", 0.4, "dcgan has no such option; keras-dcgan has"),
-        ({"g_activation": "relu"}, "g_activation", "relu", "dcgan has no such option; keras-dcgan has"),
-        ({"d_halvings": 2}, "d_halvings", 2, "dcgan has no such option; resnet has"),
-        (RESNET | {"d_channels": [8, 8], "d_halvings": 3}, "d_halvings", 3, "d_channels has 2 blocks only"),
+        ({"dropout": 0.4}, "dropout", 0.4, "dcgan does not have this option; only keras-dcgan has"),
+        ({"g_activation": "relu"}, "g_activation", "relu", "dcgan does not have this option; only keras-dcgan has"),
+        ({"d_halvings": 2}, "d_halvings", 2, "dcgan does not have this option; only resnet has"),
+        (
+            RESNET | {"d_channels": [8, 8], "d_halvings": 3},
+            "d_halvings",
+            3,
+            "must be at most 2, the number of blocks in d_channels",
+        ),
         (KERAS | {"d_channels": [8] * 3}, "d_channels", (8,) * 3, "keras-dcgan takes 2 values"),
         (
             KERAS | {"batch_norm": True, "spectral_norm": True},
             "batch_norm",
             True,
-            "batch_norm and spectral_norm exclude each other",
+            "batch_norm cannot be combined with spectral_norm; disable one of them",
         ),
         (
             KERAS | {"dropout": 0.4, "gpus": 2},
             "gpus",
             2,
-            "dropout draws anew on each device, so the result would not be the same",
+            "dropout differs between devices, so the result would depend on gpus; set dropout to 0",
         ),
-        (STOP, "early_stop", STOP["early_stop"], "needs eval_images and eval_every_nimg, or there is nothing to watch"),
+        (STOP, "early_stop", STOP["early_stop"], "needs eval_images and eval_every_nimg, which measure the metric"),
         (
             STOP | {"eval_images": 10, "eval_every_nimg": 10, "conditional": False},
             "early_stop",
@@ -296,9 +301,9 @@ KERAS = {"architecture": "keras-dcgan", "g_channels": [8] * 3, "d_channels": [8]
             {"spectral_norm": True, "gp_weight": 10.0},
             "gp_weight",
             10.0,
-            "a gradient penalty and spectral_norm exclude each other",
+            "a gradient penalty cannot be combined with spectral_norm; disable one of them",
         ),
-        ({"conditional": False, "class_weight": 1.0}, "class_weight", 1.0, "a class loss needs a conditional config"),
+        ({"conditional": False, "class_weight": 1.0}, "class_weight", 1.0, "a class loss needs conditional=true"),
     ],
 )
 def test_values_that_do_not_go_together(overrides: dict[str, Any], field: str, value: Any, message: str) -> None:

@@ -281,7 +281,7 @@ def test_a_job_that_keeps_losing_its_worker_is_lost(max_attempts: int) -> None:
     after = expire(before, LATE, max_attempts=max_attempts)
 
     assert (after.status, after.reason, after.finished_at) == (JobStatus.LOST, Reason.WORKER_LOST, LATE)
-    assert after.error == f"its worker vanished {max_attempts} times; the last one was w1"
+    assert after.error == f"the job lost its worker {max_attempts} times; the last worker was w1"
 
 
 @pytest.mark.parametrize("max_attempts", [1, 3])

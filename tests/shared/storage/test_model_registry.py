@@ -139,7 +139,7 @@ def test_a_file_that_changed_is_not_handed_out(registry: ModelRegistry, artifact
 
     artifacts.write(key_of(published, GENERATOR_FILE), b"abd")
 
-    with pytest.raises(CorruptArtifact, match=r"generator\.onnx of model tiny-1 is not the file that was published"):
+    with pytest.raises(CorruptArtifact, match=r"generator\.onnx of model tiny-1 does not match the digest"):
         registry.read_file(published, GENERATOR_FILE)
     assert registry.read_file(published, PREVIEW_FILE) == b"png"
 
@@ -149,7 +149,7 @@ def test_a_file_that_is_gone_is_missed(registry: ModelRegistry, artifacts: Artif
 
     artifacts.delete(key_of(published, GENERATOR_FILE))
 
-    with pytest.raises(CorruptArtifact, match=r"model tiny-1 has lost its file generator\.onnx"):
+    with pytest.raises(CorruptArtifact, match=r"model tiny-1 lacks its file generator\.onnx"):
         registry.read_file(published, GENERATOR_FILE)
 
 

@@ -93,7 +93,7 @@ def test_without_a_server_there_is_nothing_to_hear() -> None:
     async def scenario() -> None:
         announcements = Announcements(f"redis://127.0.0.1:{free_port()}/0")
         for _ in range(2):
-            with pytest.raises(StoreUnavailable, match="the announcements cannot be heard"):
+            with pytest.raises(StoreUnavailable, match="Redis does not deliver announcements"):
                 await announcements.wait(AN_HOUR_S)
         await announcements.close()
 

@@ -66,7 +66,7 @@ def test_the_first_word_on_a_trial_stands() -> None:
 def test_a_sweep_without_any_value_has_failed() -> None:
     sweep = ask(a_sweep(n_trials=1), NOW, number=0, params={"lr": 1e-4}, error="bad_config: no")
 
-    assert (sweep.status, sweep.error) == (SweepStatus.FAILED, "no trial came to a value; each says why")
+    assert (sweep.status, sweep.error) == (SweepStatus.FAILED, "no trial has a value; each trial gives its reason")
 
 
 @pytest.mark.parametrize(

@@ -106,5 +106,5 @@ def test_a_stop_is_obeyed_by_all_at_once(alone: Settings) -> None:
 
 
 def test_a_batch_that_cannot_be_shared_evenly_is_refused() -> None:
-    with pytest.raises(InvalidInput, match="shared evenly"):
+    with pytest.raises(InvalidInput, match="must be a multiple of gpus"):
         small_config(batch_size=9, gpus=2)
