@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from kiln import InvalidInput, Kiln
-from kiln._requests import Call
 from services.api.inference.classifier import Classifier
 from shared.settings import read_settings
 
@@ -60,16 +59,14 @@ def main() -> int:
 def ask(kiln: Kiln, judge: Classifier, model: str, name: str, count: int, picking: dict[str, float | None]) -> Asked:
     params = {"class": name, "n": count, "seed": SEED, "model": model, "columns": count} | picking
     try:
-        png, headers = kiln.send(
-            Call("GET", "/generate", lambda answer: (answer.content, answer.headers), params=params)
-        )
+        response = kiln.get("/generate", accept="image/png", **params)
     except InvalidInput as error:  # too few images were accepted, or the model has no such class
         return Asked("-", 0.0, 0.0, 0.0, str(error))
-    probabilities = judge.probabilities(_tiles(png, count))
+    probabilities = judge.probabilities(_tiles(response.content, count))
     label = judge.classes.index(name)
     return Asked(
-        headers["x-kiln-class-method"], float((probabilities.argmax(1) == label).mean()),
-        float(probabilities[:, label].mean()), int(headers.get("x-kiln-draws", count)) / count,
+        response.headers["x-kiln-class-method"], float((probabilities.argmax(1) == label).mean()),
+        float(probabilities[:, label].mean()), int(response.headers.get("x-kiln-draws", count)) / count,
     )  # fmt: skip
 
 

@@ -26,7 +26,6 @@ from PIL import Image
 
 from benchmarks.reproduction_page import Outcome, write_page
 from kiln import ApiError, Job, Kiln
-from kiln._requests import Call
 
 REPORTS = Path(__file__).with_name("reports.json")
 EPOCH = 50_000  # images of CIFAR-10
@@ -104,7 +103,7 @@ def idempotency_key(budget: str, preset: str, overrides: Mapping[str, Any], data
 def outcome(kiln: Kiln, job: Job) -> Outcome:
     """The result of a job, whether it succeeded or failed."""
     job = job.refresh()
-    (row,) = kiln.send(Call("GET", "/compare", lambda answer: answer.json()["data"], params={"jobs": job.id}))
+    (row,) = kiln.jobs.compare([job])
     metrics = kiln.models.get(job.model_id).manifest["metrics"] if job.model_id else {}
     worst = max((line["loss_g"] for line in job.series()), default=None)
     full = kiln.presets.get(job.preset)["config"]["total_nimg"]
@@ -123,9 +122,8 @@ def save_pictures(kiln: Kiln, reports: Mapping[str, Any], outcomes: Mapping[str,
         ids = ",".join(outcomes[row].job_id for row in table["rows"])
         wanted.append((table["picture"], "/compare", {"jobs": ids}))
     for name, path, params in wanted:
-        call = Call("GET", path, lambda answer: answer.content, params=params, headers={"Accept": "image/png"})
         try:
-            picture = Image.open(io.BytesIO(kiln.send(call))).convert("RGB")
+            picture = Image.open(io.BytesIO(kiln.get(path, accept="image/png", **params).content)).convert("RGB")
             # 256 colours: grids of small images look the same, at a third of the size.
             picture.quantize(256).save(folder / f"{name}.png", optimize=True)
         except ApiError as error:  # a job that never started has no grids

@@ -211,23 +211,18 @@ def verify(png: bytes) -> Call[VerificationData]:
 # The server itself
 
 
-def readiness() -> Call[dict[str, Any]]:
-    """Raises Unavailable when no model is loaded or the server cannot reach Redis."""
-    return Call("GET", "/readyz", _json)
-
-
 def openapi() -> Call[dict[str, Any]]:
     """The OpenAPI document."""
     return Call("GET", "/openapi.json", _json)
 
 
-def download(path: str, params: Mapping[str, Any], accept: str) -> Call[httpx2.Response]:
-    """Any path in the media type `accept`, as an unparsed response."""
+def get(path: str, params: Mapping[str, Any], accept: str) -> Call[httpx2.Response]:
+    """GET on any path, in the media type `accept`, as an unparsed response."""
     return Call("GET", path, lambda response: response, params=params, headers={"Accept": accept})
 
 
 # The dashboard's old names for these.
-act, description, file = job_action, openapi, download
+act, description, file, download = job_action, openapi, get, get
 
 
 def path_segment(name: str) -> str:

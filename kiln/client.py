@@ -73,6 +73,10 @@ class Kiln:
         """Whether the server reproduces this PNG from the provenance inside it."""
         return self.send(_requests.verify(png))
 
+    def get(self, path: str, *, accept: str = "*/*", **params: Any) -> httpx2.Response:
+        """The response to GET on any path of the API, for what has no method here: plots, CSV, the OpenAPI document."""
+        return self.send(_requests.get(path, params, accept))
+
     def is_ready(self) -> bool:
         """Whether a model is loaded and the server can reach Redis. Sends one request, without retries."""
         return self._http.get("/readyz").status_code == httpx2.codes.OK

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable
 import httpx2
 import typer
 
-from kiln import _requests
 from kiln.client import Kiln
 from kiln.errors import KilnError
 from kiln.types import JobStatus
@@ -45,7 +44,7 @@ def complete_sweep(incomplete: str) -> list[str]:
 
 
 def _statuses(kiln: Kiln) -> list[str]:
-    statuses: list[str] = kiln.send(_requests.openapi())["components"]["schemas"]["JobStatus"]["enum"]
+    statuses: list[str] = kiln.get("/openapi.json").json()["components"]["schemas"]["JobStatus"]["enum"]
     return statuses
 
 

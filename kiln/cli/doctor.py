@@ -16,7 +16,6 @@ from rich.console import RenderableType
 from rich.text import Text
 
 import kiln
-from kiln import _requests
 from kiln.cli.machine import environment_of, find_checkout
 from kiln.cli.output import AsJson, new_table, show
 from kiln.client import Kiln
@@ -37,7 +36,10 @@ class Finding:
 
 
 def doctor(as_json: AsJson = False) -> None:
-    """Check this machine and the API, and say how to correct each problem. Exit code 1 if there is one."""
+    """Check this machine and the API.
+
+    Says how to correct each problem. The exit code is 1 if there is one.
+    """
     findings = list(examine())
     show(as_json, [asdict(finding) for finding in findings], lambda: _table(findings))
     if not all(finding.is_well for finding in findings):
@@ -79,7 +81,7 @@ def _api(api: Kiln) -> Iterator[Finding]:
     has_models, found = _try(lambda: ", ".join(model.id for model in api.models.list()) or "none")
     yield Finding("models", has_models and found != "none", found, "train one: `kiln train --watch`")
     try:
-        ready = api.send(_requests.readiness())
+        ready = api.get("/readyz").json()
     except (httpx2.TransportError, ApiError) as error:
         yield Finding("ready", False, _reason(error), "wait until the first model is loaded, or look at the API's log")
         return

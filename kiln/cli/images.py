@@ -57,7 +57,10 @@ def interpolate(
     output: Output = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make the images between two classes, or between two images of one class."""
+    """Make the images between two classes.
+
+    With one class twice, the images between two images of that class.
+    """
     options = {
         "steps": steps, "seed": seed, "from_index": from_index, "to_index": to_index, "model": model,
         "truncation": truncation, "columns": columns, "scale": scale, "format": "apng" if animated else None,
@@ -69,7 +72,10 @@ def interpolate(
 
 
 def verify(file: Annotated[Path, typer.Argument(help="A PNG that Kiln made.")], as_json: AsJson = False) -> None:
-    """Check that the server reproduces a PNG from the provenance inside it. Exit code 1 if it does not."""
+    """Check that the server reproduces a PNG.
+
+    The PNG carries its model, class and seed. The exit code is 1 if the server makes another image from them.
+    """
     png = read_file(file)
     with connected() as kiln:
         verification = kiln.verify(png)

@@ -11,7 +11,19 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from kiln.cli.completion import complete_job, complete_status
-from kiln.cli.output import JOB_FAILED, AsJson, colored, connected, duration, first_line, new_table, out, show
+from kiln.cli.output import (
+    INTERRUPTED,
+    JOB_FAILED,
+    AsJson,
+    CommandFailed,
+    colored,
+    connected,
+    duration,
+    first_line,
+    new_table,
+    out,
+    show,
+)
 from kiln.cli.watch import LiveView
 from kiln.client import Job, Jobs, Kiln
 from kiln.types import JobData
@@ -34,7 +46,10 @@ def jobs(
 
 
 def watch(job_id: JobId, as_json: AsJson = False) -> None:
-    """Show a job's progress until it is over. With --json, one line per change."""
+    """Show a job's progress until it is over.
+
+    With --json, one line per change. Ctrl-C ends the display and not the job.
+    """
     with connected() as kiln:
         follow(kiln, kiln.jobs.get(job_id), as_json)
 
@@ -45,17 +60,20 @@ def cancel(job_ids: JobIds, as_json: AsJson = False) -> None:
 
 
 def pause(job_ids: JobIds, as_json: AsJson = False) -> None:
-    """Write a checkpoint and free the worker for other jobs."""
+    """Write checkpoints and free the workers."""
     _act(job_ids, Jobs.pause, as_json)
 
 
 def resume(job_ids: JobIds, as_json: AsJson = False) -> None:
-    """Queue paused or lost jobs again; they continue from their last checkpoint."""
+    """Continue paused or lost jobs.
+
+    They are queued again, and continue from their last checkpoint.
+    """
     _act(job_ids, Jobs.resume, as_json)
 
 
 def finish(job_ids: JobIds, as_json: AsJson = False) -> None:
-    """Stop training now and publish the model so far."""
+    """Stop training and publish the models so far."""
     _act(job_ids, Jobs.finish, as_json)
 
 
@@ -64,7 +82,10 @@ def follow(kiln: Kiln, job: Job, as_json: bool) -> None:
     if as_json:
         done = job.wait(lambda job: typer.echo(json.dumps(job.model_dump(mode="json"))))
     else:
-        _watch_live(kiln, job.id) if out.is_terminal else _print_events(job)
+        try:
+            _watch_live(kiln, job.id) if out.is_terminal else _print_events(job)
+        except KeyboardInterrupt:
+            raise CommandFailed(f"the job continues; `kiln watch {job.id}` shows it again", INTERRUPTED) from None
         done = job.refresh()
         out.print(job_line(done))
     if done.status != "succeeded":

@@ -13,16 +13,18 @@ from kiln.cli.output import CommandFailed
 
 
 def up(context: typer.Context) -> None:
-    """Start the API, a worker, Redis and the dashboard on this machine, from a checkout; Ctrl-C stops them.
+    """Start all of Kiln on this machine.
 
+    Runs the API, a worker, Redis and the dashboard from a checkout, until Ctrl-C.
     `kiln up --help` lists the options of `python -m services.dev`.
     """
     _run("up", "services.dev", context.args, needs="celery")
 
 
 def evaluate(context: typer.Context) -> None:
-    """Measure models on this machine, from a checkout: FID, KID, precision, recall and others.
+    """Measure models on this machine.
 
+    Computes FID, KID, precision, recall and others, from a checkout.
     `kiln evaluate --help` lists the options of `python -m services.trainer evaluate`.
     """
     _run("evaluate", "services.trainer", ["evaluate", *context.args], needs="torch")

@@ -1,7 +1,7 @@
 """The command `kiln`: a client of the REST API for people and for scripts.
 
 Exit codes: 0 done; 1 the job failed, was lost or was cancelled; 2 bad input; 3 not found; 4 not in this state;
-5 the API is unavailable; 6 the API key is missing or lacks a scope.
+5 the API is unavailable; 6 the API key is missing or lacks a scope; 130 interrupted.
 """
 
 from __future__ import annotations

@@ -33,7 +33,10 @@ def delete(
     ],
     as_json: AsJson = False,
 ) -> None:
-    """Delete models and their files. A model that an alias points at is kept."""
+    """Delete models and their files.
+
+    A model that an alias points at is refused.
+    """
     with connected() as kiln:
         for model_id in model_ids:
             kiln.models.delete(model_id)
@@ -45,7 +48,10 @@ def promote(
     alias: Annotated[str, typer.Option(help="`generate` uses the alias `default`.")] = "default",
     as_json: AsJson = False,
 ) -> None:
-    """Point an alias at a model, by default the alias that `generate` uses."""
+    """Point an alias at a model.
+
+    Without --alias, makes it the model that `generate` uses.
+    """
     with connected() as kiln:
         kiln.models.promote(model_id, alias)
     show(as_json, {"alias": alias, "model_id": model_id}, lambda: f"{alias} -> {model_id}")

@@ -17,6 +17,7 @@ from rich.text import Text
 from kiln.client import Kiln
 
 JOB_FAILED, BAD_INPUT, NOT_FOUND, CONFLICT, UNAVAILABLE, UNAUTHORIZED = range(1, 7)  # exit codes
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 MAX_WAIT_S = 5.0  # somebody sits at the terminal: a few seconds of retries, then the error
 UNWRAPPED = 10_000  # columns, for output that another program reads line by line
 

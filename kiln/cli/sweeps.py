@@ -11,7 +11,6 @@ import typer
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from kiln import _requests
 from kiln.cli.completion import complete_job, complete_sweep
 from kiln.cli.output import (
     BAD_INPUT,
@@ -59,10 +58,13 @@ def sweep(
     parallelism: Annotated[int | None, typer.Option(help="Trials at a time. Default: one per worker.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the search.")] = 0,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Wait, and print a line after each trial.")] = False,
-    dry_run: Annotated[bool, typer.Option(help="Check the request and start nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the request and start nothing.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Search for the best values of some fields. Each trial is an ordinary job."""
+    """Search for the best values of some fields.
+
+    Each trial is an ordinary job.
+    """
     options: dict[str, Any] = {
         "overrides": parse_overrides(override or []), "dataset": dataset, "name": name, "n_trials": n_trials,
         "pruning": pruning, "parallelism": parallelism, "seed": seed,
@@ -90,7 +92,7 @@ def sweeps(
     cancel: Annotated[bool, typer.Option("--cancel", help="End the sweep and its jobs.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """List sweeps, newest first, or show one with its trials."""
+    """List sweeps, or show one with its trials."""
     with connected() as kiln:
         if sweep_id is None:
             rows = kiln.sweeps.list()
@@ -112,7 +114,10 @@ def compare(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare jobs: losses, accuracies, metrics, time, and the config fields that differ."""
+    """Compare jobs side by side.
+
+    Shows losses, accuracies, metrics, time, and the config fields that differ.
+    """
     if output is not None and output.suffix not in MEDIA_TYPES:
         raise CommandFailed(f"--output {output}: expected a name that ends in {', '.join(MEDIA_TYPES)}", BAD_INPUT)
     with connected() as kiln:
@@ -120,8 +125,7 @@ def compare(
             rows = kiln.jobs.compare(job_ids)
             show(as_json, rows, lambda: _comparison(rows))
             return
-        params = {"jobs": ",".join(job_ids)}
-        response = kiln.send(_requests.download("/compare", params, MEDIA_TYPES[output.suffix]))
+        response = kiln.get("/compare", accept=MEDIA_TYPES[output.suffix], jobs=",".join(job_ids))
     write_file(output, response.content)
     show(as_json, {"file": str(output), "bytes": len(response.content)}, lambda: str(output))
 

@@ -32,7 +32,7 @@ def train(
     dataset: Dataset = "cifar10",
     name: Name = None,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Show the progress until the job is over.")] = False,
-    dry_run: Annotated[bool, typer.Option(help="Show the resolved config and queue nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the resolved config and queue nothing.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Queue a training job."""
@@ -53,7 +53,10 @@ def train(
 def presets(
     name: Annotated[str | None, typer.Argument(autocompletion=complete_preset)] = None, as_json: AsJson = False
 ) -> None:
-    """List the presets, or show one with the source of each value."""
+    """List the presets, or show one of them.
+
+    A single preset is shown with the source of each value.
+    """
     with connected() as kiln:
         if name is None:
             rows = kiln.presets.list()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import signal
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -21,7 +22,7 @@ from kiln.types import JobData
 from shared.jobs import transitions
 from shared.jobs.record import Event, JobStatus, Progress
 from shared.jobs.store import RedisJobStore
-from tests.kiln.command import Run, environment_for, printed_json
+from tests.kiln.command import Run, environment_for, printed_json, run
 
 UNWRITABLE = [
     ("generate", "cat", "-o", "/nonexist/x.png"),
@@ -66,6 +67,24 @@ def test_nothing_is_drawn_when_standard_output_is_no_terminal(command: Run, stor
         assert not set("▀━▁█\x1b") & set(done.stdout), arguments
     (row,) = [line for line in command("jobs").stdout.splitlines() if line.startswith(job_id)]
     assert "x" * 190 in row
+
+
+def test_ctrl_c_ends_the_display_and_not_the_job(url: str, store: RedisJobStore, tmp_path: Path) -> None:
+    job_id = printed_json(run(url, tmp_path, "train", "--json"))["id"]
+    store.update(job_id, lambda job, _: job, [], [Event(kind="note", message="it has begun")])
+
+    with subprocess.Popen(
+        [sys.executable, "-m", "kiln.cli.main", "watch", job_id], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, env=environment_for(url, tmp_path),
+    ) as watching:  # fmt: skip
+        assert watching.stdout is not None
+        assert "it has begun" in watching.stdout.readline()
+        watching.send_signal(signal.SIGINT)
+        _, errors = watching.communicate()
+
+    assert watching.returncode == 130
+    assert errors == f"kiln: the job continues; `kiln watch {job_id}` shows it again\n"
+    assert store.get(job_id).status is JobStatus.QUEUED
 
 
 def finish(store: RedisJobStore, job_id: str) -> None:
