@@ -21,7 +21,7 @@ os.environ["KILN_STARTER"] = str(ROOT / "no-starter-model")
 # Their tests wait for processes. They come first, so that no worker of pytest-xdist waits for another at the end.
 SLOWEST_FIRST = (
     "tests/e2e/",
-    "tests/dashboard/test_d",
+    "tests/dashboard/test_pages",
     "tests/drills/",
     "tests/trainer/worker/test_supervisor",
     "tests/trainer/",

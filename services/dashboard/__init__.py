@@ -1,1 +1,1 @@
-"""The dashboard: NiceGUI pages, a client of the REST API and of nothing else."""
+"""The dashboard: NiceGUI pages. It reaches Kiln through the REST API only, with the Python client."""

@@ -6,7 +6,7 @@ import sys
 
 from nicegui import ui
 
-from services.dashboard.app import STATIC, build
+from services.dashboard.app import STATIC, register_pages
 from shared.errors import InvalidInput
 from shared.settings import read_client_settings, read_settings
 
@@ -17,7 +17,7 @@ def main() -> int:
     except InvalidInput as error:
         print(f"kiln: {error}", file=sys.stderr)
         return 1
-    build(client)
+    register_pages(client)
     ui.run(
         host=settings.host, port=settings.dashboard_port or 8080, title="Kiln", favicon=STATIC / "kiln.svg", dark=None,
         language="en-US", tailwind=False, reload=False, show=False, show_welcome_message=False,

@@ -1,6 +1,6 @@
-"""`make screenshots`: the pictures of the README, out of a Kiln that runs and has something to show.
+"""`make screenshots`: takes the README's pictures of the dashboard from a running Kiln.
 
-KILN_URL and KILN_DASHBOARD_PORT say which, as for everything else. Of its jobs, the newest that have curves are shown.
+KILN_URL and KILN_DASHBOARD_PORT select it. The pictures show its newest jobs that have curves.
 """
 
 from __future__ import annotations
@@ -23,14 +23,17 @@ WIDE, PHONE = {"width": 1280, "height": 860}, {"width": 390, "height": 780}
 
 def main() -> int:
     with Kiln(max_wait_s=0) as kiln:
-        done = [job for job in kiln.jobs.list(limit=20) if len(job.series()) > 10]
-    if not done:
-        print("no job has curves yet that could be shown", file=sys.stderr)
+        jobs = [job for job in kiln.jobs.list(limit=20) if len(job.series()) > 10]
+    if not jobs:
+        print(
+            "none of the 20 newest jobs has more than 10 rows of metrics; train one, then run this again",
+            file=sys.stderr,
+        )
         return 1
-    compared = ",".join(job.id for job in done[:3])
+    compared = ",".join(job.id for job in jobs[:3])
     shots = {
         "dashboard-playground": ("/?class=ship&n=16&seed=7", WIDE, "light"),
-        "dashboard-job": (f"/jobs/{done[0].id}", WIDE, "light"),
+        "dashboard-job": (f"/jobs/{jobs[0].id}", WIDE, "light"),
         "dashboard-compare": (f"/compare?jobs={compared}", WIDE, "dark"),
         "dashboard-models": ("/models", WIDE, "light"),
         "dashboard-phone": ("/", PHONE, "dark"),
@@ -40,7 +43,7 @@ def main() -> int:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=list(ARGUMENTS))
         for name, (path, size, scheme) in shots.items():
             with browser.new_context(viewport=size, color_scheme=scheme, reduced_motion="reduce") as context:  # type: ignore[arg-type]
-                page = Visitor(context.new_page(), url).go(path)
+                page = Visitor(context.new_page(), url).open(path)
                 if path.startswith("/?") or path == "/":
                     page.locator("button.tile").first.wait_for()
                 page.wait_for_load_state("networkidle")
@@ -52,7 +55,7 @@ def main() -> int:
 
 
 def _shrink(path: Path) -> None:
-    """256 colours are enough for a README, and a quarter of the bytes."""
+    """Reduces the picture to 256 colours, a quarter of the bytes."""
     with Image.open(path) as image:
         image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
 

@@ -1,1 +1,1 @@
-"""One module a page; each has `register(site)`, which tells NiceGUI of it."""
+"""One module per page; `register` adds it to the app."""

@@ -1,4 +1,4 @@
-"""Several jobs over one another: curves, grids side by side, a table."""
+"""/compare: the curves, figures and samples of several jobs beside one another."""
 
 from __future__ import annotations
 
@@ -10,66 +10,74 @@ from nicegui import ui
 
 from kiln import _requests as wire
 from kiln._requests import JobData
-from services.dashboard import sentences
-from services.dashboard.curves import ACCURACIES, FIGURES, LOSSES, NAMES, chart, points
-from services.dashboard.elements import box, curves, heading, link, picture, slider, switch, table, text
-from services.dashboard.site import Page, Site
+from services.dashboard.components.charts import ACCURACIES, FIGURES, LABELS, LOSSES, line_chart, points
+from services.dashboard.components.elements import box, chart, heading, image, link, table, text
+from services.dashboard.components.fields import checkbox, slider
+from services.dashboard.connection import Connection
+from services.dashboard.page import Page, open_page, page_at
+from services.dashboard.text import format_count, format_value, job_title
 
-MOST = 8  # more curves nobody can tell apart
-OFFERED = 50
-COLUMNS = {
-    "name": "Job", "status": "Status", "images_seen": "Images", "seconds": "Seconds", "initial_loss_d": "D loss, first",
-    "final_loss_d": "D loss, last", "initial_loss_g": "G loss, first", "final_loss_g": "G loss, last",
-    "d_accuracy_real": "D right on real", "d_accuracy_fake": "D right on generated", "fid": "FID",
+MAX_JOBS = 8  # more curves cannot be told apart
+JOBS_LISTED = 50
+COLUMNS = {  # field of GET /compare -> heading
+    "name": "Job", "status": "Status", "images_seen": "Images", "seconds": "Seconds", "initial_loss_d": "First D loss",
+    "final_loss_d": "Last D loss", "initial_loss_g": "First G loss", "final_loss_g": "Last G loss",
+    "d_accuracy_real": "D accuracy, real", "d_accuracy_fake": "D accuracy, generated", "fid": "FID",
     "inception_score": "Inception Score",
+}  # fmt: skip
+TITLES = LABELS | {
+    "loss_g": "Generator loss", "loss_d": "Discriminator loss",
+    "d_accuracy_real": "Discriminator accuracy on real images",
+    "d_accuracy_fake": "Discriminator accuracy on generated images",
 }  # fmt: skip
 
 
-def register(site: Site) -> None:
-    @site.page("/compare")
+def register(connection: Connection) -> None:
+    @page_at("/compare")
     async def compare(request: Request) -> None:
-        page = await site.open("Compare", "/compare")
-        chosen = [part for part in request.query_params.get("jobs", "").split(",") if part]
-        await page.load(ComparePage(page, chosen).build)
+        page = await open_page(connection, "Compare", "/compare")
+        selected = [part for part in request.query_params.get("jobs", "").split(",") if part]
+        await page.build(ComparePage(page, selected).draw)
 
 
 class ComparePage:
-    def __init__(self, page: Page, chosen: list[str]) -> None:
+    def __init__(self, page: Page, selected: list[str]) -> None:
         self.page = page
-        self._chosen = chosen[:MOST]
+        self._selected = selected[:MAX_JOBS]
         self._smoothing, self._is_log = 0.0, False
-        self._drawn = 0
+        self._requests = 0
 
-    async def build(self) -> None:
-        found = (await self.page.kiln.send(wire.list_jobs(None, None, OFFERED))).data
-        jobs = {job.id: job for job in found}
-        text("Choose jobs, and see their curves over one another.", "p", "lead")
+    async def draw(self) -> None:
+        listed = (await self.page.kiln.send(wire.list_jobs(None, None, JOBS_LISTED))).data
+        jobs = {job.id: job for job in listed}
+        text("Compare the curves, figures and samples of several jobs.", "p", "lead")
         if not jobs:
-            self.page.empty("No jobs yet. Two of them make a comparison.", "Train one", "/jobs")
+            self.page.empty_state("No jobs yet. Train two to compare them.", "New job", "/jobs")
             return
-        for missing in [job_id for job_id in self._chosen if job_id not in jobs]:
-            jobs[missing] = await self.page.kiln.send(wire.get_job(missing))
+        for older in [job_id for job_id in self._selected if job_id not in jobs]:
+            jobs[older] = await self.page.kiln.send(wire.get_job(older))
         with box("side"):
             with box("card stack"):
                 heading("Jobs")
                 with box("pick", role="group", tabindex="0", **{"aria-label": "Jobs to compare"}):
                     for job in jobs.values():
-                        self._draw_choice(job)
-                slider("Smoothing", 0.0, self._smooth, low=0.0, high=0.98, step=0.02)
-                switch("Log scale", False, self._set_log)
+                        self._draw_checkbox(job)
+                slider("Smoothing", 0.0, self._set_smoothing, low=0.0, high=0.98, step=0.02)
+                checkbox("Log scale", False, self._set_log)
             self._result = box("stack")
         self._jobs = jobs
         await self._show()
 
-    def _draw_choice(self, job: JobData) -> None:
-        async def choose(is_on: bool) -> None:
-            self._chosen = [*self._chosen, job.id] if is_on else [other for other in self._chosen if other != job.id]
+    def _draw_checkbox(self, job: JobData) -> None:
+        async def select(is_on: bool) -> None:
+            others = [other for other in self._selected if other != job.id]
+            self._selected = [*others, job.id] if is_on else others
             await self._show()
 
-        switch(f"{sentences.of_job(job)} ({job.status})", job.id in self._chosen, choose)
+        checkbox(f"{job_title(job)} ({job.status})", job.id in self._selected, select)
 
-    async def _smooth(self, written: str) -> None:
-        self._smoothing = float(written)
+    async def _set_smoothing(self, value: str) -> None:
+        self._smoothing = float(value)
         await self._show()
 
     async def _set_log(self, is_log: bool) -> None:
@@ -77,65 +85,63 @@ class ComparePage:
         await self._show()
 
     async def _show(self) -> None:
-        address = f"?{urlencode({'jobs': ','.join(self._chosen)})}" if self._chosen else ""
-        ui.navigate.history.replace(f"/compare{address}")
-        self._drawn += 1
-        drawing, chosen = self._drawn, self._chosen[:MOST]
-        if len(self._chosen) > MOST:
-            self.page.say(f"The first {MOST} are shown; more curves nobody can tell apart.")
-        asked = [self.page.kiln.send(wire.metrics(job_id, -1)) for job_id in chosen]
-        series = await self.page.ask(asyncio.gather(*asked))
-        table_of = self.page.kiln.send(wire.compare(chosen)) if chosen else asyncio.sleep(0, [])
-        rows = await self.page.ask(table_of)
-        grids = await self.page.ask(asyncio.gather(*(self.page.kiln.send(wire.list_samples(job)) for job in chosen)))
-        if series is None or rows is None or grids is None or drawing != self._drawn:
+        query = f"?{urlencode({'jobs': ','.join(self._selected)})}" if self._selected else ""
+        ui.navigate.history.replace(f"/compare{query}")
+        self._requests += 1
+        request, selected, send = self._requests, self._selected[:MAX_JOBS], self.page.kiln.send
+        if len(self._selected) > MAX_JOBS:
+            self.page.toast(f"Only the first {MAX_JOBS} of {len(self._selected)} selected jobs are shown.")
+        series = await self.page.request(asyncio.gather(*(send(wire.metrics(job_id, -1)) for job_id in selected)))
+        rows = await self.page.request(send(wire.compare(selected)) if selected else asyncio.sleep(0, []))
+        grids = await self.page.request(asyncio.gather(*(send(wire.list_samples(job_id)) for job_id in selected)))
+        if series is None or rows is None or grids is None or request != self._requests:
             return
         self._result.clear()
         with self._result:
-            if not chosen:
-                self.page.empty("Choose one job or more on the left.")
+            if not selected:
+                self.page.empty_state("Select one or more jobs.")
                 return
-            names = [sentences.of_job(self._jobs[job_id]) for job_id in chosen]
+            names = [job_title(self._jobs[job_id]) for job_id in selected]
             names = [f"{name} #{at}" if names.count(name) > 1 else name for at, name in enumerate(names, 1)]
-            self._draw_table(rows)
+            self._draw_table(rows, selected)
             self._draw_charts(dict(zip(names, series, strict=True)))
-            self._draw_grids(dict(zip(names, zip(chosen, grids, strict=True), strict=True)))
+            self._draw_samples(dict(zip(names, zip(selected, grids, strict=True), strict=True)))
 
-    def _draw_table(self, rows: list[dict[str, object]]) -> None:
-        shown = {name: title for name, title in COLUMNS.items() if any(row.get(name) is not None for row in rows)}
+    def _draw_table(self, rows: list[dict[str, object]], selected: list[str]) -> None:
+        columns = {name: title for name, title in COLUMNS.items() if any(row.get(name) is not None for row in rows)}
+        url = f"/files/compare?{urlencode({'jobs': ','.join(selected)})}"
         with box("card", tag="section", **{"aria-label": "Figures"}):
             with box("row between"):
                 heading("Figures")
                 with box("row"):
-                    asked = urlencode({"jobs": ",".join(self._chosen[:MOST])})
-                    link("CSV", f"/files/compare?{asked}&as=csv", "button small", download="compare.csv")
-                    link("Markdown", f"/files/compare?{asked}&as=markdown", "button small", download="compare.md")
-                    link("Picture", f"/files/compare?{asked}&as=png", "button small", download="compare.png")
-            cells = [[sentences.value(row.get(name)) for name in shown] for row in rows]
-            table("Figures of the chosen jobs", list(shown.values()), cells)
+                    link("CSV", f"{url}&as=csv", "button small", download="compare.csv")
+                    link("Markdown", f"{url}&as=markdown", "button small", download="compare.md")
+                    link("PNG", f"{url}&as=png", "button small", download="compare.png")
+            cells = [[format_value(row.get(name)) for name in columns] for row in rows]
+            table("Figures of the selected jobs", list(columns.values()), cells)
 
     def _draw_charts(self, series: dict[str, list[dict[str, float]]]) -> None:
-        there = {name for rows in series.values() for row in rows for name in row}
+        names = {name for rows in series.values() for row in rows for name in row}
         with box("card", tag="section", **{"aria-label": "Curves"}):
-            if not there:
-                text("No metrics yet; the first row comes after the first tick.", "p", "soft")
+            if not names:
+                text("No metrics yet. The first values arrive after the first tick.", "p", "soft")
             for name in (*LOSSES, *ACCURACIES, *FIGURES):
-                if name in there:
-                    title = {"loss_g": "Generator loss", "loss_d": "Discriminator loss"}.get(name, NAMES[name])
-                    title = f"D accuracy, {title}" if name in ACCURACIES else title
-                    heading(title, 2 if name in LOSSES else 3)
-                    by_job = {job: points(rows, name) for job, rows in series.items()}
-                    is_log = self._is_log and name in LOSSES
-                    curves(chart(by_job, title, smoothing=self._smoothing, is_log=is_log), title, "chart small")
+                if name not in names:
+                    continue
+                heading(TITLES[name], 2 if name in LOSSES else 3)
+                by_job = {job: points(rows, name) for job, rows in series.items()}
+                is_log = self._is_log and name in LOSSES
+                options = line_chart(by_job, TITLES[name], smoothing=self._smoothing, is_log=is_log)
+                chart(options, TITLES[name], "chart small")
 
-    def _draw_grids(self, grids: dict[str, tuple[str, list[dict[str, int]]]]) -> None:
+    def _draw_samples(self, grids: dict[str, tuple[str, list[dict[str, int]]]]) -> None:
         with box("card", tag="section", **{"aria-label": "Samples"}):
-            heading("Samples, as they are now")
+            heading("Latest samples")
             with box("side-by-side"):
                 for name, (job_id, samples) in grids.items():
                     with box("stack tight", "figure"):
                         if samples:
                             url = f"/files/jobs/{job_id}/samples/{samples[-1]['nimg']}.png"
-                            picture(url, f"The latest samples of {name}", "pixels grid-image")
-                        told = f"after {sentences.count(samples[-1]['nimg'])} images" if samples else "no grid yet"
-                        text(f"{name}, {told}", "figcaption", "help")
+                            image(url, f"Latest samples of {name}", "pixels grid-image")
+                        age = f"after {format_count(samples[-1]['nimg'])} images" if samples else "no samples yet"
+                        text(f"{name}, {age}", "figcaption", "help")

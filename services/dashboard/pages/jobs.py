@@ -1,4 +1,4 @@
-"""All jobs, newest first, and the form that makes one."""
+"""/jobs: all jobs, newest first, and the form of a new one."""
 
 from __future__ import annotations
 
@@ -6,37 +6,39 @@ from fastapi import Request
 
 from kiln import _requests as wire
 from kiln._requests import JobData
-from services.dashboard.elements import box, button, select, text
-from services.dashboard.form import JobForm
-from services.dashboard.job_rows import JobRow
-from services.dashboard.site import Page, Site
-from services.dashboard.steering import show_steering
-from shared.jobs.record import JobStatus
+from services.dashboard.components.elements import box, button, text
+from services.dashboard.components.fields import select
+from services.dashboard.components.job_actions import show_actions
+from services.dashboard.components.job_form import JobForm
+from services.dashboard.components.job_rows import JobRow
+from services.dashboard.connection import Connection
+from services.dashboard.page import Page, open_page, page_at
 
-SHOWN = 50
-ANY = "any"
+JOBS_LISTED = 50
+ANY_STATUS = "any"
+STATUSES = ("queued", "running", "paused", "succeeded", "failed", "lost", "cancelled")
 
 
-def register(site: Site) -> None:
-    @site.page("/jobs")
+def register(connection: Connection) -> None:
+    @page_at("/jobs")
     async def jobs(request: Request) -> None:
-        page = await site.open("Jobs", "/jobs")
-        await page.load(JobsPage(page, dict(request.query_params)).build)
+        page = await open_page(connection, "Jobs", "/jobs")
+        await page.build(JobsPage(page, dict(request.query_params)).draw)
 
 
 class JobsPage:
     def __init__(self, page: Page, query: dict[str, str]) -> None:
         self.page, self._query = page, query
         self._rows: dict[str, JobRow] = {}
-        self._status = ANY
+        self._status = ANY_STATUS
 
-    async def build(self) -> None:
+    async def draw(self) -> None:
         presets = await self.page.kiln.send(wire.list_presets())
-        form = JobForm(self.page, presets, await self.page.site.description())
-        found = await self._find()
+        form = JobForm(self.page, presets, await self.page.connection.openapi())
+        jobs = await self._read_jobs()
         with box("row between"):
-            text("Each job trains one model. It survives whatever happens to the machine it runs on.", "p", "lead")
-            self._new = button("New job", self._toggle_form, "primary", **{"aria-expanded": "false"})
+            text("Each job trains one model. After a crash, a job continues from its last checkpoint.", "p", "lead")
+            self._toggle = button("New job", self._toggle_form, "primary", **{"aria-expanded": "false"})
         self._form_box = box("card", tag="section", **{"aria-label": "New job"})
         with self._form_box:
             form.draw(self._query)
@@ -45,57 +47,60 @@ class JobsPage:
             with box("row between"):
                 self._count = text("", "p", "help")
                 with box():
-                    states = {ANY: "every status"} | {status: str(status) for status in JobStatus}
-                    select("Show", states, ANY, self._set_status)
+                    options = {ANY_STATUS: "all"} | {status: status for status in STATUSES}
+                    select("Status", options, ANY_STATUS, self._set_status)
             self._list = box("jobs", "ul", style="list-style: none; padding: 0; margin: 0")
             self._empty = box()
-        self._show(found)
-        if self._query or not found:
+        self._show(jobs)
+        if self._query or not jobs:
             self._toggle_form()
-        self.page.keep_fresh(self._refresh)
+        self.page.poll(self._refresh)
 
     def _toggle_form(self) -> None:
         is_open = not self._form_box.visible
         self._form_box.set_visibility(is_open)
-        self._new.text = "Close" if is_open else "New job"
-        self._new.props["aria-expanded"] = "true" if is_open else "false"
+        self._toggle.text = "Close" if is_open else "New job"
+        self._toggle.props["aria-expanded"] = "true" if is_open else "false"
 
     async def _set_status(self, status: str) -> None:
         self._status = status
         await self._refresh()
 
-    async def _find(self) -> list[JobData]:
-        status = None if self._status == ANY else self._status
-        return (await self.page.kiln.send(wire.list_jobs(status, None, SHOWN))).data
+    async def _read_jobs(self) -> list[JobData]:
+        status = None if self._status == ANY_STATUS else self._status
+        return (await self.page.kiln.send(wire.list_jobs(status, None, JOBS_LISTED))).data
 
     async def _refresh(self) -> None:
-        self._show(await self._find())
+        self._show(await self._read_jobs())
 
-    def _show(self, found: list[JobData]) -> None:
-        """Rows that are known change in place; what is new comes on top."""
-        for gone in set(self._rows) - {job.id for job in found}:
-            self._rows.pop(gone).whole.delete()
-        for position, job in enumerate(found):
+    def _show(self, jobs: list[JobData]) -> None:
+        """Updates existing rows in place and inserts new ones."""
+        for removed in set(self._rows) - {job.id for job in jobs}:
+            self._rows.pop(removed).element.delete()
+        for position, job in enumerate(jobs):
             row = self._rows.get(job.id)
             if row is None:
                 with self._list:
                     row = self._rows[job.id] = JobRow(job)
-                row.whole.move(target_index=position)
-                show_steering(self.page, job, row.actions, self._steered, "small")
+                row.element.move(target_index=position)
+                show_actions(self.page, job, row.actions, self._on_action, "small")
             elif row.show(job):
-                show_steering(self.page, job, row.actions, self._steered, "small")
-        active = sum(not job.is_over for job in found)
-        self._count.text = f"{len(found)} shown, {active} not over yet" if found else ""
-        self._show_emptiness(not found)
+                show_actions(self.page, job, row.actions, self._on_action, "small")
+        active = sum(not job.is_over for job in jobs)
+        self._count.text = f"{len(jobs)} shown, {active} active" if jobs else ""
+        self._show_empty_state(not jobs)
 
-    def _show_emptiness(self, is_empty: bool) -> None:
+    def _show_empty_state(self, is_empty: bool) -> None:
         if is_empty == bool(list(self._empty)):
             return
         self._empty.clear()
         if is_empty:
             with self._empty:
-                which = "No jobs yet." if self._status == ANY else f"No job is {self._status}."
-                self.page.empty(f"{which} Choose a preset above and start one.")
+                self.page.empty_state(
+                    "No jobs yet. Choose a preset above and start training."
+                    if self._status == ANY_STATUS
+                    else f"No job has the status {self._status}."
+                )
 
-    async def _steered(self, _: JobData) -> None:
+    async def _on_action(self, _: JobData) -> None:
         await self._refresh()

@@ -1,4 +1,4 @@
-"""The first page: a model, a class, a seed, and images at once."""
+"""/: the playground: choose a model, a class and a seed, and see generated images."""
 
 from __future__ import annotations
 
@@ -14,46 +14,32 @@ from nicegui import ui
 
 from kiln import _requests as wire
 from kiln._requests import ModelData
-from services.dashboard import sentences
-from services.dashboard.elements import (
-    Field,
-    box,
-    button,
-    choice,
-    close_dialog,
-    code,
-    dialog,
-    heading,
-    line,
-    link,
-    number,
-    open_dialog,
-    select,
-    slider,
-    text,
-)  # fmt: skip
-from services.dashboard.latent_walk import LatentWalk
-from services.dashboard.sheets import Sheet, show_sheet, show_tile
-from services.dashboard.site import Page, Site
+from services.dashboard.components.elements import box, button, copyable_code, text
+from services.dashboard.components.fields import Field, number_field, radio_chips, select, slider, text_field
+from services.dashboard.components.image_details import ImageDetails
+from services.dashboard.components.image_grid import ImageGrid, show_grid
+from services.dashboard.components.interpolation import Interpolation
+from services.dashboard.connection import Connection
+from services.dashboard.page import Page, open_page, page_at
+from services.dashboard.text import format_count
 
-ALL, ANY = "all", "any"
-MOST = 256
-NO_TRUNCATION = 3.0  # standard deviations; so few values lie beyond that the slider's end means "off"
-TRUNCATION_HELP = "Latents no further from zero than that: less variety, fewer failures."
-NEIGHBOURS = 10
-PER_CLASS = 8  # images in a row when all classes are shown
+ALL_CLASSES, NO_CLASS = "all", "any"
+MAX_IMAGES = 256
+IMAGES_PER_CLASS = 8  # in each row when all classes are shown
+MAX_TRUNCATION = 3.0  # at this end of the slider, truncation is off
+TRUNCATION_HELP = "Largest absolute value in the latent. Smaller values give less variety and fewer failures."
 
 
-def register(site: Site) -> None:
-    @site.page("/")
+def register(connection: Connection) -> None:
+    @page_at("/")
     async def playground(request: Request) -> None:
-        page = await site.open("Playground", "/")
-        await page.load(Playground(page, request.query_params).build)
+        page = await open_page(connection, "Playground", "/")
+        await page.build(Playground(page, request.query_params).draw)
 
 
 @dataclass(frozen=True)
-class Wish:
-    """What is to be seen. The same wish gives the same images, so it makes a link that can be kept."""
+class Selection:
+    """What is shown. The same selection always gives the same images, so the page's address can be shared."""
 
     model: str
     label: str
@@ -63,100 +49,102 @@ class Wish:
 
     @property
     def query(self) -> dict[str, str]:
-        asked = {"model": self.model, "class": "" if self.label == ANY else self.label, "n": self.n, "seed": self.seed}
-        given = asked | {"truncation": self.truncation}
-        return {name: str(value) for name, value in given.items() if value not in (None, "")}
+        """Query of GET /generate."""
+        label = "" if self.label == NO_CLASS else self.label
+        values = {
+            "model": self.model, "class": label, "n": self.n, "seed": self.seed, "truncation": self.truncation,
+        }  # fmt: skip
+        return {name: str(value) for name, value in values.items() if value not in (None, "")}
 
 
 class Playground:
     def __init__(self, page: Page, query: Mapping[str, str]) -> None:
         self.page, self._query = page, query
-        self._drawn = 0
+        self._requests = 0
 
-    async def build(self) -> None:
+    async def draw(self) -> None:
         self.models = {model.id: model for model in await self.page.kiln.send(wire.list_models()) if not model.refused}
-        text("Pick a class and look. The same seed always gives the same images.", "p", "lead")
+        text("Choose a class. The same seed always gives the same images.", "p", "lead")
         if not self.models:
-            self.page.empty("No model yet. The preset “tiny” makes one in a few minutes.", "Train one", "/jobs")
-            self.page.keep_fresh(self._until_there_is_one)
+            self.page.empty_state(
+                "No models yet. The preset `tiny` trains one in 1 to 10 minutes.", "New job", "/jobs?preset=tiny"
+            )
+            self.page.poll(self._reload_with_first_model)
             return
-        self.wish = self._first_wish()
+        self.selection = self._first_selection()
         with box("side"):
             with box("card stack controls"):
                 self._draw_controls()
             with box("stack"):
                 self._images = box("sheets", tag="section", **{"aria-label": "Images", "aria-live": "polite"})
-                self._lines()
-        self._walk = LatentWalk(self.page)
-        self._inspector = dialog("One image", "wide")
-        with self._inspector:
-            self._inside = box("stack")
-        self.page.start(self._show)
+                with box("stack tight", tag="section", **{"aria-label": "Code for these images"}):
+                    self._curl = copyable_code("curl", "")
+                    self._python = copyable_code("Python", "")
+        self._interpolation = Interpolation(self.page)
+        self._details = ImageDetails()
+        self.page.run_in_background(self._show)
 
-    async def _until_there_is_one(self) -> None:
+    async def _reload_with_first_model(self) -> None:
         if await self.page.kiln.send(wire.list_models()):
             ui.navigate.reload()
 
-    # --- What is wished for ------------------------------------------------------------------------------------------
-
-    def _first_wish(self) -> Wish:
-        """As the address says, and the default model's first class for the rest."""
+    def _first_selection(self) -> Selection:
+        """From the page's address; defaults are the default model and its first class."""
         query = self._query
         by_alias = {alias: model.id for model in self.models.values() for alias in model.aliases}
-        asked, default = query.get("model", ""), by_alias.get("default", next(iter(self.models)))
-        model = asked if asked in self.models else by_alias.get(asked, default)
+        named, default = query.get("model", ""), by_alias.get("default", next(iter(self.models)))
+        model = named if named in self.models else by_alias.get(named, default)
         classes = self._classes(model)
         label = query.get("class", classes[0])
-        return Wish(
-            model, label if label in (*classes, ALL) else classes[0], _whole(query.get("n", ""), 16, MOST),
-            _whole(query.get("seed", ""), 7, 2**63 - 1), _decimal(query.get("truncation", "")),
+        return Selection(
+            model, label if label in (*classes, ALL_CLASSES) else classes[0],
+            _parse_int(query.get("n", ""), 16, MAX_IMAGES), _parse_int(query.get("seed", ""), 7, 2**63 - 1),
+            _parse_truncation(query.get("truncation", "")),
         )  # fmt: skip
 
     def _classes(self, model: str) -> Sequence[str]:
-        """What can be asked of it; of a model that knows no classes also ANY, and then nothing is judged."""
+        """The classes that the model can generate; an unconditional model has NO_CLASS too."""
         manifest = self.models[model].manifest
-        return list(manifest["classes"]) if manifest["conditional"] else [ANY, *manifest["classes"]]
+        return list(manifest["classes"]) if manifest["conditional"] else [NO_CLASS, *manifest["classes"]]
 
     async def _change(self, **changes: object) -> None:
-        self.wish = replace(self.wish, **changes)  # type: ignore[arg-type]
+        self.selection = replace(self.selection, **changes)  # type: ignore[arg-type]
         await self._show()
 
     # --- Controls ----------------------------------------------------------------------------------------------------
 
     def _draw_controls(self) -> None:
-        wish = self.wish
+        selection = self.selection
         names = {model.id: _title(model) for model in self.models.values()}
-        select("Model", names, wish.model, self._set_model)
-        self._about = box()
+        select("Model", names, selection.model, self._set_model)
+        self._summary = text("", "p", "help")
         self._class_box = box()
         self._draw_classes()
-        number("Images", wish.n, self._set_n, low=1, high=MOST, step=1, help_text=f"of each class, up to {MOST}")
+        number_field("Images", selection.n, self._set_n, low=1, high=MAX_IMAGES, step=1, help_text=f"1 to {MAX_IMAGES}")
         with box("seed"):
-            self._seed: Field = line("Seed", str(wish.seed), self._set_seed)
-            again = button("Draw again", self._draw_again, title="Another seed")
-            again.props["aria-label"] = "Draw again with another seed"
+            self._seed: Field = text_field("Seed", str(selection.seed), self._set_seed)
+            button("New seed", self._draw_new_seed)
         self._truncation = slider(
-            self._truncation_label(), wish.truncation or NO_TRUNCATION, self._set_truncation,
-            low=0.2, high=NO_TRUNCATION, step=0.1, help_text=TRUNCATION_HELP,
+            self._truncation_label(), selection.truncation or MAX_TRUNCATION, self._set_truncation,
+            low=0.2, high=MAX_TRUNCATION, step=0.1, help_text=TRUNCATION_HELP,
         )  # fmt: skip
 
     def _draw_classes(self) -> None:
+        manifest = self.models[self.selection.model].manifest
+        self._summary.text = f"Preset {manifest['preset']}, {format_count(manifest['images_seen'])} training images"
         self._class_box.clear()
-        self._about.clear()
-        manifest = self.models[self.wish.model].manifest
-        with self._about:
-            text(f"{manifest['preset']}, after {sentences.count(manifest['images_seen'])} images", "p", "help")
         with self._class_box:
-            classes = self._classes(self.wish.model)
-            # Of ten classes from a model that knows none, each would take a hundred draws an image.
-            choice("Class", [*classes, *([ALL] if ANY not in classes else [])], self.wish.label, self._set_class)
-            if ANY in classes:
-                text("It knows no classes; a classifier picks them out of what it draws.", "p", "help")
+            classes = self._classes(self.selection.model)
+            # An unconditional model needs about 100 draws per image of a class: too slow for all classes at once.
+            options = classes if NO_CLASS in classes else [*classes, ALL_CLASSES]
+            radio_chips("Class", options, self.selection.label, self._set_class)
+            if NO_CLASS in classes:
+                text("This model is unconditional. A classifier selects the images of a class.", "p", "help")
 
     async def _set_model(self, model: str) -> None:
         classes = self._classes(model)
-        keeps = self.wish.label in classes
-        self.wish = replace(self.wish, model=model, label=self.wish.label if keeps else classes[0])
+        label = self.selection.label if self.selection.label in classes else classes[0]
+        self.selection = replace(self.selection, model=model, label=label)
         self._draw_classes()
         await self._show()
 
@@ -164,160 +152,110 @@ class Playground:
         await self._change(label=label)
 
     async def _set_n(self, n: str) -> None:
-        await self._change(n=_whole(n, self.wish.n, MOST, low=1))
+        await self._change(n=_parse_int(n, self.selection.n, MAX_IMAGES, low=1))
 
     async def _set_seed(self, seed: str) -> None:
-        is_seed = seed.isdecimal() and int(seed) < 2**63
-        self._seed.complain("" if is_seed else "A seed is a whole number from 0 on.")
-        if is_seed:
+        is_valid = seed.isdecimal() and int(seed) < 2**63
+        self._seed.show_error("" if is_valid else "Enter a whole number, 0 or greater.")
+        if is_valid:
             await self._change(seed=int(seed))
 
-    async def _draw_again(self) -> None:
+    async def _draw_new_seed(self) -> None:
         seed = secrets.randbelow(10**6)
         self._seed.set_value(str(seed))
-        self._seed.complain("")
+        self._seed.show_error("")
         await self._change(seed=seed)
 
-    async def _set_truncation(self, truncation: str) -> None:
-        value = _decimal(truncation)
-        await self._change(truncation=None if value is None or value >= NO_TRUNCATION else value)
+    async def _set_truncation(self, entered: str) -> None:
+        value = _parse_truncation(entered)
+        await self._change(truncation=None if value is None or value >= MAX_TRUNCATION else value)
         self._truncation.label.text = self._truncation_label()
 
     def _truncation_label(self) -> str:
-        return "Truncation: off" if self.wish.truncation is None else f"Truncation: {self.wish.truncation:g}"
+        value = self.selection.truncation
+        return "Truncation: off" if value is None else f"Truncation: {value:g}"
 
     # --- Images ------------------------------------------------------------------------------------------------------
 
-    def _sheets(self) -> list[Sheet]:
-        wish = self.wish
-        if wish.label != ALL:
-            columns = min(8, math.ceil(math.sqrt(wish.n)))
-            return [Sheet.generated(wish.query | {"columns": str(columns)}, wish.n, columns)]
-        n = min(wish.n, PER_CLASS)
-        rows = (replace(wish, label=label, n=n).query for label in self._classes(wish.model))
-        return [Sheet.generated(query | {"columns": str(n)}, n, n) for query in rows]
+    def _grids(self) -> list[ImageGrid]:
+        """One grid, or one row per class when all classes are selected."""
+        selection = self.selection
+        if selection.label != ALL_CLASSES:
+            columns = min(8, math.ceil(math.sqrt(selection.n)))
+            query = selection.query | {"columns": str(columns)}
+            return [ImageGrid("generate", query, selection.n, columns)]
+        n = min(selection.n, IMAGES_PER_CLASS)
+        rows = (replace(selection, label=label, n=n).query for label in self._classes(selection.model))
+        return [ImageGrid("generate", query | {"columns": str(n)}, n, n) for query in rows]
 
     async def _show(self) -> None:
-        """Asks for the images first, so that what goes wrong can be said; then the browser gets them."""
-        self._drawn += 1
-        drawing, sheets = self._drawn, self._sheets()
-        told = ""
-        for sheet in sheets:
-            answer = await self.page.insist(self.page.site.read, sheet.path, sheet.query)
-            if answer is None or drawing != self._drawn:  # refused, or something else was asked for meanwhile
+        """Reads the images here first, so that errors can be shown; the browser then gets them from the cache."""
+        self._requests += 1
+        request, grids, note = self._requests, self._grids(), ""
+        for grid in grids:
+            response = await self.page.retry_until_ready(self.page.connection.read_file, grid.path, grid.query)
+            if response is None or request != self._requests:  # refused, or superseded by a newer selection
                 return
-            told = _method(answer.headers)
-        self._draw_sheets(sheets, told)
-        self._tell_lines()
-        ui.navigate.history.replace("/?" + urlencode(self.wish.query))
-        await self._walk.show(self.models[self.wish.model], self.wish.seed, self.wish.label)
+            note = _sampling_note(response.headers)
+        self._draw_grids(grids, note)
+        self._show_code()
+        ui.navigate.history.replace("/?" + urlencode(self.selection.query))
+        await self._interpolation.show(
+            self.models[self.selection.model], self.selection.seed, self.selection.label
+        )  # fmt: skip
 
-    def _draw_sheets(self, sheets: Sequence[Sheet], told: str) -> None:
+    def _draw_grids(self, grids: Sequence[ImageGrid], note: str) -> None:
+        model = self.models[self.selection.model]
         self._images.clear()
         with self._images:
-            for sheet in sheets:
-                if len(sheets) == 1:
-                    show_sheet(sheet, lambda index, sheet=sheet: self._inspect(sheet, index))  # type: ignore[misc]
+            for grid in grids:
+
+                def enlarge(index: int, grid: ImageGrid = grid) -> None:
+                    self._details.show(grid, index, model)
+
+                if len(grids) == 1:
+                    show_grid(grid, enlarge)
                 else:
                     with box("class-row"):
-                        text(sheet.query["class"], "span", "eyebrow")
-                        show_sheet(sheet, lambda index, sheet=sheet: self._inspect(sheet, index))  # type: ignore[misc]
-            if told:
-                text(told, "p", "help")
+                        text(grid.query["class"], "span", "eyebrow")
+                        show_grid(grid, enlarge)
+            if note:
+                text(note, "p", "help")
 
-    def _lines(self) -> None:
-        with box("stack tight", tag="section", **{"aria-label": "The same from elsewhere"}):
-            _, self._curl = code("curl", "")
-            _, self._python = code("Python", "")
-
-    def _tell_lines(self) -> None:
-        wish = self.wish
-        label = wish.label if wish.label != ALL else self._classes(wish.model)[0]
-        query = replace(wish, label=label).query
-        self._curl.text = f"curl {shlex.quote(f'{self.page.site.url}/generate?{urlencode(query)}')} -o images.png"
-        options = {name: value for name, value in query.items() if name != "class"}
-        options["model"] = repr(wish.model)
-        quoted = ", ".join(f"{name}={value}" for name, value in options.items())
-        class_ = f"{label!r}, " if label else ""
-        self._python.text = f"images = Kiln({self.page.site.url!r}).generate({class_}{quoted})"
-
-    # --- One image ---------------------------------------------------------------------------------------------------
-
-    def _inspect(self, sheet: Sheet, index: int) -> None:
-        self._inside.clear()
-        with self._inside:
-            self._draw_inspection(sheet, index)
-        open_dialog(self._inspector)
-
-    def _draw_inspection(self, sheet: Sheet, index: int) -> None:
-        query, manifest = sheet.query, self.models[self.wish.model].manifest
-        with box("inspect"):
-            show_tile(sheet, index, f"Image {index}, enlarged", "big")
-            with box("stack"):
-                facts = {
-                    "Class": query.get("class", "none"), "Seed": query["seed"], "Number": f"{index} of this seed",
-                    "Truncation": query.get("truncation", "off"), "Model": query["model"],
-                    "Generator": manifest["files"]["generator.onnx"][:16] + "…",
-                }  # fmt: skip
-                with box("facts", "dl"):
-                    for name, value in facts.items():
-                        text(name, "dt")
-                        text(value, "dd")
-                with box("row"):
-                    name = f"{query.get('class', 'image')}-{query['seed']}-{index}.png"
-                    link("Download PNG", sheet.url_of(index), "button primary", download=name)
-                    button("Close", lambda: close_dialog(self._inspector), "quiet")
-        if ANY not in self._classes(self.wish.model):  # else the class decides which latents are looked at
-            self._draw_kin(sheet, index)
-            self._draw_neighbours(sheet, index)
-
-    def _draw_neighbours(self, sheet: Sheet, index: int) -> None:
-        """A few steps from this latent towards each of some others: the nearer, the more alike."""
-        heading("Its neighbours in latent space", 3)
-        text("To the left this image; to the right, the way to three others of this seed.", "p", "help")
-        query = sheet.query
-        for other in [(index + ahead) % max(sheet.n, 4) for ahead in (1, 2, 3)]:
-            way = {
-                "from": query["class"], "to": query["class"], "from_index": str(index), "to_index": str(other),
-                "steps": str(NEIGHBOURS), "seed": query["seed"], "model": query["model"],
-                "truncation": query.get("truncation", ""),
-            }  # fmt: skip
-            strip = Sheet("interpolate", {name: value for name, value in way.items() if value}, NEIGHBOURS, NEIGHBOURS)
-            with box("strip"):
-                for step in range(NEIGHBOURS):
-                    show_tile(strip, step, f"{step} steps towards image {other}", "tile")
-
-    def _draw_kin(self, sheet: Sheet, index: int) -> None:
-        """The same latent in the other classes."""
-        heading("The same latent in every class", 3)
-        with box("strip"):
-            for label in self._classes(self.wish.model):
-                kin = replace(sheet, query={**sheet.query, "class": label})
-                show_tile(kin, index, label, "tile", title=label)
+    def _show_code(self) -> None:
+        selection, url = self.selection, self.page.connection.url
+        if selection.label == ALL_CLASSES:
+            selection = replace(selection, label=self._classes(selection.model)[0])
+        self._curl.text = f"curl {shlex.quote(f'{url}/generate?{urlencode(selection.query)}')} -o images.png"
+        options = {name: value for name, value in selection.query.items() if name != "class"}
+        options["model"] = repr(selection.model)
+        arguments = [f"{name}={value}" for name, value in options.items()]
+        if "class" in selection.query:
+            arguments.insert(0, repr(selection.label))
+        self._python.text = f"images = Kiln({url!r}).generate({', '.join(arguments)})"
 
 
 def _title(model: ModelData) -> str:
-    named = ", ".join(model.aliases)
-    return f"{model.id} ({named})" if named else model.id
+    aliases = ", ".join(model.aliases)
+    return f"{model.id} ({aliases})" if aliases else model.id
 
 
-def _method(headers: Mapping[str, str]) -> str:
-    """How images of a class came from a model that knows none."""
+def _sampling_note(headers: Mapping[str, str]) -> str:
+    """How rejection sampling found the images of a class, if it did."""
     if headers.get("x-kiln-class-method") != "classifier":
         return ""
-    draws, confidence = headers.get("x-kiln-draws", "some"), headers.get("x-kiln-confidence", "")
-    return f"Picked by the classifier out of {draws} draws" + (
-        f"; its confidence: {confidence}." if confidence else "."
-    )
+    note = f"Selected by the classifier from {headers.get('x-kiln-draws', 'several')} draws"
+    confidence = headers.get("x-kiln-confidence")
+    return f"{note}. Confidence: {confidence}." if confidence else f"{note}."
 
 
-def _whole(written: str, otherwise: int, high: int, low: int = 0) -> int:
-    return min(max(int(written), low), high) if written.isdecimal() else otherwise
+def _parse_int(entered: str, default: int, high: int, low: int = 0) -> int:
+    return min(max(int(entered), low), high) if entered.isdecimal() else default
 
 
-def _decimal(written: str) -> float | None:
+def _parse_truncation(entered: str) -> float | None:
     try:
-        value = float(written)
+        value = float(entered)
     except ValueError:
         return None
     return value if 0.05 <= value <= 10 else None

@@ -1,4 +1,4 @@
-"""Curves over training: what ECharts is told to draw. Colours and text are readable on light and on dark paper."""
+"""ECharts options for line charts over the images seen. Colours and text are readable on light and dark backgrounds."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-Row = Mapping[str, float]
+Row = Mapping[str, float]  # one row of a job's metrics
 Points = list[tuple[float, float]]
 
-# Distinguishable for people who are colour-blind, and on either paper (after Okabe and Ito, a little calmer).
+# Distinguishable with colour blindness (after Okabe and Ito).
 COLORS = ("#e0702f", "#3f87d9", "#2fa37c", "#b86fc6", "#c29a1f", "#e0607e", "#5fb3c9", "#8a8f98")
 GREY, GRID = "#8b8378", "rgba(139, 131, 120, 0.22)"
-MOST_POINTS = 400  # more are not to be seen, and would be sent with every tick
+MAX_POINTS = 400  # more are not visible, and every update would send them
 
-SHORT = """(n) => {
+SHORT_NUMBER = """(n) => {
     const a = Math.abs(n);
     if (a >= 1e6) return +(n / 1e6).toFixed(2) + ' M';
     return a >= 1e4 ? +(n / 1e3).toFixed(1) + ' k' : String(+n.toPrecision(4));
@@ -23,10 +23,10 @@ SHORT = """(n) => {
 LOSSES = ("loss_g", "loss_d")
 ACCURACIES = ("d_accuracy_real", "d_accuracy_fake")
 FIGURES = ("fid", "kid", "inception_score", "precision", "recall", "class_accuracy")
-NAMES = {
-    "loss_g": "generator", "loss_d": "discriminator", "d_accuracy_real": "real images", "d_accuracy_fake": "generated",
-    "fid": "FID", "kid": "KID", "inception_score": "Inception Score", "precision": "precision", "recall": "recall",
-    "class_accuracy": "class accuracy",
+LABELS = {
+    "loss_g": "generator", "loss_d": "discriminator", "d_accuracy_real": "real images",
+    "d_accuracy_fake": "generated images", "fid": "FID", "kid": "KID", "inception_score": "Inception Score",
+    "precision": "precision", "recall": "recall", "class_accuracy": "class accuracy",
 }  # fmt: skip
 
 
@@ -35,7 +35,7 @@ def points(rows: Sequence[Row], name: str) -> Points:
 
 
 def smooth(curve: Points, weight: float) -> Points:
-    """An exponential average without the bias of its beginning; `weight` is the share that stays, in [0, 1)."""
+    """Exponential moving average with bias correction; `weight`, in [0, 1), is the weight of the past."""
     if not weight:
         return curve
     total, norm, smoothed = 0.0, 0.0, []
@@ -45,17 +45,20 @@ def smooth(curve: Points, weight: float) -> Points:
     return smoothed
 
 
-def thin(curve: Points, most: int = MOST_POINTS) -> Points:
-    """Every so manieth point, and always the last."""
-    step = math.ceil(len(curve) / most) if curve else 1
+def thin(curve: Points, max_points: int = MAX_POINTS) -> Points:
+    """Every k-th point, and always the last."""
+    step = math.ceil(len(curve) / max_points) if curve else 1
     return curve if step <= 1 else [*curve[:-1:step], curve[-1]]
 
 
-def chart(series: Mapping[str, Points], title: str, *, smoothing: float = 0.0, is_log: bool = False) -> dict[str, Any]:
-    """Options of a line chart over the images seen: one curve for each name, the unsmoothed ones faint behind."""
+def line_chart(
+    series: Mapping[str, Points], title: str, *, smoothing: float = 0.0, is_log: bool = False
+) -> dict[str, Any]:
+    """Options of a line chart with one curve per name; smoothed curves have the raw ones faintly behind them."""
     drawn = []
-    for color, (name, curve) in zip(_colors(len(series)), series.items(), strict=True):
-        shown = [(x, y) for x, y in curve if y > 0] if is_log else curve  # zero has no place on a logarithmic scale
+    for number, (name, curve) in enumerate(series.items()):
+        shown = [(x, y) for x, y in curve if y > 0] if is_log else curve
+        color = COLORS[number % len(COLORS)]
         line = {"type": "line", "showSymbol": len(shown) < 30, "symbolSize": 5, "color": color, "animation": False}
         width = {"width": 2, "cap": "round", "join": "round"}
         drawn.append(line | {"name": name, "data": thin(smooth(shown, smoothing)), "lineStyle": width})
@@ -63,9 +66,10 @@ def chart(series: Mapping[str, Points], title: str, *, smoothing: float = 0.0, i
         raw = {"data": thin(shown) if smoothing else [], "lineStyle": faint, "showSymbol": False, "silent": True}
         drawn.append(line | raw | {"tooltip": {"show": False}})
     text = {"color": GREY, "fontSize": 11}
-    axis = {"axisLabel": text | {":formatter": SHORT, "hideOverlap": True}, "splitLine": {"lineStyle": {"color": GRID}}}
+    axis = {"axisLabel": text | {":formatter": SHORT_NUMBER, "hideOverlap": True},
+            "splitLine": {"lineStyle": {"color": GRID}}}  # fmt: skip
     return {
-        "aria": {"enabled": True, "label": {"description": f"{title}, over the images seen: {', '.join(series)}"}},
+        "aria": {"enabled": True, "label": {"description": f"{title} by images seen: {', '.join(series)}"}},
         "textStyle": {"fontFamily": "system-ui, sans-serif"},
         "grid": {"left": 52, "right": 18, "top": 34, "bottom": 30},
         "legend": {"data": list(series), "top": 0, "left": 0, "icon": "roundRect", "itemWidth": 14, "itemHeight": 4,
@@ -79,20 +83,16 @@ def chart(series: Mapping[str, Points], title: str, *, smoothing: float = 0.0, i
     }  # fmt: skip
 
 
-def _colors(count: int) -> list[str]:
-    return [COLORS[i % len(COLORS)] for i in range(count)]
-
-
-def search_chart(values: Points, metric: str, is_min: bool) -> dict[str, Any]:
-    """A search trial by trial, and the best value so far."""
+def trials_chart(values: Points, metric: str, is_min: bool) -> dict[str, Any]:
+    """Options of a chart of (trial number, value) and the best value so far."""
     best: Points = []
     for number, value in values:
         so_far = best[-1][1] if best else value
         best.append((number, min(so_far, value) if is_min else max(so_far, value)))
-    options = chart({"trials": values, "best so far": best}, f"{metric} by trial")
+    options = line_chart({"trials": values, "best so far": best}, f"{metric} by trial")
     trials, _, line, _ = options["series"]
     trials |= {"type": "scatter", "symbolSize": 8}
     line |= {"step": "end", "showSymbol": False}
     options["xAxis"] |= {"minInterval": 1}
-    options["aria"]["label"]["description"] = f"{metric} of each trial, and the best so far"
+    options["aria"]["label"]["description"] = f"{metric} of each trial, and the best value so far"
     return options

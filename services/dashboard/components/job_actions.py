@@ -1,0 +1,52 @@
+"""Buttons that pause, resume, finish or cancel a job, each with a confirmation."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from nicegui.element import Element
+
+from kiln import _requests as wire
+from kiln._requests import JobData
+from services.dashboard.components.dialogs import confirmation, open_dialog
+from services.dashboard.components.elements import button
+from services.dashboard.page import Page
+from services.dashboard.text import ACTIONS, ACTIONS_BY_STATUS, job_title
+
+OnDone = Callable[[JobData], Awaitable[None] | None]
+
+
+def show_actions(page: Page, job: JobData, parent: Element, on_done: OnDone, classes: str = "") -> None:
+    """Fills `parent` with a button for each action that the job's status allows."""
+    parent.clear()
+    for name in ACTIONS_BY_STATUS.get(job.status, ()):
+        if name == "finish" and job.attempt == 0:
+            continue  # it has not trained yet, so there is no model to keep
+        action = ACTIONS[name]
+        with page.main:
+            consequence = f"{job_title(job)}: {action.consequence}"
+            on_confirm = _request_action(page, job, name, on_done)
+            dialog = confirmation(
+                action.question, consequence, action.label, on_confirm, is_destructive=action.is_destructive
+            )
+        with parent:
+            opener = button(action.label, _opens(dialog), f"{classes} {'quiet' if action.is_destructive else ''}")
+            opener.props["aria-label"] = f"{action.label}: {job_title(job)}"
+
+
+def _opens(dialog: Element) -> Callable[[], None]:
+    return lambda: open_dialog(dialog)
+
+
+def _request_action(page: Page, job: JobData, name: str, on_done: OnDone) -> Callable[[], Awaitable[None]]:
+    async def request() -> None:
+        updated = await page.request(page.kiln.send(wire.act(job.id, name)))
+        if updated is None:
+            return
+        still_runs = updated.status == "running" and ACTIONS[name].while_running
+        page.toast(f"{job_title(job)}: {still_runs or f'{updated.status}.'}")
+        done = on_done(updated)
+        if done is not None:
+            await done
+
+    return request

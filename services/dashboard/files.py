@@ -1,0 +1,38 @@
+"""`/files/...`: images and tables of the API, passed on to the browser, which has no API key of its own."""
+
+from __future__ import annotations
+
+import re
+
+import httpx2
+from fastapi import Request, Response
+from nicegui import app
+
+from kiln._requests import ApiError
+from services.dashboard.connection import Connection
+
+# Only these paths of the API are passed on.
+ALLOWED_PATHS = re.compile(
+    r"generate|interpolate|compare|models/[\w.-]+/preview\.png|sweeps/[\w.-]+/\w+\.png"
+    r"|jobs/[\w.-]+/(?:samples/\d+\.png|samples\.png|losses\.png|metrics)"
+)
+MEDIA_TYPES = {"png": "image/png", "csv": "text/csv", "markdown": "text/markdown", "zip": "application/zip"}
+FORWARDED_HEADERS = ("content-type", "cache-control", "etag", "content-disposition")
+
+
+def register(connection: Connection) -> None:
+    @app.get("/files/{path:path}")
+    async def read_file(path: str, request: Request) -> Response:
+        """The file at this path of the API. The query parameter `as` selects the format: png, csv, markdown or zip."""
+        if not ALLOWED_PATHS.fullmatch(path):
+            return Response(f"the dashboard serves no file {path!r}", 404, media_type="text/plain")
+        query = {name: value for name, value in request.query_params.items() if name != "as"}
+        accept = MEDIA_TYPES.get(request.query_params.get("as", "png"), "*/*")
+        try:
+            response = await connection.read_file(path, query, accept)
+        except ApiError as error:
+            return Response(str(error), error.status, media_type="text/plain")
+        except httpx2.TransportError as error:
+            return Response(str(error), 502, media_type="text/plain")
+        headers = {name: response.headers[name] for name in FORWARDED_HEADERS if name in response.headers}
+        return Response(response.content, headers=headers)
