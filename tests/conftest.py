@@ -25,6 +25,7 @@ SLOWEST_FIRST = (
     "tests/drills/",
     "tests/trainer/worker/test_supervisor",
     "tests/trainer/",
+    "tests/deployment/",
     "tests/test_",
     "tests/kiln/",
     "tests/benchmarks/",

@@ -25,7 +25,7 @@ def test_a_job_is_created_in_the_form_watched_and_finished(visitor: Visitor, sta
     visitor.sees("Input should be less than or equal to 1")
     page.get_by_label("lr", exact=True).fill("0.001")
     visitor.sees("total_nimg")
-    expect(page.get_by_text("Resolved config")).to_be_visible()
+    expect(page.locator("summary", has_text="Resolved config")).to_be_visible()
 
     # When training is started
     visitor.button("Start training").click()
@@ -65,7 +65,7 @@ def test_a_job_is_cancelled_from_the_list_after_a_confirmation(visitor: Visitor,
     assert stack.job(job_id)["status"] in ("queued", "running")
     row.get_by_role("button", name="Cancel").click()
     visitor.click_in_dialog("Cancel")
-    visitor.sees("one too many:")
+    expect(page.locator(".toast")).to_contain_text("one too many: ")
 
     stack.wait_until_over(job_id)
     expect(row.locator(".pill")).to_have_text("cancelled")
