@@ -1,4 +1,4 @@
-# `make up` and `make test` are all a new user needs; both make the virtual environment first.
+# A new user needs `make up` and `make test`; both create the virtual environment first.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,18 +8,19 @@ BIN := $(VENV)/bin
 up: $(VENV)/.installed
 	$(BIN)/python -m services.dev
 
-# Three processes: most of the time goes into waiting for others. A file's tests share their servers, so they stay
-# together; the files that take longest come first (tests/conftest.py).
+# Three processes, because tests mostly wait for other processes. Tests of one file share servers, so each file stays
+# in one process; the slowest files start first (tests/conftest.py).
 test: lint
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
-# Every way it can break, but for the half-hour soak. Prints the table of drills and writes it into docs/explanation/reliability.md.
+# All failure drills except the half-hour soak. Prints their table and writes it into
+# docs/explanation/reliability.md.
 drills: $(VENV)/.installed
 	@report=$$(mktemp) && trap 'rm -f $$report' EXIT; \
 	KILN_DRILL_REPORT=$$report $(BIN)/python -m pytest tests/drills -m "not soak" -q -n 3 --dist loadfile; status=$$?; \
 	$(BIN)/python -m tests.drills.table $$report && exit $$status
 
-# Every preset through POST /jobs, with its own networks and batch size, for two iterations: some ten seconds a row.
+# Trains every preset for two iterations through POST /jobs: about ten seconds per preset.
 smoke: $(VENV)/.installed
 	$(BIN)/python -m pytest tests/e2e/test_presets.py -m "smoke or not smoke" -q
 
@@ -29,29 +30,32 @@ lint: $(VENV)/.installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Kiln against the plain PyTorch way: docs/explanation/performance.md. E.g. make bench-training BENCH="--rounds 3 --parts ratio".
+# Training speed, Kiln against a plain PyTorch loop: docs/explanation/performance.md.
+# E.g. make bench-training BENCH="--rounds 3 --parts ratio".
 bench-training: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.training $(BENCH)
 
-# Kiln against others that serve the same model: docs/explanation/performance.md. E.g. make bench-serving BENCH="--network 3.4M".
+# Serving speed, Kiln against other servers with the same model: docs/explanation/performance.md.
+# E.g. make bench-serving BENCH="--network 3.4M".
 bench-serving: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.serving $(BENCH)
 
-# What a training job costs the API beside it.
+# How much a training job slows down the API on the same machine.
 bench-side-by-side: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.side_by_side $(BENCH)
 
-# On a machine with a GPU: the CUDA tests and all benchmarks, in under nine minutes, into one file.
+# On a machine with a GPU: the CUDA tests and all benchmarks. Takes under nine minutes and writes one file.
 bench-gpu: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.gpu $(BENCH)
 
-# Both reports, run again through the API: docs/explanation/reproduction.md. smoke: minutes; hours: an hour or two of two cores; day:
-# a day of them; full: for a GPU. What was trained is not trained again; KILN_URL uses a stack that runs already.
+# Reproduces both student reports through the API: docs/explanation/reproduction.md. Budgets: smoke (minutes), hours
+# (1 to 2 hours on two cores), day (a day on two cores), full (needs a GPU). Finished runs are not repeated.
+# KILN_URL selects a stack that already runs.
 REPRODUCE_BUDGET ?= smoke
 reproduce: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.reproduction --budget $(REPRODUCE_BUDGET) $(REPRODUCE)
 
-# The dashboard's pictures in the README, of the Kiln that runs here and has trained something.
+# The README's pictures of the dashboard, from a Kiln that runs on this machine and has trained something.
 screenshots: $(VENV)/.installed
 	$(BIN)/python -m tests.dashboard.screenshots
 
@@ -67,7 +71,7 @@ format: $(VENV)/.installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Figures of a model, by id, by folder, or of a run's weights: `make evaluate MODEL=models/starter N=10000`.
+# Evaluates a model, given as an id, a folder or weights: `make evaluate MODEL=models/starter N=10000`.
 N ?= 50000
 evaluate: $(VENV)/.installed
 	$(BIN)/python -m services.trainer evaluate $(MODEL) --images $(N)
@@ -85,13 +89,12 @@ $(VENV)/.installed: requirements.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	@touch $@
 
-# Pins every dependency of every group in pyproject.toml, for all platforms and Pythons, without index URLs.
+# Pins the dependencies of all groups in pyproject.toml for all platforms and Python versions, without index URLs.
 lock:
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --group dev --no-header --no-annotate --no-emit-index-url --upgrade -o requirements.lock
 
-# The password that `docker compose` hands to Redis and its clients. It is made once; to change it, delete the file.
-# The folder keeps other users of this machine out. The file itself is readable, because compose mounts it with the
-# mode it has here, and the users inside the containers are others than this one.
+# The password of Redis for `docker compose`. It is created once; delete the file to change it. Compose mounts the file
+# with its mode, and the containers run as other users, so the file is readable by all; its folder is closed to others.
 secrets: secrets/redis_password
 
 secrets/redis_password:
@@ -99,7 +102,7 @@ secrets/redis_password:
 	@$(PYTHON) -c 'import secrets; print(secrets.token_hex(32))' > $@.new
 	@chmod 444 $@.new && mv $@.new $@
 
-# A first key for the API, for docker-compose.keys.yml; more of them go into the same file, one a line.
+# A first API key for docker-compose.keys.yml. Add further keys to the same file, one per line.
 secrets/api_keys:
 	@mkdir -p secrets && chmod 700 secrets
 	@$(PYTHON) -c 'import secrets; print("admin:read+generate+train:" + secrets.token_hex(32))' > $@.new

@@ -150,7 +150,7 @@ class Stack:
         return [child for child in self._children if child.process.poll() is not None]
 
     def _stop_all(self) -> None:
-        """Stops Redis last, because the others write to it while they stop. Kills a child that does not stop in time."""
+        """Stops Redis last, because the others write to it while they stop. Kills a child that takes too long."""
         grace_s = self._settings.stop_grace_s + STOP_MARGIN_S
         for names in ({"worker", "api", "dashboard"}, {"redis"}):
             children = [child for child in self._children if child.name in names]
