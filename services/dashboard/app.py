@@ -6,11 +6,11 @@ from pathlib import Path
 
 from nicegui import app, ui
 
+from kiln.settings import ClientSettings
 from services.dashboard import files
 from services.dashboard.connection import Connection
 from services.dashboard.pages import compare, job, jobs, models, playground, sweeps
 from services.security_headers import SecurityHeaders
-from shared.settings import ClientSettings
 
 STATIC = Path(__file__).parent / "static"
 

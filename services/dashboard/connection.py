@@ -9,10 +9,8 @@ from typing import Any
 
 import httpx2
 
-from kiln import _requests as wire
-from kiln._requests import ApiError
-from kiln.client import AsyncKiln
-from shared.settings import ClientSettings
+from kiln import ApiError, AsyncKiln, _requests
+from kiln.settings import ClientSettings
 
 REQUEST_ERRORS = (httpx2.TransportError, ApiError)  # what a request to the API can raise
 CACHED_FILES = 200
@@ -20,13 +18,12 @@ OPENAPI_MAX_AGE_S = 30.0
 
 
 class Connection:
-    """One HTTP client, the API's OpenAPI document, and a cache of images that never change."""
+    """One client, the API's OpenAPI document, and a cache of images that never change."""
 
     def __init__(self, settings: ClientSettings) -> None:
         self.url = settings.url.rstrip("/")
-        key = settings.api_key.get_secret_value() if settings.api_key else None
         # A short wait: pages show an error at once and retry by themselves.
-        self.kiln = AsyncKiln(self.url, key, timeout_s=30.0, max_wait_s=1.0)
+        self.kiln = AsyncKiln(self.url, settings.api_key, timeout_s=30.0, max_wait_s=1.0)
         self._cache: OrderedDict[tuple[object, ...], httpx2.Response] = OrderedDict()
         self._openapi: dict[str, Any] = {}
         self._openapi_read_at_s = -OPENAPI_MAX_AGE_S
@@ -34,7 +31,7 @@ class Connection:
     async def openapi(self) -> dict[str, Any]:
         """The API's OpenAPI document, at most OPENAPI_MAX_AGE_S old. Raises REQUEST_ERRORS."""
         if time.monotonic() - self._openapi_read_at_s > OPENAPI_MAX_AGE_S:
-            self._openapi = await self.kiln.send(wire.description())
+            self._openapi = await self.kiln.send(_requests.openapi())
             self._openapi_read_at_s = time.monotonic()
         return self._openapi
 
@@ -51,12 +48,16 @@ class Connection:
         if (cached := self._cache.get(key)) is not None:
             self._cache.move_to_end(key)
             return cached
-        response = await self.kiln.send(wire.file(f"/{path}", query, accept))
+        response = await self.kiln.send(_requests.download(f"/{path}", query, accept))
         if "seed" in query and "model" in query:
             self._cache[key] = response
             if len(self._cache) > CACHED_FILES:
                 self._cache.popitem(last=False)
         return response
 
+    async def sample_positions(self, job_id: str) -> list[int]:
+        """Images seen at each sample grid of the job, oldest first. Raises REQUEST_ERRORS."""
+        return [int(row["nimg"]) for row in await self.kiln.send(_requests.list_samples(job_id))]
+
     async def close(self) -> None:
-        await self.kiln.aclose()
+        await self.kiln.close()

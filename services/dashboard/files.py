@@ -8,7 +8,7 @@ import httpx2
 from fastapi import Request, Response
 from nicegui import app
 
-from kiln._requests import ApiError
+from kiln import ApiError
 from services.dashboard.connection import Connection
 
 # Only these paths of the API are passed on.

@@ -9,8 +9,7 @@ from typing import Any, TypeVar
 from nicegui import background_tasks, ui
 from nicegui.element import Element
 
-from kiln import _requests as wire
-from kiln._requests import ApiError
+from kiln import ApiError, Event, NotFound, Unavailable
 from services.dashboard.components.elements import box, button, heading, link, text
 from services.dashboard.connection import REQUEST_ERRORS, Connection
 from services.dashboard.text import error_message
@@ -90,7 +89,7 @@ class Page:
                 response = await send(*arguments)
             except REQUEST_ERRORS as error:
                 self.show_error(error)
-                if isinstance(error, ApiError) and not isinstance(error, wire.Unavailable):
+                if isinstance(error, ApiError) and not isinstance(error, Unavailable):
                     return None
             else:
                 self._banner.text = ""
@@ -175,15 +174,15 @@ class Page:
             last_event_id = ""
             while True:
                 try:
-                    async for update in self.kiln.follow(job_id, last_event_id):
-                        if not isinstance(update, wire.JobData):
+                    async for update in self.kiln.jobs.follow(job_id, last_event_id):
+                        if isinstance(update, Event):
                             last_event_id = update.id
                         self._banner.text = ""
                         await on_update(update)
                     return
                 except REQUEST_ERRORS as error:
                     self.show_error(error)
-                    if isinstance(error, wire.NotFound):
+                    if isinstance(error, NotFound):
                         return
                 await asyncio.sleep(RETRY_S)
 

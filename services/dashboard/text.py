@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx2
 
-from kiln._requests import ApiError, InvalidInput, JobData, Unauthorized
+from kiln import ApiError, InvalidInput, JobData, Unauthorized
 
 ADVICE = {  # reason of a job that did not succeed -> what the user can do
     "diverged": "Train again with half the learning rate, or with a gradient penalty.",

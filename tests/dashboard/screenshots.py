@@ -13,7 +13,7 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 
 from kiln import Kiln
-from shared.settings import read_settings
+from services.dashboard.settings import read_dashboard_settings
 from tests.dashboard.conftest import ARGUMENTS
 from tests.dashboard.visitor import Visitor
 
@@ -38,7 +38,7 @@ def main() -> int:
         "dashboard-models": ("/models", WIDE, "light"),
         "dashboard-phone": ("/", PHONE, "dark"),
     }
-    url = f"http://127.0.0.1:{read_settings().dashboard_port}"
+    url = f"http://127.0.0.1:{read_dashboard_settings().port}"
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=list(ARGUMENTS))
         for name, (path, size, scheme) in shots.items():

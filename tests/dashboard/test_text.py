@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import httpx2
 
-from kiln._requests import InvalidInput, Unauthorized
+from kiln import InvalidInput, Unauthorized
 from services.dashboard.text import ADVICE, duration, error_message, format_count, format_value, time_ago
 from shared.jobs.record import Reason
 

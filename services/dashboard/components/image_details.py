@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from kiln._requests import ModelData
+from kiln import ModelData
 from services.dashboard.components.dialogs import close_dialog, dialog, open_dialog
 from services.dashboard.components.elements import box, button, facts, heading, link, text
 from services.dashboard.components.image_grid import ImageGrid, show_tile

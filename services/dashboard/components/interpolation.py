@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kiln._requests import ModelData
+from kiln import ModelData
 from services.dashboard.components.elements import box, heading, text
 from services.dashboard.components.fields import select, slider
 from services.dashboard.components.image_grid import ImageGrid, show_grid, show_tile

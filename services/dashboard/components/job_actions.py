@@ -6,8 +6,7 @@ from collections.abc import Awaitable, Callable
 
 from nicegui.element import Element
 
-from kiln import _requests as wire
-from kiln._requests import JobData
+from kiln import JobData
 from services.dashboard.components.dialogs import confirmation, open_dialog
 from services.dashboard.components.elements import button
 from services.dashboard.page import Page
@@ -39,8 +38,11 @@ def _opens(dialog: Element) -> Callable[[], None]:
 
 
 def _request_action(page: Page, job: JobData, name: str, on_done: OnDone) -> Callable[[], Awaitable[None]]:
+    jobs = page.kiln.jobs
+    act = {"pause": jobs.pause, "resume": jobs.resume, "finish": jobs.finish, "cancel": jobs.cancel}[name]
+
     async def request() -> None:
-        updated = await page.request(page.kiln.send(wire.act(job.id, name)))
+        updated = await page.request(act(job.id))
         if updated is None:
             return
         still_runs = updated.status == "running" and ACTIONS[name].while_running

@@ -8,8 +8,7 @@ from typing import Any
 
 from nicegui import ui
 
-from kiln import _requests as wire
-from kiln._requests import InvalidInput
+from kiln import InvalidInput
 from services.dashboard.components.config_fields import ConfigField, read_config_fields
 from services.dashboard.components.elements import box, button, heading, table, text
 from services.dashboard.components.fields import Field, select, text_field
@@ -135,9 +134,8 @@ class JobForm:
 
     async def _dry_run(self) -> None:
         """Shows the resolved config, or each problem below its field."""
-        call = wire.dry_run(self._preset, self._overrides, self._dataset.value)
         try:
-            resolved = await self.page.kiln.send(call)
+            resolved = await self.page.kiln.jobs.dry_run(self._preset, self._overrides, dataset=self._dataset.value)
         except InvalidInput as error:
             self._show_problems(error)
         except REQUEST_ERRORS as error:
@@ -176,9 +174,9 @@ class JobForm:
             table("Resolved config", ("Field", "Value", "Preset"), rows)
 
     async def _submit(self) -> None:
-        call = wire.create_job(self._preset, self._overrides, self._dataset.value, self._name.value or None, None)
+        dataset, name = self._dataset.value, self._name.value or None
         try:
-            job = await self.page.kiln.send(call)
+            job = await self.page.kiln.jobs.create(self._preset, self._overrides, dataset=dataset, name=name)
         except InvalidInput as error:
             self._show_problems(error)
         except REQUEST_ERRORS as error:

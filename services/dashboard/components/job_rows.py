@@ -5,7 +5,7 @@ from __future__ import annotations
 from nicegui.element import Element
 from nicegui.elements.mixins.text_element import TextElement
 
-from kiln._requests import JobData
+from kiln import JobData
 from services.dashboard.components.elements import box, link, text
 from services.dashboard.text import duration, failure_message, format_count, job_title, time_ago
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from kiln import _requests as wire
 from services.dashboard.components.elements import box, heading, image, link, text
 from services.dashboard.components.fields import Field, slider
 from services.dashboard.connection import REQUEST_ERRORS
@@ -29,7 +28,7 @@ class Samples:
     async def refresh(self) -> None:
         """Reads the list of grids. The newest one is shown, unless the user has moved the slider to an older one."""
         try:
-            positions = [int(row["nimg"]) for row in await self.page.kiln.send(wire.list_samples(self._job_id))]
+            positions = await self.page.connection.sample_positions(self._job_id)
         except REQUEST_ERRORS as error:
             self.page.show_error(error)
             return

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from urllib.parse import urlencode
 
 from fastapi import Request
 from nicegui import ui
 
-from kiln import _requests as wire
-from kiln._requests import JobData
+from kiln import JobData
 from services.dashboard.components.charts import ACCURACIES, FIGURES, LABELS, LOSSES, line_chart, points
 from services.dashboard.components.elements import box, chart, heading, image, link, table, text
 from services.dashboard.components.fields import checkbox, slider
@@ -48,14 +48,13 @@ class ComparePage:
         self._requests = 0
 
     async def draw(self) -> None:
-        listed = (await self.page.kiln.send(wire.list_jobs(None, None, JOBS_LISTED))).data
-        jobs = {job.id: job for job in listed}
+        jobs: dict[str, JobData] = {job.id: job async for job in self.page.kiln.jobs.list(limit=JOBS_LISTED)}
         text("Compare the curves, figures and samples of several jobs.", "p", "lead")
         if not jobs:
             self.page.empty_state("No jobs yet. Train two to compare them.", "New job", "/jobs")
             return
         for older in [job_id for job_id in self._selected if job_id not in jobs]:
-            jobs[older] = await self.page.kiln.send(wire.get_job(older))
+            jobs[older] = await self.page.kiln.jobs.get(older)
         with box("side"):
             with box("card stack"):
                 heading("Jobs")
@@ -88,12 +87,13 @@ class ComparePage:
         query = f"?{urlencode({'jobs': ','.join(self._selected)})}" if self._selected else ""
         ui.navigate.history.replace(f"/compare{query}")
         self._requests += 1
-        request, selected, send = self._requests, self._selected[:MAX_JOBS], self.page.kiln.send
+        request, selected, kiln = self._requests, self._selected[:MAX_JOBS], self.page.kiln
         if len(self._selected) > MAX_JOBS:
             self.page.toast(f"Only the first {MAX_JOBS} of {len(self._selected)} selected jobs are shown.")
-        series = await self.page.request(asyncio.gather(*(send(wire.metrics(job_id, -1)) for job_id in selected)))
-        rows = await self.page.request(send(wire.compare(selected)) if selected else asyncio.sleep(0, []))
-        grids = await self.page.request(asyncio.gather(*(send(wire.list_samples(job_id)) for job_id in selected)))
+        series = await self.page.request(asyncio.gather(*(kiln.jobs.series(job_id) for job_id in selected)))
+        rows = await self.page.request(kiln.jobs.compare(selected) if selected else asyncio.sleep(0, []))
+        positions = self.page.connection.sample_positions
+        grids = await self.page.request(asyncio.gather(*(positions(job_id) for job_id in selected)))
         if series is None or rows is None or grids is None or request != self._requests:
             return
         self._result.clear()
@@ -107,7 +107,7 @@ class ComparePage:
             self._draw_charts(dict(zip(names, series, strict=True)))
             self._draw_samples(dict(zip(names, zip(selected, grids, strict=True), strict=True)))
 
-    def _draw_table(self, rows: list[dict[str, object]], selected: list[str]) -> None:
+    def _draw_table(self, rows: Sequence[dict[str, object]], selected: list[str]) -> None:
         columns = {name: title for name, title in COLUMNS.items() if any(row.get(name) is not None for row in rows)}
         url = f"/files/compare?{urlencode({'jobs': ','.join(selected)})}"
         with box("card", tag="section", **{"aria-label": "Figures"}):
@@ -120,7 +120,7 @@ class ComparePage:
             cells = [[format_value(row.get(name)) for name in columns] for row in rows]
             table("Figures of the selected jobs", list(columns.values()), cells)
 
-    def _draw_charts(self, series: dict[str, list[dict[str, float]]]) -> None:
+    def _draw_charts(self, series: dict[str, Sequence[dict[str, float]]]) -> None:
         names = {name for rows in series.values() for row in rows for name in row}
         with box("card", tag="section", **{"aria-label": "Curves"}):
             if not names:
@@ -134,14 +134,14 @@ class ComparePage:
                 options = line_chart(by_job, TITLES[name], smoothing=self._smoothing, is_log=is_log)
                 chart(options, TITLES[name], "chart small")
 
-    def _draw_samples(self, grids: dict[str, tuple[str, list[dict[str, int]]]]) -> None:
+    def _draw_samples(self, grids: dict[str, tuple[str, list[int]]]) -> None:
         with box("card", tag="section", **{"aria-label": "Samples"}):
             heading("Latest samples")
             with box("side-by-side"):
-                for name, (job_id, samples) in grids.items():
+                for name, (job_id, positions) in grids.items():
                     with box("stack tight", "figure"):
-                        if samples:
-                            url = f"/files/jobs/{job_id}/samples/{samples[-1]['nimg']}.png"
+                        if positions:
+                            url = f"/files/jobs/{job_id}/samples/{positions[-1]}.png"
                             image(url, f"Latest samples of {name}", "pixels grid-image")
-                        age = f"after {format_count(samples[-1]['nimg'])} images" if samples else "no samples yet"
+                        age = f"after {format_count(positions[-1])} images" if positions else "no samples yet"
                         text(f"{name}, {age}", "figcaption", "help")

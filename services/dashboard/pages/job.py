@@ -7,8 +7,7 @@ from urllib.parse import urlencode
 
 from nicegui import ui
 
-from kiln import _requests as wire
-from kiln._requests import JobData
+from kiln import Event, JobData, NotFound
 from services.dashboard.components.elements import box, figure, heading, link, table, text
 from services.dashboard.components.job_actions import show_actions
 from services.dashboard.components.job_rows import ProgressBar, StatusPill, progress_line
@@ -17,7 +16,6 @@ from services.dashboard.components.samples import Samples
 from services.dashboard.connection import Connection
 from services.dashboard.page import Page, open_page, page_at
 from services.dashboard.text import duration, failure_message, format_value, job_title
-from shared.jobs.record import Event
 
 ENDINGS = {"failed": "Failed", "lost": "Lost, can be resumed", "cancelled": "Cancelled"}
 RETAINED_CHECKPOINTS = 2  # the trainer deletes older ones
@@ -41,8 +39,8 @@ class JobPage:
 
     async def draw(self) -> None:
         try:
-            job = await self.page.kiln.send(wire.get_job(self.job_id))
-        except wire.NotFound:
+            job = await self.page.kiln.jobs.get(self.job_id)
+        except NotFound:
             self.page.title.text = "Job not found"
             self.page.empty_state(f"This Kiln has no job {self.job_id}.", "All jobs", "/jobs")
             return
@@ -65,8 +63,8 @@ class JobPage:
 
     async def _read_preset(self, job: JobData) -> dict[str, Any]:
         try:
-            return await self.page.kiln.send(wire.get_preset(job.preset))
-        except wire.NotFound:  # a job of another version of Kiln
+            return await self.page.kiln.presets.get(job.preset)
+        except NotFound:  # a job of another version of Kiln
             return {"config": job.config, "sources": {}}
 
     # --- Drawn once --------------------------------------------------------------------------------------------------
@@ -111,7 +109,7 @@ class JobPage:
             return
         self._show_job(update)
         if update.metrics.get("nimg", -1.0) > self._last_nimg:
-            rows = await self.page.kiln.send(wire.metrics(self.job_id, int(self._last_nimg)))
+            rows = await self.page.kiln.jobs.series(self.job_id, int(self._last_nimg))
             self._last_nimg = rows[-1]["nimg"] if rows else self._last_nimg
             self._curves.add(rows)
         if update.is_over:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from fastapi import Request
 
-from kiln import _requests as wire
-from kiln._requests import JobData
+from kiln import JobData, JobStatus
 from services.dashboard.components.elements import box, button, text
 from services.dashboard.components.fields import select
 from services.dashboard.components.job_actions import show_actions
@@ -16,7 +15,6 @@ from services.dashboard.page import Page, open_page, page_at
 
 JOBS_LISTED = 50
 ANY_STATUS = "any"
-STATUSES = ("queued", "running", "paused", "succeeded", "failed", "lost", "cancelled")
 
 
 def register(connection: Connection) -> None:
@@ -33,7 +31,7 @@ class JobsPage:
         self._status = ANY_STATUS
 
     async def draw(self) -> None:
-        presets = await self.page.kiln.send(wire.list_presets())
+        presets = await self.page.kiln.presets.list()
         form = JobForm(self.page, presets, await self.page.connection.openapi())
         jobs = await self._read_jobs()
         with box("row between"):
@@ -47,7 +45,7 @@ class JobsPage:
             with box("row between"):
                 self._count = text("", "p", "help")
                 with box():
-                    options = {ANY_STATUS: "all"} | {status: status for status in STATUSES}
+                    options = {ANY_STATUS: "all"} | {str(status): str(status) for status in JobStatus}
                     select("Status", options, ANY_STATUS, self._set_status)
             self._list = box("jobs", "ul", style="list-style: none; padding: 0; margin: 0")
             self._empty = box()
@@ -68,7 +66,7 @@ class JobsPage:
 
     async def _read_jobs(self) -> list[JobData]:
         status = None if self._status == ANY_STATUS else self._status
-        return (await self.page.kiln.send(wire.list_jobs(status, None, JOBS_LISTED))).data
+        return [job async for job in self.page.kiln.jobs.list(status, JOBS_LISTED)]
 
     async def _refresh(self) -> None:
         self._show(await self._read_jobs())

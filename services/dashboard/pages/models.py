@@ -6,8 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 from urllib.parse import urlencode
 
-from kiln import _requests as wire
-from kiln._requests import ModelData
+from kiln import ModelData
 from services.dashboard.components.dialogs import confirmation, open_dialog
 from services.dashboard.components.elements import box, button, facts, figure, heading, image, link, table, text
 from services.dashboard.connection import Connection
@@ -42,7 +41,7 @@ class ModelsPage:
         self.page.poll(self._refresh, every_s=POLL_S)
 
     async def _refresh(self) -> None:
-        models = await self.page.kiln.send(wire.list_models())
+        models = list(await self.page.kiln.models.list())
         if models == self._models and list(self._cards):
             return
         self._models = models
@@ -67,7 +66,7 @@ class ModelsPage:
             if model.refused:
                 text(f"Not served: {model.refused}.", "p", "error")
             self._draw_facts(model)
-            self._draw_figures(manifest["metrics"])
+            self._draw_figures(model.metrics)
             self._draw_actions(model)
 
     def _draw_facts(self, model: ModelData) -> None:
@@ -127,12 +126,12 @@ class ModelsPage:
         opener.props["aria-label"] = f"{verb} {model.id}"
 
     async def _promote(self, model_id: str) -> None:
-        if await self.page.succeeded(self.page.kiln.send(wire.promote(model_id, "default"))):
+        if await self.page.succeeded(self.page.kiln.models.promote(model_id)):
             self.page.toast(f"{model_id} is now the default model.")
             await self._refresh()
 
     async def _delete(self, model_id: str) -> None:
-        if await self.page.succeeded(self.page.kiln.send(wire.delete_model(model_id))):
+        if await self.page.succeeded(self.page.kiln.models.delete(model_id)):
             self.page.toast(f"{model_id} deleted.")
             await self._refresh()
 

@@ -12,8 +12,7 @@ from urllib.parse import urlencode
 from fastapi import Request
 from nicegui import ui
 
-from kiln import _requests as wire
-from kiln._requests import ModelData
+from kiln import ModelData
 from services.dashboard.components.elements import box, button, copyable_code, text
 from services.dashboard.components.fields import Field, number_field, radio_chips, select, slider, text_field
 from services.dashboard.components.image_details import ImageDetails
@@ -63,7 +62,7 @@ class Playground:
         self._requests = 0
 
     async def draw(self) -> None:
-        self.models = {model.id: model for model in await self.page.kiln.send(wire.list_models()) if not model.refused}
+        self.models = {model.id: model for model in await self.page.kiln.models.list() if not model.refused}
         text("Choose a class. The same seed always gives the same images.", "p", "lead")
         if not self.models:
             self.page.empty_state(
@@ -85,7 +84,7 @@ class Playground:
         self.page.run_in_background(self._show)
 
     async def _reload_with_first_model(self) -> None:
-        if await self.page.kiln.send(wire.list_models()):
+        if await self.page.kiln.models.list():
             ui.navigate.reload()
 
     def _first_selection(self) -> Selection:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from datetime import datetime
-from typing import Any
 from urllib.parse import urlencode
 
-from kiln import _requests as wire
-from services.dashboard.components.charts import trials_chart
+from kiln import NotFound, SweepData
+from services.dashboard.components.charts import Points, trials_chart
 from services.dashboard.components.dialogs import confirmation, open_dialog
 from services.dashboard.components.elements import box, button, chart, figure, heading, image, link, table, text
 from services.dashboard.components.job_rows import ProgressBar
@@ -18,8 +15,6 @@ from services.dashboard.page import Page, open_page, page_at
 from services.dashboard.text import format_value, time_ago
 
 POLL_S = 3.0
-
-Sweep = Mapping[str, Any]
 
 
 def register(connection: Connection) -> None:
@@ -37,7 +32,7 @@ def register(connection: Connection) -> None:
 class SweepList:
     def __init__(self, page: Page) -> None:
         self.page = page
-        self._sweeps: list[dict[str, Any]] | None = None
+        self._sweeps: list[SweepData] | None = None
 
     async def draw(self) -> None:
         text("A sweep searches for good hyperparameters. Each trial is a job, and guides the next trials.", "p", "lead")
@@ -46,7 +41,7 @@ class SweepList:
         self.page.poll(self._refresh, every_s=POLL_S)
 
     async def _refresh(self) -> None:
-        sweeps = await self.page.kiln.send(wire.list_sweeps())
+        sweeps = list(await self.page.kiln.sweeps.list())
         if sweeps == self._sweeps:
             return
         self._sweeps = sweeps
@@ -56,8 +51,8 @@ class SweepList:
                 with box("card stack", tag="article", **{"aria-label": _title(sweep)}):
                     with box("row between"):
                         with box(tag="h2"):
-                            link(_title(sweep), f"/sweeps/{sweep['id']}")
-                        text(sweep["status"], "span", f"pill {sweep['status']}")
+                            link(_title(sweep), f"/sweeps/{sweep.id}")
+                        text(sweep.status, "span", f"pill {sweep.status}")
                     _show_progress(sweep)
             if not sweeps:
                 self.page.empty_state("No sweeps yet. Start one with `kiln sweep` or POST /sweeps.")
@@ -66,20 +61,20 @@ class SweepList:
 class SweepPage:
     def __init__(self, page: Page, sweep_id: str) -> None:
         self.page, self._id = page, sweep_id
-        self._sweep: dict[str, Any] = {}
+        self._sweep: SweepData | None = None
 
     async def draw(self) -> None:
         self._content = box("stack")
         try:
             await self._refresh()
-        except wire.NotFound:
+        except NotFound:
             self.page.title.text = "Sweep not found"
             self.page.empty_state(f"This Kiln has no sweep {self._id}.", "All sweeps", "/sweeps")
             return
         self.page.poll(self._refresh, every_s=POLL_S)
 
     async def _refresh(self) -> None:
-        sweep = await self.page.kiln.send(wire.get_sweep(self._id))
+        sweep = await self.page.kiln.sweeps.get(self._id)
         if sweep == self._sweep:
             return
         self._sweep = sweep
@@ -88,32 +83,32 @@ class SweepPage:
         with self._content:
             self._draw(sweep)
 
-    def _draw(self, sweep: Sweep) -> None:
+    def _draw(self, sweep: SweepData) -> None:
         with box("row between"):
             with box("row"):
-                text(sweep["status"], "span", f"pill {sweep['status']}")
-                text(f"{sweep['preset']} on {sweep['dataset']}, {sweep['id']}", "span", "soft")
+                text(sweep.status, "span", f"pill {sweep.status}")
+                text(f"{sweep.preset} on {sweep.dataset}, {sweep.id}", "span", "soft")
             self._draw_actions(sweep)
         with box("card", tag="section", **{"aria-label": "Progress"}):
             _show_progress(sweep)
-        if sweep["error"]:
+        if sweep.error:
             with box("card trouble", tag="section", role="alert"):
-                text(sweep["error"])
+                text(sweep.error)
         with box("two"):
             _draw_charts(sweep)
         _draw_trials(sweep)
 
-    def _draw_actions(self, sweep: Sweep) -> None:
+    def _draw_actions(self, sweep: SweepData) -> None:
         with box("row"):
-            if sweep["best"] and sweep["best"]["model_id"]:
-                model_id = sweep["best"]["model_id"]
+            if sweep.best and sweep.best.model_id:
+                model_id = sweep.best.model_id
                 link("Try the best model", f"/?{urlencode({'model': model_id})}", "button primary")
                 question = "Make the best trial's model the default?"
                 promote = confirmation(
                     question, f"{model_id}: Requests that name no model will use it.", "Promote", self._promote
                 )
                 button("Promote the best model", lambda: open_dialog(promote))
-            if sweep["status"] == "running":
+            if sweep.status == "running":
                 consequence = "Its running jobs are cancelled and no new trials start. Finished trials are kept."
                 cancel = confirmation(
                     "Cancel this sweep?", consequence, "Cancel sweep", self._cancel, is_destructive=True
@@ -121,63 +116,62 @@ class SweepPage:
                 button("Cancel", lambda: open_dialog(cancel), "quiet")
 
     async def _promote(self) -> None:
-        if await self.page.succeeded(self.page.kiln.send(wire.promote_best(self._id))):
+        if await self.page.succeeded(self.page.kiln.sweeps.promote(self._id)):
             self.page.toast("The best trial's model is now the default model.")
 
     async def _cancel(self) -> None:
-        if await self.page.succeeded(self.page.kiln.send(wire.cancel_sweep(self._id))):
+        if await self.page.succeeded(self.page.kiln.sweeps.cancel(self._id)):
             await self._refresh()
 
 
-def _draw_charts(sweep: Sweep) -> None:
-    metric = sweep["objective"]["metric"]
-    values = [(trial["number"], trial["value"]) for trial in sweep["trials"] if trial["value"] is not None]
+def _draw_charts(sweep: SweepData) -> None:
+    metric = sweep.objective["metric"]
+    values: Points = [(trial.number, trial.value) for trial in sweep.trials if trial.value is not None]
     with box("card", tag="section", **{"aria-label": "History"}):
         heading(f"{metric} by trial")
-        is_min = sweep["objective"]["direction"] == "minimize"
+        is_min = sweep.objective["direction"] == "minimize"
         chart(trials_chart(values, metric, is_min), f"{metric} of each trial")
     with box("card", tag="section", **{"aria-label": "Importances"}):
         heading("Parameter importances")
         if len(values) > 1:
             # The number of trials is in the address, so that the browser loads the new picture.
-            url = f"/files/sweeps/{sweep['id']}/importances.png?as=png"
+            url = f"/files/sweeps/{sweep.id}/importances.png?as=png"
             image(f"{url}#{len(values)}", f"Importance of each parameter for {metric}", "chart-picture")
         else:
             text("Available after two finished trials.", "p", "soft")
 
 
-def _draw_trials(sweep: Sweep) -> None:
+def _draw_trials(sweep: SweepData) -> None:
     with box("card", tag="section", **{"aria-label": "Trials"}):
         heading("Trials")
-        names = list(sweep["space"])
+        names = list(sweep.space)
         rows = [
-            (trial["number"], trial["state"], format_value(trial["value"]),
-             *(format_value(trial["params"].get(name)) for name in names), trial["error"] or "")
-            for trial in sweep["trials"]
+            (trial.number, trial.state, format_value(trial.value),
+             *(format_value(trial.params.get(name)) for name in names), trial.error or "")
+            for trial in sweep.trials
         ]  # fmt: skip
-        table("Trials", ("Trial", "State", sweep["objective"]["metric"], *names, "Error"), rows)
+        table("Trials", ("Trial", "State", sweep.objective["metric"], *names, "Error"), rows)
         with box("row"):
-            jobs = [trial["job_id"] for trial in sweep["trials"] if trial["job_id"] and trial["value"] is not None]
+            jobs = [trial.job_id for trial in sweep.trials if trial.job_id and trial.value is not None]
             if jobs:
                 link("Compare the jobs", f"/compare?{urlencode({'jobs': ','.join(jobs[:8])})}", "button small")
     with box("card", tag="section", **{"aria-label": "Search space"}):
         heading("Search space")
-        rows = [(name, json.dumps(parameter)) for name, parameter in sweep["space"].items()]
+        rows = [(name, json.dumps(parameter)) for name, parameter in sweep.space.items()]
         table("Search space", ("Parameter", "Values"), rows)
 
 
-def _show_progress(sweep: Sweep) -> None:
-    counts = sweep["counts"]
+def _show_progress(sweep: SweepData) -> None:
+    counts = sweep.counts
     over = sum(count for state, count in counts.items() if state != "running")
-    ProgressBar(f"Progress of {_title(sweep)}").show(over / sweep["n_trials"], sweep["status"])
+    ProgressBar(f"Progress of {_title(sweep)}").show(over / sweep.n_trials, sweep.status)
     by_state = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
-    text(f"{over} of {sweep['n_trials']} trials finished" + (f" ({by_state})" if by_state else ""), "p", "help")
-    if best := sweep["best"]:
-        params = ", ".join(f"{name} {format_value(value)}" for name, value in best["params"].items())
+    text(f"{over} of {sweep.n_trials} trials finished" + (f" ({by_state})" if by_state else ""), "p", "help")
+    if best := sweep.best:
+        params = ", ".join(f"{name} {format_value(value)}" for name, value in best.params.items())
         with box("figures"):
-            figure(format_value(best["value"]), f"best {sweep['objective']['metric']}, with {params}")
+            figure(format_value(best.value), f"best {sweep.objective['metric']}, with {params}")
 
 
-def _title(sweep: Sweep) -> str:
-    created_at = datetime.fromisoformat(sweep["created_at"])
-    return str(sweep["name"] or f"{sweep['preset']}, {time_ago(created_at)}")
+def _title(sweep: SweepData) -> str:
+    return sweep.name or f"{sweep.preset}, {time_ago(sweep.created_at)}"
