@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
@@ -54,6 +56,11 @@ def merge(old: Any, new: Any) -> Any:
 def without_tags(value: Any) -> Any:
     """The file by itself, where there is nothing to reset or to override."""
     return merge({}, {k: without_tags(v) for k, v in value.items()}) if isinstance(value, dict) else value
+
+
+def interpolate(value: str, environment: Mapping[str, str]) -> str:
+    """Replaces `${NAME:-default}` as Compose does before it interprets the value."""
+    return re.sub(r"\$\{(\w+):-([^}]+)\}", lambda match: environment.get(match[1]) or match[2], value)
 
 
 BASE = read((ROOT / "docker-compose.yml").read_text())

@@ -15,7 +15,7 @@ import pytest
 from services.api.server import FIRST_REQUEST_S, GRACE_S
 from services.dev import STOP_MARGIN_S
 from shared.settings import Settings
-from tests.deployment.compose import BASE, CPU, FILES, merge, read
+from tests.deployment.compose import BASE, CPU, FILES, interpolate, merge, read
 from tests.deployment.images import BACKENDS, IMAGES, image_environment, instruction, instructions
 from tests.processes import ROOT
 
@@ -80,9 +80,19 @@ def test_api_and_trainer_reserve_a_gpu_and_the_cpu_file_removes_it() -> None:
         resources = {name: service.get("deploy", {}).get("resources", {}) for name, service in file["services"].items()}
         return {name: r["reservations"]["devices"] for name, r in resources.items() if "reservations" in r}
 
-    gpu = [{"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}]
-    assert reserved(BASE) == {"api": gpu, "trainer": gpu}
+    def gpus(count: int | str) -> list[dict[str, Any]]:
+        return [{"driver": "nvidia", "count": count, "capabilities": ["gpu"]}]
+
+    assert reserved(BASE) == {"api": gpus(1), "trainer": gpus("${KILN_GPUS:-all}")}
     assert reserved(FILES["merged"]) == {}
+
+
+def test_a_job_on_several_gpus_finds_all_gpus_and_enough_shared_memory_in_the_trainer() -> None:
+    trainer = BASE["services"]["trainer"]
+    (device,) = trainer["deploy"]["resources"]["reservations"]["devices"]
+    assert interpolate(device["count"], {}) == "all"
+    assert interpolate(device["count"], {"KILN_GPUS": "2"}) == "2"
+    assert trainer["shm_size"] == "1gb"  # Docker's default of 64 MB is too small for NCCL
 
 
 def test_cuda_is_required_exactly_where_a_gpu_is_reserved() -> None:
