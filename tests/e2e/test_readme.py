@@ -33,7 +33,7 @@ def stack(cifar10_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 def test_the_commands_of_the_readme_run(stack: Stack, tmp_path: Path) -> None:
     """All blocks in one shell, as a reader types them, but on another port and with a budget of 640 images.
 
-    The fixture's stack stands in for `make up`; tests/test_compose.py checks that both start the same commands.
+    The fixture's stack stands in for `make up`; tests/deployment/test_images.py compares their commands.
     """
     up, test, *rest = blocks(README, "bash")
     assert (up.split()[:2], test.split()[:2]) == (["make", "up"], ["make", "test"])
