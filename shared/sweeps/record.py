@@ -38,7 +38,10 @@ class TrialState(StrEnum):
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    # Stored records and responses of the API use the aliases.
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", protected_namespaces=(), populate_by_name=True, serialize_by_alias=True
+    )
 
 
 class _Range(_Record):
@@ -126,7 +129,8 @@ class Trial(_Record):
     state: TrialState = TrialState.RUNNING
     value: float | None = None
     model_id: str | None = None
-    reported: dict[int, float] = Field(default_factory=dict)  # percent of the budget -> value of the objective
+    # percent of the budget -> value of the objective
+    intermediate_values: dict[int, float] = Field(default_factory=dict, alias="reported")
     pruned_at: int | None = None  # percent of the budget at which it was pruned
     error: str | None = None
 
@@ -140,7 +144,7 @@ class Sweep(_Record):
 
     id: str
     name: str | None
-    plan: SweepSpec
+    spec: SweepSpec = Field(alias="plan")
     status: SweepStatus = SweepStatus.RUNNING
     error: str | None = None
     stopping: Literal["cancel", "fail"] | None = None  # no further trials start, and the open ones are cancelled
@@ -159,12 +163,12 @@ class Sweep(_Record):
     @property
     def is_complete(self) -> bool:
         """No further trial will start."""
-        return self.stopping is not None or len(self.trials) >= self.plan.n_trials
+        return self.stopping is not None or len(self.trials) >= self.spec.n_trials
 
     @property
     def best(self) -> Trial | None:
         """The complete trial with the best value; the first one, if several have it."""
-        best_of = max if self.plan.objective.direction == "maximize" else min
+        best_of = max if self.spec.objective.direction == "maximize" else min
         values = self.values
         return self.trials[best_of(values, key=values.__getitem__)] if values else None
 
@@ -174,5 +178,5 @@ class Sweep(_Record):
         return {trial.number: trial.value for trial in self.trials if trial.value is not None}
 
 
-def new_sweep(now: datetime, *, plan: SweepSpec, name: str | None) -> Sweep:
-    return Sweep(id=new_job_id(now), name=name, plan=plan, created_at=now)
+def new_sweep(now: datetime, *, spec: SweepSpec, name: str | None) -> Sweep:
+    return Sweep(id=new_job_id(now), name=name, spec=spec, created_at=now)

@@ -34,7 +34,7 @@ def prune(sweep: Sweep, now: datetime, *, number: int, percent: int) -> Sweep:
 
 
 def tell(sweep: Sweep, now: datetime, *, number: int, state: TrialState, **outcome: Any) -> Sweep:
-    """Records the result of a trial: `value`, `model_id`, `reported`, `error`. A second result is ignored."""
+    """Records a trial's result: `value`, `model_id`, `intermediate_values`, `error`. A second result is ignored."""
     trial = sweep.trials[number]
     return sweep if trial.is_over else _concluded(_with(sweep, trial, {"state": state, **outcome}), now)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, get_args
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -20,66 +20,29 @@ SERIES = ("loss_d", "loss_g", "gradient_penalty", "d_accuracy_real", "d_accuracy
 COMBINATIONS = 256  # of extreme values to try; at least one of them must be a valid config
 
 
-def check_plan(plan: SweepSpec) -> TrainConfig:
+def check_spec(spec: SweepSpec) -> TrainConfig:
     """Returns a config that the sweep may try. Raises InvalidInput; fields are named as in `space.lr.high`.
 
     Rules over several fields are checked for some combinations of extreme values only. A sweep over architectures and
     their channels contains pairs that do not fit together; such a trial fails on its own.
     """
-    base = find_preset(plan.preset).config.model_dump()
-    problems = [problem for name, parameter in plan.space.items() for problem in _problems(name, parameter, plan, base)]
+    base = find_preset(spec.preset).config.model_dump()
+    problems = [problem for name, parameter in spec.space.items() for problem in _problems(name, parameter, spec, base)]
     if problems:
         raise InvalidInput(problems)
-    config = _a_valid_config(plan)
-    problems = list(_problems_of_objective(plan, config))
+    config = _a_valid_config(spec)
+    problems = list(_problems_of_objective(spec, config))
     if problems:
         raise InvalidInput(problems)
     return config
 
 
-def parse_space(pairs: Iterable[str]) -> dict[str, Any]:
-    """Parses `lr=1e-5..1e-2,log`, `batch_size=16..64,step=16`, `loss=hinge,bce` into the `space` of a request.
-
-    Raises InvalidInput.
-    """
-    space: dict[str, Any] = {}
-    for pair in pairs:
-        name, separator, text = pair.partition("=")
-        if not separator or not text:
-            raise InvalidInput.of("space", pair, "expected FIELD=LOW..HIGH[,log][,step=N] or FIELD=VALUE,VALUE")
-        space[name] = _parse_range(name, text) if ".." in text else {"type": "categorical", "choices": _values(text)}
-    return space
-
-
-def _parse_range(name: str, text: str) -> dict[str, Any]:
-    ends, *words = text.split(",")
-    try:
-        low, high = (json.loads(end) for end in ends.split(".."))
-        steps = [json.loads(word.removeprefix("step=")) for word in words if word != "log"]
-    except ValueError:
-        raise InvalidInput.of(f"space.{name}", text, "expected LOW..HIGH[,log][,step=N] with numbers") from None
-    field = TrainConfig.model_fields.get(name)
-    takes_floats = field is not None and float in (field.annotation, *get_args(field.annotation))
-    kind = "int" if isinstance(low, int) and isinstance(high, int) and not takes_floats else "float"
-    options = ({"log": True} if "log" in words else {}) | ({"step": steps[-1]} if steps else {})
-    return {"type": kind, "low": low, "high": high, **options}
-
-
-def _values(text: str) -> list[Any]:
-    """Parses `1,2`, `null,0.1` or `[8,8],[16,8]`; anything but JSON becomes strings."""
-    try:
-        values: list[Any] = json.loads(f"[{text}]")
-    except ValueError:
-        return text.split(",")
-    return values
-
-
-def _problems(name: str, parameter: Parameter, plan: SweepSpec, base: Mapping[str, Any]) -> Iterator[FieldProblem]:
+def _problems(name: str, parameter: Parameter, spec: SweepSpec, base: Mapping[str, Any]) -> Iterator[FieldProblem]:
     field = f"space.{name}"
     if name not in TrainConfig.model_fields:
         yield FieldProblem(field, parameter.type, f"unknown override{did_you_mean(name, TrainConfig.model_fields)}")
         return
-    if name in plan.overrides:
+    if name in spec.overrides:
         yield FieldProblem(field, parameter.type, "overrides sets this field too; remove it from one of the two")
     for end, value in parameter.ends.items():
         for message in _refusals(base, name, value):
@@ -100,33 +63,33 @@ def _refusals(base: Mapping[str, Any], name: str, value: Any) -> list[str]:
     return []
 
 
-def _a_valid_config(plan: SweepSpec) -> TrainConfig:
+def _a_valid_config(spec: SweepSpec) -> TrainConfig:
     """The first combination of extreme values that is valid. Raises the first combination's InvalidInput if none is."""
     first_error: InvalidInput | None = None
-    ends = [list(parameter.ends.values()) for parameter in plan.space.values()]
+    ends = [list(parameter.ends.values()) for parameter in spec.space.values()]
     for values in itertools.islice(itertools.product(*ends), COMBINATIONS):
         try:
-            return resolve(plan.preset, plan.overrides | dict(zip(plan.space, values, strict=True)))
+            return resolve(spec.preset, spec.overrides | dict(zip(spec.space, values, strict=True)))
         except InvalidInput as error:
             first_error = first_error or error
     assert first_error is not None
-    raise InvalidInput([_renamed(problem, plan) for problem in first_error.problems])
+    raise InvalidInput([_renamed(problem, spec) for problem in first_error.problems])
 
 
-def _renamed(problem: FieldProblem, plan: SweepSpec) -> FieldProblem:
+def _renamed(problem: FieldProblem, spec: SweepSpec) -> FieldProblem:
     name = problem.field.removeprefix("overrides.")
-    in_space = name.partition(".")[0] in plan.space
+    in_space = name.partition(".")[0] in spec.space
     return FieldProblem(f"space.{name}" if in_space else problem.field, problem.value, problem.message)
 
 
-def _problems_of_objective(plan: SweepSpec, config: TrainConfig) -> Iterator[FieldProblem]:
-    metric = plan.objective.metric
+def _problems_of_objective(spec: SweepSpec, config: TrainConfig) -> Iterator[FieldProblem]:
+    metric = spec.objective.metric
     close = difflib.get_close_matches(metric, (*MEASURED, *SERIES), n=1, cutoff=0.85)
-    if metric in MEASURED and not config.eval_images and "eval_images" not in plan.space:
+    if metric in MEASURED and not config.eval_images and "eval_images" not in spec.space:
         yield FieldProblem(
             "objective.metric", metric, "set the override eval_images; without it, this metric is not measured"
         )
-    elif metric in MEASURED and plan.pruning and not config.eval_every_nimg and "eval_every_nimg" not in plan.space:
+    elif metric in MEASURED and spec.pruning and not config.eval_every_nimg and "eval_every_nimg" not in spec.space:
         yield FieldProblem(
             "pruning", True, f"set the override eval_every_nimg; without it, {metric} is measured at the end only"
         )

@@ -40,11 +40,11 @@ def a_model(model_id: str = "tiny-1", created_at: datetime = NOW) -> ModelManife
     )  # fmt: skip
 
 
-def a_plan(**changes: Any) -> SweepSpec:
+def a_spec(**changes: Any) -> SweepSpec:
     """A search for the learning rate of `tiny`, two trials long."""
     lr = {"type": "float", "low": 1e-5, "high": 1e-3, "log": True}
-    plan = {
+    spec = {
         "preset": "tiny", "dataset": "cifar10", "overrides": {}, "space": {"lr": lr}, "n_trials": 2, "pruning": False,
         "objective": {"metric": "loss_g", "direction": "minimize"}, "seed": 0, "parallelism": None,
     }  # fmt: skip
-    return SweepSpec(**plan | changes)
+    return SweepSpec(**spec | changes)

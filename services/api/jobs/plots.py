@@ -70,7 +70,7 @@ def sweep_png(sweep: Sweep) -> bytes:
     """The objective of each trial, and the best so far as a line; failed and pruned trials as marks. 800x450 pixels."""
     figure = _figure(8, 4.5)
     axes = figure.subplots()
-    objective = sweep.plan.objective
+    objective = sweep.spec.objective
     if values := sweep.values:
         best = itertools.accumulate(values.values(), max if objective.direction == "maximize" else min)
         axes.scatter(list(values), list(values.values()), color="tab:blue", label="complete", zorder=3)
@@ -102,7 +102,7 @@ def importances_png(importances: Mapping[str, float], sweep: Sweep) -> bytes:
     else:
         axes.text(0.5, 0.5, "all trials are equal so far", transform=axes.transAxes, ha="center", va="center")
     axes.set(
-        xlabel=f"importance for {sweep.plan.objective.metric} (PED-ANOVA)", xlim=(0, 1.1), title=sweep.name or sweep.id
+        xlabel=f"importance for {sweep.spec.objective.metric} (PED-ANOVA)", xlim=(0, 1.1), title=sweep.name or sweep.id
     )
     return _png(figure)
 

@@ -26,7 +26,7 @@ from services.api.schemas.sweeps import (
 from services.api.state import State
 from services.api.sweeps import optuna_study
 from shared.errors import NothingToPromote
-from shared.sweeps.validation import check_plan
+from shared.sweeps.validation import check_spec
 
 router = APIRouter(prefix="/sweeps", tags=["sweeps"])
 
@@ -39,10 +39,10 @@ def create_sweep(
     body: SweepRequest, response: Response, state: State, dry_run: bool = False, idempotency_key: IdempotencyKey = None
 ) -> Any:
     """Starts a sweep; its trials are ordinary jobs. With `dry_run`, validates the request and starts nothing."""
-    config = check_plan(body.plan)
+    config = check_spec(body.spec)
     if dry_run:
-        return JSONResponse(ResolvedSweep(plan=body.plan, config=config).model_dump(mode="json"))
-    sweep = state.sweep_runner.start(body.plan, body.name, idempotency_of(body, idempotency_key))
+        return JSONResponse(ResolvedSweep(plan=body.spec, config=config).model_dump(mode="json"))
+    sweep = state.sweep_runner.start(body.spec, body.name, idempotency_of(body, idempotency_key))
     response.headers["Location"] = f"/sweeps/{sweep.id}"
     return SweepView.of(sweep)
 

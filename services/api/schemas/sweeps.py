@@ -59,7 +59,7 @@ class SweepRequest(JobRequest):
     ] = None
 
     @property
-    def plan(self) -> SweepSpec:
+    def spec(self) -> SweepSpec:
         return SweepSpec(**{name: getattr(self, name) for name in SweepSpec.model_fields})
 
 
@@ -109,7 +109,7 @@ class SweepSummary(BaseModel):
             links |= {"promote": f"/sweeps/{sweep.id}/promote", "model": f"/models/{sweep.best.model_id}"}
         own = ("id", "name", "status", "error", "best", "created_at", "finished_at")
         return {
-            **{name: getattr(sweep.plan, name) for name in SweepSpec.model_fields},
+            **{name: getattr(sweep.spec, name) for name in SweepSpec.model_fields},
             **{name: getattr(sweep, name) for name in own},
             "counts": {state: states.count(state) for state in TrialState},
             "links": links,

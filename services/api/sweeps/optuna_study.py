@@ -21,14 +21,14 @@ WARMUP_PERCENT = 10  # of the budget; no trial is pruned before it
 
 def suggest(sweep: Sweep) -> dict[str, Any]:
     """Values for the next trial. The same record gives the same values."""
-    plan = sweep.plan
-    trial = _study(sweep).ask({name: _distribution(parameter) for name, parameter in plan.space.items()})
-    return {name: _from_optuna(plan.space[name], value) for name, value in trial.params.items()}
+    spec = sweep.spec
+    trial = _study(sweep).ask({name: _distribution(parameter) for name, parameter in spec.space.items()})
+    return {name: _from_optuna(spec.space[name], value) for name, value in trial.params.items()}
 
 
 def should_prune(sweep: Sweep, number: int, intermediate_values: dict[int, float]) -> bool:
     """Whether a running trial is worse than the median of the others at the same percentage of the budget."""
-    running = sweep.trials[number].model_copy(update={"reported": intermediate_values})
+    running = sweep.trials[number].model_copy(update={"intermediate_values": intermediate_values})
     trials = (*sweep.trials[:number], running, *sweep.trials[number + 1 :])
     study = _study(sweep.model_copy(update={"trials": trials}))
     return bool(study.pruner.prune(study, study.trials[number]))
@@ -51,22 +51,22 @@ def _study(sweep: Sweep) -> Any:
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    plan, few = sweep.plan, max(1, sweep.plan.n_trials // 4)
+    spec, few = sweep.spec, max(1, sweep.spec.n_trials // 4)
     study = optuna.create_study(
-        direction=plan.objective.direction,
+        direction=spec.objective.direction,
         # A new seed for each trial: with one seed, a study built anew would suggest the same values again.
         sampler=optuna.samplers.TPESampler(
-            n_startup_trials=min(STARTUP_TRIALS, few), seed=(plan.seed + len(sweep.trials)) % 2**32
+            n_startup_trials=min(STARTUP_TRIALS, few), seed=(spec.seed + len(sweep.trials)) % 2**32
         ),
         pruner=optuna.pruners.MedianPruner(
             n_startup_trials=min(PRUNING_STARTUP_TRIALS, few), n_warmup_steps=WARMUP_PERCENT
         ),
     )
-    study.add_trials([_as_optuna(trial, plan) for trial in sweep.trials])
+    study.add_trials([_as_optuna(trial, spec) for trial in sweep.trials])
     return study
 
 
-def _as_optuna(trial: Trial, plan: SweepSpec) -> Any:
+def _as_optuna(trial: Trial, spec: SweepSpec) -> Any:
     from optuna.trial import TrialState as State
     from optuna.trial import create_trial
 
@@ -77,9 +77,9 @@ def _as_optuna(trial: Trial, plan: SweepSpec) -> Any:
     return create_trial(
         state=states[trial.state],
         value=trial.value if trial.state is TrialState.COMPLETE else None,
-        params={name: _to_optuna(plan.space[name], value) for name, value in trial.params.items()},
-        distributions={name: _distribution(plan.space[name]) for name in trial.params},
-        intermediate_values=dict(trial.reported),
+        params={name: _to_optuna(spec.space[name], value) for name, value in trial.params.items()},
+        distributions={name: _distribution(spec.space[name]) for name in trial.params},
+        intermediate_values=dict(trial.intermediate_values),
     )
 
 

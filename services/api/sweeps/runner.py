@@ -38,9 +38,9 @@ class SweepRunner:
     registry: ModelRegistry
     enqueue: Callable[[Job], Job]
 
-    def start(self, plan: SweepSpec, name: str | None, idempotency: Idempotency | None) -> Sweep:
-        """Stores a sweep with a validated plan and submits its first trials. Raises IdempotencyMismatch."""
-        sweep, _ = self.sweeps.create(partial(new_sweep, plan=plan, name=name), idempotency)
+    def start(self, spec: SweepSpec, name: str | None, idempotency: Idempotency | None) -> Sweep:
+        """Stores a sweep with a validated spec and submits its first trials. Raises IdempotencyMismatch."""
+        sweep, _ = self.sweeps.create(partial(new_sweep, spec=spec, name=name), idempotency)
         return self.advance_now(sweep)
 
     def cancel(self, sweep_id: str) -> Sweep:
@@ -79,13 +79,13 @@ class SweepRunner:
     def _needs_a_trial(self, sweep: Sweep, open_jobs: Sequence[Job]) -> bool:
         if sweep.is_over or sweep.is_complete or any(job.status is JobStatus.QUEUED for job in open_jobs):
             return False
-        return sweep.plan.parallelism is None or len(open_jobs) < sweep.plan.parallelism
+        return sweep.spec.parallelism is None or len(open_jobs) < sweep.spec.parallelism
 
     def _add_trial(self, sweep: Sweep) -> Sweep:
         """Records the next trial. A trial whose values are not a valid config fails at once."""
         params, error = optuna_study.suggest(sweep), None
         try:
-            resolve(sweep.plan.preset, sweep.plan.overrides | params)
+            resolve(sweep.spec.preset, sweep.spec.overrides | params)
         except InvalidInput as refused:
             error = f"bad_config: {refused}"
         return self.sweeps.update(
@@ -113,10 +113,10 @@ class SweepRunner:
         try:
             return self.jobs.get(trial.job_id)
         except UnknownJob:
-            plan, changes = sweep.plan, {"id": trial.job_id, "sweep": SweepTrial(id=sweep.id, trial=trial.number)}
-            config = resolve(plan.preset, plan.overrides | trial.params)
+            spec, changes = sweep.spec, {"id": trial.job_id, "sweep": SweepTrial(id=sweep.id, trial=trial.number)}
+            config = resolve(spec.preset, spec.overrides | trial.params)
             make = partial(
-                new_job, preset=plan.preset, config=config, dataset=plan.dataset,
+                new_job, preset=spec.preset, config=config, dataset=spec.dataset,
                 name=f"{sweep.name or sweep.id} #{trial.number}",
             )  # fmt: skip
             self.jobs.create(lambda now: make(now).model_copy(update=changes))
@@ -125,7 +125,7 @@ class SweepRunner:
     def _cancel_if_due(self, sweep: Sweep, trial: Trial, job: Job) -> Job:
         if sweep.stopping:
             return self._cancel(job, f"sweep {sweep.id} is stopped")
-        if sweep.plan.pruning and trial.pruned_at is None and job.status is JobStatus.RUNNING:
+        if sweep.spec.pruning and trial.pruned_at is None and job.status is JobStatus.RUNNING:
             values = intermediate_values(self.jobs.metrics(job.id), sweep, job)
             if values and optuna_study.should_prune(sweep, trial.number, values):
                 change = partial(sweep_transitions.prune, number=trial.number, percent=max(values))
@@ -144,12 +144,14 @@ class SweepRunner:
     def _record_result(self, sweep: Sweep, trial: Trial, job: Job) -> None:
         """Records the state and the value of a trial whose job is over."""
         rows = self.jobs.metrics(job.id)
-        tell = partial(sweep_transitions.tell, number=trial.number, reported=intermediate_values(rows, sweep, job))
+        tell = partial(
+            sweep_transitions.tell, number=trial.number, intermediate_values=intermediate_values(rows, sweep, job)
+        )
         if job.status is JobStatus.SUCCEEDED:
             value = self._value(sweep, job, rows)
             if value is None:
                 # Every further trial would lack the metric too.
-                error = f"job {job.id} succeeded without the metric {sweep.plan.objective.metric!r}; {_columns(rows)}"
+                error = f"job {job.id} succeeded without the metric {sweep.spec.objective.metric!r}; {_columns(rows)}"
                 self.sweeps.update(sweep.id, partial(sweep_transitions.give_up, error=error))
                 change = partial(tell, state=TrialState.FAILED, error=error)
             else:
@@ -163,7 +165,7 @@ class SweepRunner:
 
     def _value(self, sweep: Sweep, job: Job, rows: Sequence[Metrics]) -> float | None:
         """The objective as measured on the published model, or else the last value in the metrics series."""
-        metric = sweep.plan.objective.metric
+        metric = sweep.spec.objective.metric
         try:
             measured = self.registry.get(job.model_id or "").metrics.model_dump()
         except (UnknownModel, CorruptArtifact):
@@ -176,7 +178,7 @@ class SweepRunner:
 
 def intermediate_values(rows: Sequence[Metrics], sweep: Sweep, job: Job) -> dict[int, float]:
     """The objective by percentage of the budget, rounded to ticks so that batch sizes do not shift it."""
-    metric, tick, total = sweep.plan.objective.metric, job.gan_config.tick_nimg, job.gan_config.total_nimg
+    metric, tick, total = sweep.spec.objective.metric, job.gan_config.tick_nimg, job.gan_config.total_nimg
     return {min(100, round(100 * (row["nimg"] // tick) * tick / total)): row[metric] for row in rows if metric in row}
 
 

@@ -18,7 +18,7 @@ from shared.storage.artifacts import ArtifactStore
 from shared.storage.model_registry import ModelMetrics, ModelRegistry
 from shared.sweeps.record import Sweep, SweepStatus, TrialState, new_sweep
 from shared.sweeps.transitions import cancel
-from tests.shared.examples import a_model, a_plan
+from tests.shared.examples import a_model, a_spec
 from tests.shared.jobs.memory_job_store import MemoryJobStore
 from tests.shared.sweeps.memory_sweep_store import MemorySweepStore
 
@@ -41,8 +41,8 @@ class Lab:
         self.sent.append(job.id)
         return self.jobs.update(job.id, transitions.enqueued)
 
-    def start(self, **plan: Any) -> Sweep:
-        return self.runner.advance(self.sweeps.create(partial(new_sweep, plan=a_plan(**plan), name="mine"))[0])
+    def start(self, **spec: Any) -> Sweep:
+        return self.runner.advance(self.sweeps.create(partial(new_sweep, spec=a_spec(**spec), name="mine"))[0])
 
     def claim(self) -> Job | None:
         waiting = self.jobs.waiting(1)
@@ -232,7 +232,7 @@ def test_bad_trials_are_pruned_and_the_best_is_not(lab: Lab) -> None:
     pruned = [trial for trial in sweep.trials if trial.state is TrialState.PRUNED]
     assert pruned
     assert all(trial.pruned_at is not None and trial.pruned_at < 100 for trial in pruned)
-    assert all(max(trial.reported) == trial.pruned_at for trial in pruned)
+    assert all(max(trial.intermediate_values) == trial.pruned_at for trial in pruned)
     assert "% of its budget" in lab.jobs.events(pruned[0].job_id or "")[-1].message
     distances = {trial.number: abs(math.log10(trial.params["lr"]) + 4) for trial in sweep.trials}
     assert sweep.best is not None
@@ -269,7 +269,7 @@ def test_a_sweep_continues_after_a_crash_at_any_write(lab: Lab) -> None:
 
     for store, write in ((lab.sweeps, "update"), (lab.jobs, "create"), (lab.jobs, "update")):
         for after in (1, 2, 3):
-            sweep, _ = lab.sweeps.create(partial(new_sweep, plan=a_plan(n_trials=3), name=None))
+            sweep, _ = lab.sweeps.create(partial(new_sweep, spec=a_spec(n_trials=3), name=None))
             original = getattr(store, write)
             setattr(store, write, dying(original, after))
             try:

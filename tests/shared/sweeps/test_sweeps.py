@@ -1,4 +1,4 @@
-"""Sweeps as records: what may follow what, which plans make sense, and one contract for both stores."""
+"""Sweeps: the transitions of their records, the validation of search spaces, and one contract for both stores."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from shared.storage.redis import Idempotency
 from shared.sweeps.record import Parameter, Sweep, SweepSpec, SweepStatus, TrialState, new_sweep
 from shared.sweeps.store import RedisSweepStore, SweepStore
 from shared.sweeps.transitions import ask, cancel, give_up, prune, tell
-from shared.sweeps.validation import check_plan, parse_space
-from tests.shared.examples import NOW, a_plan
+from shared.sweeps.validation import check_spec
+from tests.shared.examples import NOW, a_spec
 from tests.shared.sweeps.memory_sweep_store import MemorySweepStore
 
 LR = {"type": "float", "low": 1e-5, "high": 1e-3, "log": True}
@@ -24,7 +24,7 @@ FID = {"metric": "fid", "direction": "minimize"}
 
 
 def a_sweep(**changes: Any) -> Sweep:
-    return new_sweep(NOW, plan=a_plan(**changes), name=None)
+    return new_sweep(NOW, spec=a_spec(**changes), name=None)
 
 
 def with_trials(count: int, **changes: Any) -> Sweep:
@@ -94,12 +94,12 @@ def test_the_best_trial_is_by_the_direction(direction: str, best: int) -> None:
 
 
 def test_a_record_survives_json() -> None:
-    sweep = tell(with_trials(1), NOW, number=0, state=TrialState.PRUNED, reported={25: 1.5})
+    sweep = tell(with_trials(1), NOW, number=0, state=TrialState.PRUNED, intermediate_values={25: 1.5})
 
     assert Sweep.model_validate_json(sweep.model_dump_json()) == sweep
 
 
-# Plans
+# Search spaces
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_a_record_survives_json() -> None:
 )
 def test_a_space_that_no_config_has_is_refused(space: dict[str, Any], field: str, value: Any) -> None:
     with pytest.raises(InvalidInput) as refused:
-        check_plan(a_plan(space=space, overrides={"flip": True}))
+        check_spec(a_spec(space=space, overrides={"flip": True}))
 
     assert [(problem.field, problem.value) for problem in refused.value.problems] == [(field, value)]
 
@@ -142,7 +142,7 @@ def test_a_range_that_is_none_is_refused(parameter: dict[str, Any]) -> None:
 
 def test_fixed_values_are_checked_too() -> None:
     with pytest.raises(InvalidInput, match=r"overrides\.batch_size"):
-        check_plan(a_plan(overrides={"batch_size": 0}))
+        check_spec(a_spec(overrides={"batch_size": 0}))
 
 
 def test_values_that_fit_only_together_are_a_space() -> None:
@@ -150,7 +150,7 @@ def test_values_that_fit_only_together_are_a_space() -> None:
         "architecture": {"type": "categorical", "choices": ["dcgan", "resnet"]},
         "g_channels": {"type": "categorical", "choices": [[8, 8, 8], [8, 8, 8, 8]]},
     }
-    assert check_plan(a_plan(space=space)).g_channels == (8, 8, 8)
+    assert check_spec(a_spec(space=space)).g_channels == (8, 8, 8)
 
 
 @pytest.mark.parametrize(
@@ -163,31 +163,9 @@ def test_values_that_fit_only_together_are_a_space() -> None:
 )
 def test_an_objective_that_nobody_will_measure_is_refused(changes: dict[str, Any], field: str) -> None:
     with pytest.raises(InvalidInput) as refused:
-        check_plan(a_plan(**changes))
+        check_spec(a_spec(**changes))
 
     assert [problem.field for problem in refused.value.problems] == [field]
-
-
-@pytest.mark.parametrize(
-    ("text", "parameter"),
-    [
-        ("lr=1e-5..1e-2,log", {"type": "float", "low": 1e-5, "high": 1e-2, "log": True}),
-        ("lr_tail=0..1", {"type": "float", "low": 0, "high": 1}),
-        ("lr_d=0..1", {"type": "float", "low": 0, "high": 1}),
-        ("batch_size=16..64,step=16", {"type": "int", "low": 16, "high": 64, "step": 16}),
-        ("loss=hinge,bce", {"type": "categorical", "choices": ["hinge", "bce"]}),
-        ("lr_d=null,1e-4", {"type": "categorical", "choices": [None, 1e-4]}),
-        ("g_channels=[8,8,8],[16,8,8]", {"type": "categorical", "choices": [[8, 8, 8], [16, 8, 8]]}),
-    ],
-)
-def test_a_space_can_be_typed(text: str, parameter: dict[str, Any]) -> None:
-    assert parse_space([text]) == {text.partition("=")[0]: parameter}
-
-
-@pytest.mark.parametrize("text", ["lr", "lr=", "lr=a..b", "lr=1..2..3", "lr=1e-5..1e-2,logarithmic"])
-def test_what_is_no_space_is_refused(text: str) -> None:
-    with pytest.raises(InvalidInput, match="expected"):
-        parse_space([text])
 
 
 # One contract, two stores
@@ -200,12 +178,12 @@ def store(request: pytest.FixtureRequest) -> Iterator[SweepStore]:
     store.close()
 
 
-def make(plan: SweepSpec) -> Any:
-    return partial(new_sweep, plan=plan, name=None)
+def make(spec: SweepSpec) -> Any:
+    return partial(new_sweep, spec=spec, name=None)
 
 
 def test_sweeps_are_kept_listed_and_found_while_they_run(store: SweepStore) -> None:
-    first, second, third = (store.create(make(a_plan()))[0] for _ in range(3))
+    first, second, third = (store.create(make(a_spec()))[0] for _ in range(3))
     store.update(second.id, cancel)
 
     assert store.get(first.id) == first
@@ -224,17 +202,17 @@ def test_an_unknown_sweep_is_unknown(store: SweepStore) -> None:
 
 
 def test_one_key_makes_one_sweep(store: SweepStore) -> None:
-    first, is_new = store.create(make(a_plan()), Idempotency("k", "d"))
-    again, is_new_again = store.create(make(a_plan()), Idempotency("k", "d"))
+    first, is_new = store.create(make(a_spec()), Idempotency("k", "d"))
+    again, is_new_again = store.create(make(a_spec()), Idempotency("k", "d"))
 
     assert (is_new, is_new_again) == (True, False)
     assert again == first
     with pytest.raises(IdempotencyMismatch):
-        store.create(make(a_plan()), Idempotency("k", "other"))
+        store.create(make(a_spec()), Idempotency("k", "other"))
 
 
 def test_writers_at_once_lose_no_trial(store: SweepStore) -> None:
-    sweep, _ = store.create(make(a_plan(n_trials=8)))
+    sweep, _ = store.create(make(a_spec(n_trials=8)))
 
     def add(_: int) -> None:
         store.update(sweep.id, lambda sweep, now: ask(sweep, now, number=len(sweep.trials), params={"lr": 1e-4}))
