@@ -1,4 +1,4 @@
-"""What all tests share: a redis-server of their own, settings in a temporary folder, the real CIFAR-10."""
+"""Fixtures for all tests: a redis-server, settings in a temporary folder, the real CIFAR-10."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from shared.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 
-# Installations of tests have no model but those they make; tests of the starter model name its folder.
+# Test installations start without a model. Tests of the starter model set its folder themselves.
 os.environ["KILN_STARTER"] = str(ROOT / "no-starter-model")
 
-# Their tests wait for processes. They come first, so that no worker of pytest-xdist waits for another at the end.
+# These tests wait for processes. They run first, so that no worker of pytest-xdist is left with a slow one at the end.
 SLOWEST_FIRST = (
     "tests/e2e/",
     "tests/dashboard/test_pages",
@@ -34,15 +34,15 @@ SLOWEST_FIRST = (
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     def rank(item: pytest.Item) -> int:
-        fits = [number for number, prefix in enumerate(SLOWEST_FIRST) if item.nodeid.startswith(prefix)]
-        return fits[0] if fits else len(SLOWEST_FIRST)
+        matches = (rank for rank, prefix in enumerate(SLOWEST_FIRST) if item.nodeid.startswith(prefix))
+        return next(matches, len(SLOWEST_FIRST))
 
     items.sort(key=rank)
 
 
 @pytest.fixture(scope="session")
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """URL of a redis-server that this test session owns."""
+    """The URL of a redis-server that runs for this test session only."""
     port = free_port()
     command = redis_command(find_redis_server(), port, tmp_path_factory.mktemp("redis"))
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
@@ -53,7 +53,7 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def redis_url(redis_server: str) -> str:
-    """The same, emptied."""
+    """The URL of the session's redis-server, emptied."""
     with redis.Redis.from_url(redis_server) as client:
         client.flushall()
     return redis_server
@@ -61,14 +61,14 @@ def redis_url(redis_server: str) -> str:
 
 @pytest.fixture(scope="module")
 def shared_settings(tmp_path_factory: pytest.TempPathFactory, redis_server: str) -> Settings:
-    """Settings of processes that a file's tests share. Redis is emptied where a test asks for `redis_url`."""
+    """Settings for processes that all tests of a file share. Redis is emptied only for tests that use `redis_url`."""
     folder = tmp_path_factory.mktemp("shared")
     return Settings(data=folder / "data", datasets=folder / "datasets", redis_url=redis_server, lease_s=2.0, threads=1)
 
 
 @pytest.fixture
 def settings(tmp_path: Path, redis_url: str) -> Settings:
-    """Settings of a stack of the test's own: Redis, data and data sets in a temporary folder."""
+    """Settings for one test: an empty Redis, and data and data sets in a temporary folder."""
     return small_settings(tmp_path, redis_url)
 
 
@@ -80,7 +80,7 @@ def small_settings(folder: Path, redis_url: str) -> Settings:
 
 @pytest.fixture(scope="session")
 def cifar10_root() -> Path:
-    """Folder with the official CIFAR-10 in `cifar10/`. Skips without it; under CI that is a failure."""
+    """The folder that contains the official CIFAR-10 as `cifar10/`. Without it the test is skipped; in CI it fails."""
     folder = os.environ.get("KILN_DATASETS")
     if folder and (Path(folder) / "cifar10").is_dir():
         return Path(folder).resolve()

@@ -1,4 +1,4 @@
-"""A whole stack in its own processes, for tests that must see the real thing."""
+"""Starts the real services as processes for tests: a whole stack, or the API alone."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from shared.settings import Settings
 ROOT = Path(__file__).parents[1]
 T = TypeVar("T")
 
-PATIENCE_S = 240.0  # after which a test gives up waiting; nothing is judged by it
+PATIENCE_S = 240.0  # after this time a test stops waiting and fails; it is no measure of speed
 
 
 class Stack:
@@ -30,7 +30,7 @@ class Stack:
 
     def __init__(self, process: subprocess.Popen[str], port: int, data: Path) -> None:
         self.process, self.port, self.data = process, port, data
-        self.dashboard_url = ""  # of those stacks that have one
+        self.dashboard_url = ""  # of stacks with a dashboard
         self.http = httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=30)
 
     def submit(self, **body: Any) -> str:
@@ -49,30 +49,30 @@ class Stack:
         return self.wait_for_job(job_id, lambda job: job["status"] not in ("queued", "running", "paused"))
 
     def pids(self) -> dict[str, int]:
-        """Of the children, by name; the stack printed them when it started."""
+        """The process ids of the services, by name, as the stack printed them."""
         lines = (self.data / "stack.out").read_text().splitlines()
         return {line.split()[0]: int(line.split()[2]) for line in lines if " pid " in line}
 
 
 def wait_for(look: Callable[[], T], is_so: Callable[[T], bool]) -> T:
-    """Looks, over HTTP or at the file system, until it is so. Fails with what it saw last."""
+    """Calls `look` until `is_so` holds for its result, and returns the result. Fails with the last one."""
     deadline_s = time.monotonic() + PATIENCE_S
     while True:
         seen = look()
         if is_so(seen):
             return seen
-        assert time.monotonic() < deadline_s, f"waited {PATIENCE_S:g} s in vain; last seen: {seen}"
+        assert time.monotonic() < deadline_s, f"gave up after {PATIENCE_S:g} s; last result: {seen}"
         time.sleep(0.1)
 
 
 def unobserved() -> dict[str, str]:
-    """This environment without what pytest says in it: NiceGUI would serve its own tests."""
+    """The environment without pytest's variable, with which NiceGUI would serve its own tests."""
     return {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
 
 
 @contextmanager
 def running_stack(data: Path, datasets: Path, **settings: str) -> Iterator[Stack]:
-    """Starts a stack, waits until its API answers, and stops it in the end."""
+    """Starts a stack, waits until its API responds, and stops the stack at the end."""
     data.mkdir(parents=True, exist_ok=True)
     port = free_port()
     output = data / "stack.out"
@@ -96,7 +96,7 @@ def running_stack(data: Path, datasets: Path, **settings: str) -> Iterator[Stack
 
 @contextmanager
 def running_api(settings: Settings, **more: str) -> Iterator[httpx2.Client]:
-    """`python -m services.api` in a process of its own, over the Redis and the folders of the settings."""
+    """Starts `python -m services.api` with the Redis and the folders of the settings, and stops it at the end."""
     port = free_port()
     environment = os.environ | SMALL_MACHINE | {
         "KILN_DATA": str(settings.data), "KILN_DATASETS": str(settings.dataset_root), "KILN_PORT": str(port),
@@ -118,24 +118,24 @@ def running_api(settings: Settings, **more: str) -> Iterator[httpx2.Client]:
 
 
 def processes_of(data: Path) -> dict[int, str]:
-    """Every process on this machine, zombies aside, that was started for this data folder: pid -> command line."""
-    found = {}
+    """All processes that were started for this data folder, except zombies: pid -> command line."""
+    commands = {}
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit() or int(folder.name) == os.getpid():
             continue
         try:
             environment, command = (folder / "environ").read_bytes(), (folder / "cmdline").read_bytes()
-            place = (folder / "cwd").readlink()
-        except OSError:  # gone by now, or somebody else's
+            directory = (folder / "cwd").readlink()
+        except OSError:  # the process has ended, or belongs to another user
             continue
-        # redis-server writes its title over its environment, but works in its folder.
-        if f"KILN_DATA={data}".encode() in environment.split(b"\0") or place.is_relative_to(data):
-            found[int(folder.name)] = command.replace(b"\0", b" ").decode(errors="replace")
-    return found
+        # redis-server overwrites its environment with its title, but its working directory is in the data folder.
+        if f"KILN_DATA={data}".encode() in environment.split(b"\0") or directory.is_relative_to(data):
+            commands[int(folder.name)] = command.replace(b"\0", b" ").decode(errors="replace")
+    return commands
 
 
 def write_color_dataset(root: Path, name: str = "colors", per_class: int = 40) -> None:
-    """A data set of two classes that anybody can tell apart: reddish and bluish noise."""
+    """Writes a data set of two classes that are easy to distinguish: reddish and bluish noise."""
     rng = np.random.default_rng(0)
     for label, channel in (("blue", 2), ("red", 0)):
         folder = root / name / "train" / label
@@ -146,15 +146,15 @@ def write_color_dataset(root: Path, name: str = "colors", per_class: int = 40) -
             Image.fromarray(pixels).save(folder / f"{number:03d}.png")
 
 
-# Networks of a few channels gain nothing from a second thread, and wait for it when the machine is busy; and where a
-# test waits for a trainer, there is nobody whom the trainer should let go first. Who looks at the dashboard says so.
+# Networks of a few channels gain nothing from a second thread. A trainer that a test waits for needs no low priority.
+# Tests of the dashboard set its port themselves.
 SMALL_MACHINE = {"KILN_THREADS": "1", "KILN_TRAINER_NICE": "0", "KILN_DASHBOARD_PORT": "0"}
 
 SMALL = {"g_channels": [16, 8, 8], "d_channels": [8, 8, 16], "latent_dim": 8, "batch_size": 16}
 
 
 def small_overrides(**more: Any) -> dict[str, Any]:
-    """`tiny` made tinier, for tests of everything but the images."""
+    """Overrides that make the preset `tiny` smaller, for tests that do not look at the images."""
     return SMALL | {"total_nimg": 640, "tick_nimg": 160, "snapshot_nimg": 320} | more
 
 

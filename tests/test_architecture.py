@@ -1,4 +1,4 @@
-"""The house rules that no other tool checks: names, sizes, and what must not be in the repository."""
+"""Rules of the repository that no other tool checks: names, sizes and forbidden contents."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_the_layout_is_the_one_the_user_fixed() -> None:
         assert (ROOT / name).exists(), name
 
 
-def test_no_module_is_called_what_says_nothing() -> None:
+def test_no_module_has_a_name_without_meaning() -> None:
     assert [path for path in sources() if path.stem in FORBIDDEN_STEMS] == []
 
 
@@ -41,7 +41,9 @@ def test_files_and_functions_are_short() -> None:
     lengths = []
     for path in sources():
         text = path.read_text()
-        assert text.count("\n") <= 400 or path.is_relative_to(ROOT / "tests"), f"{path} wants to be two"
+        assert text.count("\n") <= 400 or path.is_relative_to(ROOT / "tests"), (
+            f"{path} has more than 400 lines; split it"
+        )
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 assert node.end_lineno is not None
@@ -52,10 +54,10 @@ def test_files_and_functions_are_short() -> None:
 
 def test_every_module_says_what_it_is_for() -> None:
     empty_by_design = [path for path in sources() if path.name == "__init__.py" and not path.read_text()]
-    silent = [
+    undocumented = [
         path for path in sources() if path not in empty_by_design and not ast.get_docstring(ast.parse(path.read_text()))
     ]
-    assert silent == []
+    assert undocumented == []
 
 
 def test_nothing_is_pickled() -> None:
@@ -70,7 +72,7 @@ def test_nothing_is_pickled() -> None:
 
 
 def test_the_supervisor_imports_neither_torch_nor_onnxruntime() -> None:
-    """By looking at a process that did it; import-linter looks at the source."""
+    """Checked in a process that has imported it; import-linter checks the source."""
     names = ["torch", "onnxruntime", "fastapi"]
     code = f"import sys, services.trainer.tasks; print([m for m in {names} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
