@@ -25,11 +25,11 @@ SEED = 0
 
 
 @dataclass(frozen=True)
-class Asked:
+class ClassResult:
     """The response for one class: the method, and the classifier's verdict on the images."""
 
     method: str
-    right: float  # share that the classifier recognises as the class
+    recognised: float  # share that the classifier recognises as the class
     confidence: float  # mean probability of the class
     draws: float  # per image
     problem: str = ""
@@ -42,29 +42,31 @@ def main() -> int:
     parser.add_argument("--threshold", type=float, help="threshold of rejection sampling")
     parser.add_argument("--max-draws", type=int, help="most draws of rejection sampling")
     options = parser.parse_args()
-    judge = Classifier(read_settings())
+    classifier = Classifier(read_settings())
     print("| model | method | class | recognised | mean confidence | draws per image |")
     print("| --- | --- | --- | ---: | ---: | ---: |")
     with Kiln(timeout_s=600) as kiln:
         for model in options.models:
-            is_told = kiln.models.get(model).manifest["conditional"]
-            picking = {} if is_told else {"threshold": options.threshold, "max_draws": options.max_draws}
-            answers = [ask(kiln, judge, model, name, options.images, picking) for name in judge.classes]
-            for name, asked in zip(judge.classes, answers, strict=True):
-                _print(model, name, asked)
-            _print(model, "**all**", _mean([asked for asked in answers if not asked.problem]))
+            is_conditional = kiln.models.get(model).manifest["conditional"]
+            sampling = {} if is_conditional else {"threshold": options.threshold, "max_draws": options.max_draws}
+            results = [measure(kiln, classifier, model, name, options.images, sampling) for name in classifier.classes]
+            for name, result in zip(classifier.classes, results, strict=True):
+                _print(model, name, result)
+            _print(model, "**all**", _mean([result for result in results if not result.problem]))
     return 0
 
 
-def ask(kiln: Kiln, judge: Classifier, model: str, name: str, count: int, picking: dict[str, float | None]) -> Asked:
-    params = {"class": name, "n": count, "seed": SEED, "model": model, "columns": count} | picking
+def measure(
+    kiln: Kiln, classifier: Classifier, model: str, name: str, count: int, sampling: dict[str, float | None]
+) -> ClassResult:
+    params = {"class": name, "n": count, "seed": SEED, "model": model, "columns": count} | sampling
     try:
         response = kiln.get("/generate", accept="image/png", **params)
     except InvalidInput as error:  # too few images were accepted, or the model has no such class
-        return Asked("-", 0.0, 0.0, 0.0, str(error))
-    probabilities = judge.probabilities(_tiles(response.content, count))
-    label = judge.classes.index(name)
-    return Asked(
+        return ClassResult("-", 0.0, 0.0, 0.0, str(error))
+    probabilities = classifier.probabilities(_tiles(response.content, count))
+    label = classifier.classes.index(name)
+    return ClassResult(
         response.headers["x-kiln-class-method"], float((probabilities.argmax(1) == label).mean()),
         float(probabilities[:, label].mean()), int(response.headers.get("x-kiln-draws", count)) / count,
     )  # fmt: skip
@@ -77,16 +79,17 @@ def _tiles(png: bytes, count: int) -> NDArray[np.uint8]:
     return row.reshape(32, count, 32, 3).swapaxes(0, 1)
 
 
-def _mean(answers: Sequence[Asked]) -> Asked:
-    if not answers:
-        return Asked("-", 0.0, 0.0, 0.0, "no class was answered")
-    right, confidence, draws = np.mean([[asked.right, asked.confidence, asked.draws] for asked in answers], axis=0)
-    return Asked(answers[0].method, float(right), float(confidence), float(draws))
+def _mean(results: Sequence[ClassResult]) -> ClassResult:
+    if not results:
+        return ClassResult("-", 0.0, 0.0, 0.0, "no class returned images")
+    rows = [[result.recognised, result.confidence, result.draws] for result in results]
+    recognised, confidence, draws = np.mean(rows, axis=0)
+    return ClassResult(results[0].method, float(recognised), float(confidence), float(draws))
 
 
-def _print(model: str, name: str, asked: Asked) -> None:
-    figures = f"{asked.right:.0%} | {asked.confidence:.2f} | {asked.draws:.1f}"
-    print(f"| `{model}` | {asked.method} | {name} | {asked.problem or figures} |", flush=True)
+def _print(model: str, name: str, result: ClassResult) -> None:
+    figures = f"{result.recognised:.0%} | {result.confidence:.2f} | {result.draws:.1f}"
+    print(f"| `{model}` | {result.method} | {name} | {result.problem or figures} |", flush=True)
 
 
 if __name__ == "__main__":

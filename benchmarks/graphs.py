@@ -1,6 +1,6 @@
 """Compares the speed of ONNX graphs of the same network: `python -m benchmarks.graphs A.onnx B.onnx`.
 
-The graphs take turns on one onnxruntime thread on the CPU, measured by that thread's processor time. Ratios are taken
+The graphs take turns on one onnxruntime thread on the CPU, measured by that thread's processor time. Ratios are micros
 within a round, because the machine may be busy. Prints a table: each graph's speed relative to the first, and its
 microseconds per image.
 """
@@ -27,15 +27,15 @@ def measure(graphs: dict[str, bytes], size: int, rounds: int) -> dict[str, list[
     latent_dim = {i.name: i.shape for i in next(iter(sessions.values())).get_inputs()}["z"][1]
     feed = {"z": rng.standard_normal((size, latent_dim)).astype(np.float32), "labels": np.arange(size) % 10}
     calls = -(-IMAGES // size)
-    taken: dict[str, list[float]] = {name: [] for name in graphs}
+    micros: dict[str, list[float]] = {name: [] for name in graphs}
     for _ in range(rounds):
         for name, session in sessions.items():
             session.run(["images"], feed)  # fills the caches with this graph again
             began_s = time.thread_time()
             for _ in range(calls):
                 session.run(["images"], feed)
-            taken[name].append((time.thread_time() - began_s) * 1e6 / calls / size)
-    return taken
+            micros[name].append((time.thread_time() - began_s) * 1e6 / calls / size)
+    return micros
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -46,9 +46,9 @@ def main(argv: list[str] | None = None) -> None:
     graphs = {path.stem: path.read_bytes() for path in arguments.graphs}
     cells: dict[str, list[str]] = {name: [] for name in graphs}
     for size in SIZES:
-        taken = measure(graphs, size, arguments.rounds)
-        first = next(iter(taken.values()))
-        for name, times in taken.items():
+        micros = measure(graphs, size, arguments.rounds)
+        first = next(iter(micros.values()))
+        for name, times in micros.items():
             ratio = statistics.median(a / b for a, b in zip(first, times, strict=True))
             cells[name].append(f"{ratio:.2f} ({statistics.median(times):.0f} µs)")
     rows = [["graph", *(f"n={size}" for size in SIZES)], ["---", *["---:"] * len(SIZES)]]

@@ -42,11 +42,11 @@ def main() -> int:
             except InvalidInput as error:
                 print(f"| {name} | {error} | | |", flush=True)
                 continue
-            told = read_provenance(png) or {}
-            drawn = draw_latents(SEED, told["indices"], hidden.latent_dim)[:, -len(hidden.classes) :].argmax(1)
+            provenance = read_provenance(png) or {}
+            drawn = draw_latents(SEED, provenance["indices"], hidden.latent_dim)[:, -len(hidden.classes) :].argmax(1)
             right = float((drawn == hidden.classes.index(name)).mean())
-            draws, sure = told["draws"] / options.images, float(np.mean(told["confidences"]))
-            print(f"| {name} | {draws:.1f} | {sure:.2f} | {right:.0%} |", flush=True)
+            draws, confidence = provenance["draws"] / options.images, float(np.mean(provenance["confidences"]))
+            print(f"| {name} | {draws:.1f} | {confidence:.2f} | {right:.0%} |", flush=True)
     return 0
 
 
@@ -63,8 +63,8 @@ def hide_class(graph: bytes, latent_dim: int, num_classes: int) -> bytes:
     """z [N, latent + classes], labels ignored: the largest of the last values of z is the class."""
     model = onnx.load_from_string(graph)
     for node in model.graph.node:
-        own = {"z": "own_z", "labels": "drawn_label"}
-        node.input[:] = [own.get(name, name) for name in node.input]
+        renamed = {"z": "own_z", "labels": "drawn_label"}
+        node.input[:] = [renamed.get(name, name) for name in node.input]
     before = [
         helper.make_node("Split", ["z", "lengths"], ["own_z", "odds"], axis=1),
         helper.make_node("ArgMax", ["odds"], ["drawn_label"], axis=1, keepdims=0),

@@ -29,7 +29,7 @@ class Client(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._ask()
+        self._send()
 
     def data_received(self, data: bytes) -> None:
         if self._missing < 0:
@@ -46,9 +46,9 @@ class Client(asyncio.Protocol):
         else:
             self._missing -= len(data)
         if self._missing == 0:
-            self.seconds.append(time.perf_counter() - self._asked_s)
+            self.seconds.append(time.perf_counter() - self._sent_s)
             if not self.is_over:
-                self._ask()
+                self._send()
 
     def connection_lost(self, error: Exception | None) -> None:
         if not self.is_over:
@@ -58,29 +58,29 @@ class Client(asyncio.Protocol):
         self.is_over = True
         self._transport.close()
 
-    def _ask(self) -> None:
+    def _send(self) -> None:
         self._head, self._missing = b"", -1
-        self._asked_s = time.perf_counter()
+        self._sent_s = time.perf_counter()
         self._transport.write(self._request)
 
 
 async def load(port: int, request: bytes, clients: int, seconds: float) -> dict[str, Any]:
     loop = asyncio.get_running_loop()
-    took: list[float] = []
+    latencies: list[float] = []
     errors: list[str] = []
     began_s = time.perf_counter()
     protocols = []
     for _ in range(clients):
-        _, protocol = await loop.create_connection(lambda: Client(request, took, errors), "127.0.0.1", port)
+        _, protocol = await loop.create_connection(lambda: Client(request, latencies, errors), "127.0.0.1", port)
         protocols.append(protocol)
     await asyncio.sleep(seconds)
-    answered, passed_s = len(took), time.perf_counter() - began_s
+    responses, passed_s = len(latencies), time.perf_counter() - began_s
     for protocol in protocols:
         protocol.close()
-    return {"seconds": passed_s, "latencies": took[:answered], "errors": errors}
+    return {"seconds": passed_s, "latencies": latencies[:responses], "errors": errors}
 
 
 if __name__ == "__main__":
-    order = json.load(sys.stdin)
-    order["request"] = base64.b64decode(order["request"])
-    print(json.dumps(asyncio.run(load(**order))))
+    options = json.load(sys.stdin)
+    options["request"] = base64.b64decode(options["request"])
+    print(json.dumps(asyncio.run(load(**options))))

@@ -58,17 +58,17 @@ def write_page(
     page.write_text("\n\n".join(parts) + "\n")
 
 
-def _report_1(report: Mapping[str, Any], found: Outcome, where: str) -> str:
-    protocol = found.metrics.get("protocol") or {}
+def _report_1(report: Mapping[str, Any], outcome: Outcome, where: str) -> str:
+    protocol = outcome.metrics.get("protocol") or {}
     extractor = protocol.get("extractor", {}).get("name", "none")
     rows = [
-        ("FID", f"{report['fid']:g}", _number(found.metrics.get("fid"), 2),
-         f"{_share(found)}; features are those of Kiln's {extractor}, another network than the report's, "
+        ("FID", f"{report['fid']:g}", _number(outcome.metrics.get("fid"), 2),
+         f"{_share(outcome)}; features are those of Kiln's {extractor}, another network than the report's, "
          f"of {protocol.get('images', 0):,} images"),
-        ("Inception Score", f"{report['inception_score']:g}", _number(found.metrics.get("inception_score"), 2),
+        ("Inception Score", f"{report['inception_score']:g}", _number(outcome.metrics.get("inception_score"), 2),
          "1 is the minimum of the score, whatever the images; the report's value cannot be right"),
-        ("images seen", f"{report['epochs'] * 50_000:,}", f"{found.images:,}", _ending(found) or "the budget"),
-        ("seconds of training", "not said", _number(found.row.get("seconds"), 0), "other hardware, other budget"),
+        ("images seen", f"{report['epochs'] * 50_000:,}", f"{outcome.images:,}", _ending(outcome) or "the budget"),
+        ("seconds of training", "not said", _number(outcome.row.get("seconds"), 0), "other hardware, other budget"),
     ]  # fmt: skip
     epochs = ", ".join(str(epoch) for epoch in report["grids_at_epochs"])
     return "\n\n".join([
@@ -84,33 +84,33 @@ def _report_1(report: Mapping[str, Any], found: Outcome, where: str) -> str:
 def _table(table: Mapping[str, Any], values: Mapping[str, Any], outcomes: Mapping[str, Outcome], where: str) -> str:
     rows = []
     for name in table["rows"]:
-        report, found = values[name], outcomes[name]
-        pairs = [f"{_number(report.get(key), 4)} / {_number(found.row.get(key), 4)}" for key in LOSSES]
-        pairs += [f"{_percent(report.get(key))} / {_percent(found.row.get(key))}" for key in ACCURACIES]
-        seconds = f"{_number(report.get('seconds'), 0)} / {_number(found.row.get('seconds'), 0)}"
-        rows.append((f"`{name}`", *pairs, seconds, _why(report, found)))
+        report, outcome = values[name], outcomes[name]
+        pairs = [f"{_number(report.get(key), 4)} / {_number(outcome.row.get(key), 4)}" for key in LOSSES]
+        pairs += [f"{_percent(report.get(key))} / {_percent(outcome.row.get(key))}" for key in ACCURACIES]
+        seconds = f"{_number(report.get('seconds'), 0)} / {_number(outcome.row.get('seconds'), 0)}"
+        rows.append((f"`{name}`", *pairs, seconds, _why(report, outcome)))
     header = ("report / Kiln", *LOSSES.values(), *ACCURACIES.values(), "seconds", "why they differ")
     picture = f"![Losses and the latest grids of these rows, side by side]({where}/{table['picture']}.png)"
     return "\n\n".join([f"### {table['title']}", _markdown(header, rows), picture])
 
 
-def _why(report: Mapping[str, Any], found: Outcome) -> str:
-    parts = [_ending(found), _share(found)]
+def _why(report: Mapping[str, Any], outcome: Outcome) -> str:
+    parts = [_ending(outcome), _share(outcome)]
     if said := report.get("said"):
-        parts.append(f"the report says: {said}; the highest G loss of a tick here: {_number(found.worst_loss_g, 2)}")
+        parts.append(f"the report says: {said}; the highest G loss of a tick here: {_number(outcome.worst_loss_g, 2)}")
     elif report["final_loss_d"] < 0.6:
         parts.append("D is ahead in the report as well")
     return "; ".join(part for part in parts if part)
 
 
-def _share(found: Outcome) -> str:
-    return f"{found.images:,} images seen of the report's {found.report_images:,}"
+def _share(outcome: Outcome) -> str:
+    return f"{outcome.images:,} images seen of the report's {outcome.report_images:,}"
 
 
-def _ending(found: Outcome) -> str:
-    if found.status == "succeeded":
+def _ending(outcome: Outcome) -> str:
+    if outcome.status == "succeeded":
         return ""
-    return f"**{found.status}**{f': {found.error}' if found.error else ''}"
+    return f"**{outcome.status}**{f': {outcome.error}' if outcome.error else ''}"
 
 
 def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

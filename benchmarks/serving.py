@@ -102,16 +102,16 @@ class Server:
 
     def turn(self, n: int, clients: int, seconds: float) -> dict[str, Any]:
         request = base64.b64encode(self.requests[n]).decode()
-        order = {"port": self.port, "request": request, "clients": clients, "seconds": seconds}
+        load = {"port": self.port, "request": request, "clients": clients, "seconds": seconds}
         before_s = self.cpu_s()
         command = [sys.executable, "-m", "benchmarks.load"]
-        done = subprocess.run(command, input=json.dumps(order), cwd=ROOT, check=True, capture_output=True, text=True)
-        answer: dict[str, Any] = json.loads(done.stdout)
-        answer["cpu_s"] = self.cpu_s() - before_s
-        self.come_to_rest()
-        return answer
+        done = subprocess.run(command, input=json.dumps(load), cwd=ROOT, check=True, capture_output=True, text=True)
+        result: dict[str, Any] = json.loads(done.stdout)
+        result["cpu_s"] = self.cpu_s() - before_s
+        self.wait_until_idle()
+        return result
 
-    def come_to_rest(self) -> None:
+    def wait_until_idle(self) -> None:
         """Waits until the server has finished work for clients that left, so that it does not slow the next turn."""
         deadline_s, before_s = time.monotonic() + REST_S, self.cpu_s()
         while time.monotonic() < deadline_s:
@@ -183,8 +183,8 @@ def environment(packages: str, environments: Path) -> Path:
     python = folder / "bin" / "python"
     if not (folder / ".installed").exists():
         subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-        needed = [*packages.split(), f"onnxruntime=={onnxruntime.__version__}", "numpy", "pillow"]
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *needed], check=True)
+        requirements = [*packages.split(), f"onnxruntime=={onnxruntime.__version__}", "numpy", "pillow"]
+        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *requirements], check=True)
         (folder / ".installed").touch()
     return python
 
@@ -264,10 +264,10 @@ def race(servers: dict[str, Server], limit: Limit, options: argparse.Namespace) 
         for clients in options.clients:
             turns: dict[str, list[dict[str, Any]]] = {name: [] for name in servers}
             limits = []
-            order = [*servers, LIMIT]
+            names = [*servers, LIMIT]
             for number in range(options.rounds):
-                random.Random(number).shuffle(order)
-                for name in order:
+                random.Random(number).shuffle(names)
+                for name in names:
                     if name == LIMIT:
                         limits.append(limit.turn(options.turn_s))
                     else:
@@ -286,19 +286,19 @@ def table(rows: list[dict[str, Any]], options: argparse.Namespace) -> str:
         "| ---: | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]  # fmt: skip
     for row in rows:
-        own = rate_of(row["turns"][KILN]) if KILN in row["turns"] else 0.0
+        kiln_rate = rate_of(row["turns"][KILN]) if KILN in row["turns"] else 0.0
         for name, turns in row["turns"].items():
             times = sorted(1000 * s for one in turns for s in one["latencies"])
             p50, p99 = (times[int(len(times) * share)] for share in (0.5, 0.99)) if times else (0.0, 0.0)
             rate, errors = rate_of(turns), sum(len(one["errors"]) for one in turns)
-            answered = max(1, sum(len(one["latencies"]) for one in turns))
-            cpu_ms = 1000 * sum(one["cpu_s"] for one in turns) / answered / row["n"]
-            ratio = f"{own / rate:.2f}" if name != KILN and rate else ""
+            responses = max(1, sum(len(one["latencies"]) for one in turns))
+            cpu_ms = 1000 * sum(one["cpu_s"] for one in turns) / responses / row["n"]
+            ratio = f"{kiln_rate / rate:.2f}" if name != KILN and rate else ""
             lines.append(
                 f"| {row['n']} | {row['clients']} | {name} | {rate:.0f} | {rate * row['n']:.0f} "
                 f"| {p50:.1f} | {p99:.1f} | {errors} | {ratio} | {cpu_ms:.3f} |"
             )
-        share = f"{own * row['n'] / row['limit']:.2f}"
+        share = f"{kiln_rate * row['n'] / row['limit']:.2f}"
         cpu_ms = 1000 * row["limit_cpu_s"]
         lines.append(
             f"| {row['n']} | {row['clients']} | {LIMIT} | | {row['limit']:.0f} | | | | {share} | {cpu_ms:.3f} |"

@@ -49,16 +49,16 @@ def rate(session: Any, lanes: int, size: int, seconds: float) -> tuple[float, fl
 
 def main(graph: str) -> None:
     cores = os.cpu_count() or 1
-    ways = {(cores, 1): open_session(graph, cores), (1, cores): open_session(graph, 1)}
+    sessions = {(cores, 1): open_session(graph, cores), (1, cores): open_session(graph, 1)}
     best = max(
         (*rate(session, lanes, size, 0.5), threads, lanes, size)
-        for (threads, lanes), session in ways.items()
+        for (threads, lanes), session in sessions.items()
         for size in SIZES
     )
-    found, _, threads, lanes, size = best
-    print(json.dumps({"threads": threads, "lanes": lanes, "batch": size, "images_per_second": found}), flush=True)
+    best_rate, _, threads, lanes, size = best
+    print(json.dumps({"threads": threads, "lanes": lanes, "batch": size, "images_per_second": best_rate}), flush=True)
     for line in sys.stdin:
-        print(json.dumps(rate(ways[threads, lanes], lanes, size, float(line))), flush=True)
+        print(json.dumps(rate(sessions[threads, lanes], lanes, size, float(line))), flush=True)
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ CASES: tuple[tuple[str, dict[str, str] | None], ...] = (
 )
 PATIENCE_S = 300.0
 DATASET, CLASSES = "colors", ("blue", "red")
-ASKED = ("cat", "dog")  # classes of the starter model
+REQUESTED = ("cat", "dog")  # classes of the starter model
 
 
 def main() -> None:
@@ -57,31 +57,31 @@ def main() -> None:
 def measure(name: str, settings: dict[str, str] | None, options: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="kiln-beside-") as data, stack(Path(data), settings or {}) as http:
         until(lambda: http.get("/readyz").status_code == 200)
-        rate, busy = None, None
+        rate, job_id = None, None
         if settings is not None:
-            busy = http.post("/jobs", json={"preset": "tiny", "dataset": DATASET, "overrides": ENDLESS}).json()["id"]
-            wait_for(http, busy, lambda seen: seen["progress"]["images_seen"] > 0)
-        times = ask(http, options.requests, options.every_s)
-        if busy:
-            rate = http.get(f"/jobs/{busy}").json()["progress"]["images_per_second"]
-            http.post(f"/jobs/{busy}/cancel")
-            wait_for(http, busy, lambda seen: seen["status"] == "cancelled")
+            job_id = http.post("/jobs", json={"preset": "tiny", "dataset": DATASET, "overrides": ENDLESS}).json()["id"]
+            wait_for(http, job_id, lambda seen: seen["progress"]["images_seen"] > 0)
+        times = send_requests(http, options.requests, options.every_s)
+        if job_id:
+            rate = http.get(f"/jobs/{job_id}").json()["progress"]["images_per_second"]
+            http.post(f"/jobs/{job_id}/cancel")
+            wait_for(http, job_id, lambda seen: seen["status"] == "cancelled")
     print(f"{name}: median {statistics.median(times):.1f} ms", file=sys.stderr, flush=True)
     return {"name": name, "ms": times, "rate": rate}
 
 
-def ask(http: httpx2.Client, count: int, every_s: float) -> list[float]:
+def send_requests(http: httpx2.Client, count: int, every_s: float) -> list[float]:
     """Milliseconds from the time at which each request was due until its response."""
     times, lock, started_s = [], threading.Lock(), time.perf_counter() + 0.5
 
-    def one(number: int) -> None:
+    def request(number: int) -> None:
         due_s = started_s + number * every_s
         time.sleep(max(0.0, due_s - time.perf_counter()))
-        http.get("/generate", params={"n": 16, "seed": number, "class": ASKED[number % 2]}).raise_for_status()
+        http.get("/generate", params={"n": 16, "seed": number, "class": REQUESTED[number % 2]}).raise_for_status()
         with lock:
             times.append(1000 * (time.perf_counter() - due_s))
 
-    threads = [threading.Thread(target=one, args=(number,)) for number in range(count)]
+    threads = [threading.Thread(target=request, args=(number,)) for number in range(count)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -127,7 +127,7 @@ def wait_for(http: httpx2.Client, job_id: str, is_so: Any) -> None:
 def until(look: Any) -> None:
     deadline_s = time.monotonic() + PATIENCE_S
     while not look():
-        assert time.monotonic() < deadline_s, "waited in vain"
+        assert time.monotonic() < deadline_s, f"timed out after {PATIENCE_S:g} s"
         time.sleep(0.2)
 
 

@@ -1,4 +1,4 @@
-"""The benchmarks run from end to end in small, outlive what fails in them, and print what they measured."""
+"""Small versions of the benchmarks run from end to end, survive failing parts, and print their results."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ TASK: dict[str, Any] = {
 }  # fmt: skip
 
 
-def test_who_fails_in_a_race_leaves_it_and_says_why() -> None:
-    # Given one that can run, and one whose networks are not there
+def test_a_contestant_that_fails_leaves_the_race_with_a_reason() -> None:
+    # Given a contestant that can run, and one whose networks do not exist
     able, unable = Contestant("able", TASK), Contestant("unable", TASK | {"way": "peer", "path": "/nowhere"})
     # When they race
     race([able, unable], rounds=2, turn_s=0.05)
-    # Then the first has its rates, and of the second there are none, but a reason
+    # Then the first has a rate per round, and the second has none but a reason
     assert len(able.rates) == 2
     assert able.failure is None
     assert unable.rates == []
@@ -43,7 +43,7 @@ def test_a_ratio_is_taken_within_a_round() -> None:
     assert (median(ratios(fast, slow)), median([])) == (2.5, None)
 
 
-def test_results_are_printed_as_tables_with_their_gaps() -> None:
+def test_results_are_printed_as_tables_with_empty_cells_for_missing_values() -> None:
     measured = {"preset": "tiny", "measure": "fused", "ratio": 1.25, "rate": 10.0, "first_s": 2.0, "failure": None}
     failed = measured | {"measure": "compile", "ratio": None, "rate": None, "failure": "status 1: no compiler"}
     row = {"what": "tiny", "kiln": 200.0, "other": 100.0, "ratio": 2.0, "lowest": 1.9, "highest": 2.1}
@@ -64,7 +64,7 @@ def test_results_are_printed_as_tables_with_their_gaps() -> None:
 
 
 @pytest.mark.parametrize("step", ["a whole run", "ratio"])
-def test_the_way_that_a_gpu_machine_goes_can_be_gone_in_small_on_a_cpu(tmp_path: Path, step: str) -> None:
+def test_the_benchmark_for_gpu_machines_runs_in_a_small_version_on_a_cpu(tmp_path: Path, step: str) -> None:
     out = tmp_path / "gpu.json"
     status = gpu.main(["--device", "cpu", "--quick", "--steps", step, "--out", str(out)])
     done = json.loads(out.read_text())["steps"]
@@ -73,21 +73,21 @@ def test_the_way_that_a_gpu_machine_goes_can_be_gone_in_small_on_a_cpu(tmp_path:
         assert done[step]["figures"]["ratio"][0]["ratio"] > 0
 
 
-def test_a_step_that_takes_too_long_is_ended_with_all_that_it_started(tmp_path: Path) -> None:
-    # Given a step that starts another process, both of which would sit there for ever
-    told = tmp_path / "child"
+def test_a_step_that_exceeds_its_time_is_killed_with_its_child_processes(tmp_path: Path) -> None:
+    # Given a step that starts another process, both of which never end
+    pid_file = tmp_path / "child"
     code = (
         "import pathlib, subprocess, sys, time;"
         "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(1000)']);"
-        f"pathlib.Path({str(told)!r}).write_text(str(child.pid)); print('begun', flush=True); child.wait()"
+        f"pathlib.Path({str(pid_file)!r}).write_text(str(child.pid)); print('begun', flush=True); child.wait()"
     )
     # When its time is up
     done = gpu._run([sys.executable, "-c", code], {}, 2.0, tmp_path / "none.json")
-    # Then neither is left, and what was printed until then is kept
+    # Then neither process is left, and the output up to that moment is kept
     assert (done["status"], done["printed"], done["figures"]) == ("ended after 2 s", "begun\n", None)
-    child = int(told.read_text())
+    child = int(pid_file.read_text())
     with contextlib.suppress(psutil.NoSuchProcess):
-        psutil.Process(child).wait(timeout=60)  # killed it is; the system takes a moment to say so
+        psutil.Process(child).wait(timeout=60)  # it is killed; the system takes a moment to report it
     assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
 
 

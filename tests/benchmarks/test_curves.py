@@ -1,4 +1,4 @@
-"""The plots of docs/explanation/experiments.md: figures of a run's snapshots go in, lines come out."""
+"""The plots of docs/explanation/experiments.md have one line per run, from the figures of its snapshots."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FLOOR = 0.01
 
 
 def record(nimg: int, fid: float, images: int = 10_000) -> dict[str, Any]:
-    """As `evaluate --json` prints it; this one was not asked for its classes."""
+    """A record as `evaluate --json` prints it, of an unconditional model."""
     protocol = {"extractor": {"digest": "d"}, "images": images, "seed": 0, "reference": {}, "real": {"fid": FLOOR}}
     figures = {"fid": fid, "kid": 0.1, "inception_score": 2.0, "precision": 0.5, "recall": 0.5, "class_accuracy": None}
     return {"model": str(nimg), "images_seen": nimg, "metrics": figures | {"protocol": protocol}}
@@ -31,15 +31,15 @@ def lines(curves: dict[str, Any], plot: str) -> dict[str, list[tuple[float, floa
     }
 
 
-def test_a_runs_snapshots_become_a_line_over_images_and_one_over_seconds() -> None:
-    # Given two snapshots of a run of 50 images per second, the later one told first, and one of them twice
+def test_the_snapshots_of_a_run_become_a_line_over_images_and_one_over_seconds() -> None:
+    # Given two snapshots of a run of 50 images per second, the later one added first, and one of them added twice
     curves: dict[str, Any] = {"runs": {}}
     add(curves, "fast", [record(2000, 1.0), record(1000, 4.0)], 50.0)
     add(curves, "fast", [record(1000, 3.0)], None)
-    # Then what is drawn is the newest of each, in order
+    # Then the newest record of each snapshot is drawn, in order
     assert lines(curves, "fid_by_images")["fast"] == [(1000, 3.0), (2000, 1.0)]
     assert lines(curves, "fid_by_seconds")["fast"] == [(20, 3.0), (40, 1.0)]
-    # And the floor lies below
+    # And the floor is drawn too
     assert {fid for _, fid in lines(curves, "fid_by_images")["real test images"]} == {FLOOR}
 
 
@@ -50,7 +50,7 @@ def test_figures_of_another_protocol_are_refused() -> None:
         add(curves, "two", [record(1000, 3.0, images=50_000)], 1.0)
 
 
-def test_the_committed_figures_can_be_drawn_and_are() -> None:
+def test_the_committed_figures_can_be_drawn_and_their_plots_exist() -> None:
     curves = load(ROOT / CURVES)
     for plot in PLOTS:
         drawn = lines(curves, plot)
@@ -58,5 +58,5 @@ def test_the_committed_figures_can_be_drawn_and_are() -> None:
         assert (ROOT / IMAGES / f"{plot}.png").is_file()
 
 
-def test_nothing_yet_is_nothing(tmp_path: Path) -> None:
+def test_a_missing_file_has_no_runs(tmp_path: Path) -> None:
     assert load(tmp_path / "none.json") == {"runs": {}}

@@ -1,4 +1,4 @@
-"""Both reports, run again: every row is there, a budget changes the amount alone, and the page prints what it got."""
+"""The reproduction covers every row of both reports, changes only the budget, and prints all results."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ AMOUNTS = {
 }  # fmt: skip
 
 
-def test_every_row_of_the_reports_is_a_preset_and_stands_in_a_table() -> None:
-    told = {name for name, preset in PRESETS.items() if "report" in " ".join(preset.sources.values())}
-    extended = {"wgan-gp-conditional", "wgan-gp-per-class", "dcgan-per-class"}  # what the reports wish for
+def test_every_row_of_the_reports_is_a_preset_and_is_in_a_table() -> None:
+    from_reports = {name for name, preset in PRESETS.items() if "report" in " ".join(preset.sources.values())}
+    extensions = {"wgan-gp-conditional", "wgan-gp-per-class", "dcgan-per-class"}  # future work of the reports
 
-    assert set(ROWS) == told - extended
+    assert set(ROWS) == from_reports - extensions
     assert {row for table in REPORT_VALUES["report_2"]["tables"] for row in table["rows"]} == set(ROWS) - {"wgan-gp"}
 
 
 @pytest.mark.parametrize("budget", BUDGETS)
 @pytest.mark.parametrize("preset", ROWS)
-def test_a_budget_changes_how_much_is_trained_and_nothing_else(budget: str, preset: str) -> None:
+def test_a_budget_changes_the_amount_of_training_and_nothing_else(budget: str, preset: str) -> None:
     config = PRESETS[preset].config.model_dump(mode="json")
 
     overrides = BUDGETS[budget].overrides(ROWS[preset], config)
@@ -39,7 +39,7 @@ def test_a_budget_changes_how_much_is_trained_and_nothing_else(budget: str, pres
     assert set(BUDGETS["full"].overrides(ROWS[preset], config)) <= {"eval_images"}
 
 
-def test_the_same_row_is_the_same_job_and_another_amount_is_another() -> None:
+def test_the_same_row_is_the_same_job_and_another_budget_is_another_job() -> None:
     key = idempotency_key("hours", "dcgan", {"total_nimg": 5}, "cifar10")
 
     assert key == idempotency_key("hours", "dcgan", {"total_nimg": 5}, "cifar10")
@@ -47,8 +47,8 @@ def test_the_same_row_is_the_same_job_and_another_amount_is_another() -> None:
     assert key != idempotency_key("hours", "dcgan", {"total_nimg": 5}, "other")
 
 
-def test_the_page_prints_the_reports_values_and_what_came_out_failures_too(tmp_path: Path) -> None:
-    # Given rows that went well, and one that did not
+def test_the_page_prints_the_values_of_reports_and_jobs_including_failed_jobs(tmp_path: Path) -> None:
+    # Given rows that succeeded, and one that failed
     outcomes = {name: outcome(name) for name in ROWS}
     outcomes["dcgan-softmax"] = outcome("dcgan-softmax", status="failed", error="loss_g is nan")
 
