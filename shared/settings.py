@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, Self
 from urllib.parse import quote, urlsplit
 
-from pydantic import Field, PrivateAttr, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import Field, PrivateAttr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from shared.api_keys import ApiKey, parse_keys
 from shared.errors import FieldProblem, InvalidInput
-
-T = TypeVar("T")
 
 # The names that KILN_FAST_PATHS accepts; services/trainer/training/runtime.py explains each.
 FAST_PATHS = ("channels_last", "fused", "foreach", "winograd", "resample", "lean", "compile", "capture")
@@ -224,29 +220,8 @@ class Settings(BaseSettings):
 
 def read_settings() -> Settings:
     """Reads the environment. Raises InvalidInput, which names the variable and its value."""
-    return _read(Settings)
-
-
-class ClientSettings(BaseSettings):
-    """Settings of a client of the API."""
-
-    model_config = SettingsConfigDict(env_prefix="KILN_", env_ignore_empty=True, frozen=True, extra="ignore")
-
-    url: str = Field("http://127.0.0.1:8000", pattern=r"^https?://[^/]", description="URL of the API.")
-    api_key: SecretStr | None = Field(None, description="API key, if the API requires one.")
-
-
-def read_client_settings(url: str | None = None, api_key: str | None = None) -> ClientSettings:
-    """The arguments, and the environment for those that are None. Raises InvalidInput, which names the variable."""
-    arguments: dict[str, Any] = {
-        name: value for name, value in (("url", url), ("api_key", api_key)) if value is not None
-    }
-    return _read(partial(ClientSettings, **arguments))
-
-
-def _read(make: Callable[[], T]) -> T:
     try:
-        return make()
+        return Settings()
     except ValidationError as error:
         raise InvalidInput(
             [
