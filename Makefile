@@ -63,7 +63,7 @@ screenshots: $(VENV)/.installed
 docs: $(VENV)/.installed docs-reference
 	$(BIN)/zensical build --clean --strict
 
-# docs/reference/, from the code. Run it after a change to the API, the presets, the settings, the CLI or the metrics.
+# The generated pages of docs/. Run it after a change to the API, the presets, the settings, the CLI or the metrics.
 docs-reference: $(VENV)/.installed
 	$(BIN)/python -m docs.generate
 
