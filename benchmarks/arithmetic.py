@@ -10,9 +10,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from services.trainer.data.datasets import ImageDataset
-from services.trainer.training.loop import reference_iteration
 from services.trainer.training.runtime import PLAIN
 from services.trainer.training.state import TrainState
+from services.trainer.training.steps import train_iteration
 from shared.configs.presets import TrainConfig
 
 SIDE, REPEATS = {"cpu": 1024, "cuda": 8192}, 10
@@ -30,7 +30,7 @@ def flops_per_image(config: TrainConfig) -> float:
         torch.zeros(nimg, 3, 32, 32, dtype=torch.uint8), torch.arange(nimg) % 10, tuple("0123456789")
     )
     with _Counter() as counter:
-        reference_iteration(state, dataset, torch.arange(nimg))
+        train_iteration(state, dataset, torch.arange(nimg))
     flops: float = counter.flops
     return flops / nimg
 

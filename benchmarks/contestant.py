@@ -20,10 +20,11 @@ import torch
 from benchmarks.peer import PeerTraining, train_instead
 from benchmarks.plain_pytorch import PlainTraining
 from services.trainer.data.datasets import ImageDataset, Sampler
-from services.trainer.training.fast_step import FastIteration, check_compiler
-from services.trainer.training.loop import reference_iteration
+from services.trainer.training.compiler import check_compiler
+from services.trainer.training.cuda_graph import make_iteration
 from services.trainer.training.runtime import PLAIN, fastest
 from services.trainer.training.state import TrainState
+from services.trainer.training.stopwatch import OFF
 from shared.configs.presets import resolve
 
 IMAGES = 5_000  # random ones: what they show does not matter for speed
@@ -66,15 +67,11 @@ def make(task: dict[str, Any], device: torch.device) -> Callable[[], None]:
     if why_not := check_compiler(state, 10):
         sys.exit(f"torch.compile: {why_not}")
     sampler, nimg = Sampler(IMAGES, 0), config.n_critic * config.batch_size
-    fast = FastIteration(state, dataset).iterate
+    train_on = make_iteration(state, dataset)
 
     def iterate() -> None:
         state.set_learning_rates()
-        chosen = sampler.batch(state.cur_nimg, nimg)
-        if state.runtime.lean:
-            fast(chosen)
-        else:
-            reference_iteration(state, dataset, chosen)
+        train_on(sampler.batch(state.cur_nimg, nimg), OFF)
         state.cur_nimg += nimg
         state.update_ema(nimg)
 

@@ -16,28 +16,26 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.plain_pytorch import PlainTraining
+from services.trainer.networks.discriminator import Discriminator
 from services.trainer.training.state import TrainState
 from shared.configs.presets import TrainConfig
 
 LOADER_WORKERS = 4  # as its script has it
 
 
-class Scores(nn.Module):
+class Scores(Discriminator):
     """Its discriminator with Kiln's signature: labels are ignored, scores are [N]."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
-    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+    def forward_with_logits(self, images: Tensor, labels: Tensor) -> tuple[Tensor, None]:
         scores: Tensor = self.network(images)
-        return scores.flatten()
-
-    def judge(self, images: Tensor, labels: Tensor) -> tuple[Tensor, None]:
-        return self(images, labels), None
+        return scores.flatten(), None
 
 
-def networks_at(checkout: Path, latent_dim: int) -> tuple[nn.Module, nn.Module]:
+def networks_at(checkout: Path, latent_dim: int) -> tuple[nn.Module, Discriminator]:
     """Its CNN for 32 pixels: generator and discriminator."""
     file = checkout / "source" / "models" / "wgangp.py"
     spec = importlib.util.spec_from_file_location("peer_wgangp", file)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from services.trainer.networks import build_networks
+from services.trainer.networks.build import build_networks
 from services.trainer.training.losses import LOSSES
 from shared.configs.presets import TrainConfig
 

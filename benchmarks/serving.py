@@ -131,7 +131,7 @@ def network(name: str) -> tuple[bytes, TrainConfig]:
     code = (
         "import sys, torch; from services.trainer.export.onnx import export_generator;"
         "from shared.configs.presets import resolve;"
-        "from services.trainer.networks import build_networks;"
+        "from services.trainer.networks.build import build_networks;"
         "config = resolve(sys.argv[1], {});"
         "sys.stdout.buffer.write(export_generator(build_networks(config, 10)[0], config))"
     )

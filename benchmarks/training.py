@@ -27,8 +27,8 @@ from benchmarks.where import operations
 from shared.configs.presets import PRESETS, resolve
 
 ABLATION = {
-    "cpu": ("winograd", "resample", "lean", "channels_last", "fused", "foreach"),
-    "cuda": ("capture", "lean", "channels_last", "fused", "foreach"),
+    "cpu": ("winograd", "resample", "channels_last"),
+    "cuda": ("capture", "channels_last"),
 }
 ONLY_FOR = {"winograd": "dcgan", "resample": "resnet"}
 MEASURED = ("wgan-gp", "wgan-gp-conditional", "tiny", "cpu-hours")  # unless others are asked for

@@ -13,7 +13,7 @@ from shared.api_keys import ApiKey, parse_keys
 from shared.errors import FieldProblem, InvalidInput
 
 # The names that KILN_FAST_PATHS accepts; services/trainer/training/runtime.py explains each.
-FAST_PATHS = ("channels_last", "fused", "foreach", "winograd", "resample", "lean", "compile", "capture")
+FAST_PATHS = ("channels_last", "winograd", "resample", "compile", "capture")
 
 
 class Settings(BaseSettings):
@@ -164,7 +164,9 @@ class Settings(BaseSettings):
     def _are_paths(cls, words: str) -> str:
         for word in words.split(","):
             if word not in ("auto", "none") and word.lstrip("+-") not in FAST_PATHS:
-                raise ValueError(f"unknown name {word!r}; choose from auto, none, {', '.join(FAST_PATHS)}")
+                raise ValueError(
+                    f"{word!r} is not a fast path; use auto or none, then +name or -name of {', '.join(FAST_PATHS)}"
+                )
         return words
 
     @field_validator("data", "datasets", "classifier", "starter")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from services.trainer.classifier.files import export_classifier
 from services.trainer.classifier.network import Classifier
 from services.trainer.data.datasets import ImageDataset
+from services.trainer.networks.discriminator import Discriminator
 from shared.configs.classifier import ClassifierConfig
 from shared.configs.presets import TrainConfig, resolve
 from shared.storage.classifier_files import ClassifierManifest, write_classifier
@@ -57,7 +58,7 @@ def small_classifier(folder: Path, classes: tuple[str, ...] = (), *, width: int 
     return classifier
 
 
-class LinearCritic(nn.Module):
+class LinearCritic(Discriminator):
     """score = <weight, image>: its gradient is its weight, wherever one looks."""
 
     def __init__(self, *leading: float) -> None:
@@ -66,8 +67,5 @@ class LinearCritic(nn.Module):
         weight[: len(leading)] = torch.tensor(leading)
         self.weight = nn.Parameter(weight)
 
-    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        return images.flatten(1) @ self.weight
-
-    def judge(self, images: Tensor, labels: Tensor) -> tuple[Tensor, None]:
-        return self(images, labels), None
+    def forward_with_logits(self, images: Tensor, labels: Tensor) -> tuple[Tensor, None]:
+        return images.flatten(1) @ self.weight, None

@@ -21,7 +21,7 @@ from torch import Tensor
 from torchvision import datasets
 from torchvision.transforms import v2
 
-from services.trainer.networks import IMAGE_SIZE
+from services.trainer.networks.build import IMAGE_SIZE
 from shared.errors import BadDataset
 
 Split = Literal["train", "test"]

@@ -1,10 +1,9 @@
-"""Several devices of one machine, one process each, that train one model.
+"""Trains one model on several devices of one machine, with one process per device.
 
-Why it is built this way: docs/explanation/decisions/0003-several-gpus.md.
-
-Every process draws the same random numbers for the whole batch and takes its share of it. Gradients are averaged and
-batch statistics are taken over all shares, so the result is that of one device with the whole batch, but for rounding.
-Torch's own DistributedDataParallel and SyncBatchNorm cannot be differentiated twice, which the gradient penalty needs.
+Every process draws the same random numbers for the whole batch and keeps its own shard of them. Gradients are averaged
+and batch norm takes its statistics over all shards (sync_batch_norm.py), so the result equals that of one device with
+the whole batch, but for rounding. Torch's DistributedDataParallel cannot be differentiated twice, as the gradient
+penalty requires. The decision is recorded in .
 """
 
 from __future__ import annotations
@@ -25,11 +24,11 @@ from torch import Tensor, nn
 
 from shared.errors import TrainingFailed
 
-PATIENCE = timedelta(minutes=10)  # a process that has waited for the others for so long gives up
+TIMEOUT = timedelta(minutes=10)  # a process that waits longer than this for the others ends with an error
 
 
 class Ranks:
-    """This process's place among those that share each batch. Alone, every method does nothing."""
+    """The rank of this process among those that train together, and their collectives. With one process: no-ops."""
 
     def __init__(self, rank: int = 0, count: int = 1) -> None:
         self.rank, self.count = rank, count
@@ -37,15 +36,15 @@ class Ranks:
 
     @property
     def is_first(self) -> bool:
-        """The one that reports, saves and exports."""
+        """Whether this process is the one that reports metrics, saves checkpoints and exports."""
         return self.rank == 0
 
-    def share(self, batch: Tensor) -> Tensor:
-        """This process's part of a batch [N, ...] -> [N / count, ...]."""
+    def local_shard(self, batch: Tensor) -> Tensor:
+        """The part of a batch that this process computes: [N, ...] -> [N / count, ...]."""
         return batch if self.count == 1 else batch.chunk(self.count)[self.rank]
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Each gradient becomes its mean over all processes; one message for all of them."""
+        """Replaces each gradient by its mean over all processes, with a single all-reduce."""
         if self.count == 1:
             return
         grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
@@ -56,30 +55,31 @@ class Ranks:
             grad.copy_(mean.view(grad.shape))
 
     def average(self, values: Tensor) -> Tensor:
+        """The mean over all processes, in place."""
         if self.count > 1:
             dist.all_reduce(values)
             values /= self.count
         return values
 
-    def agree(self, values: list[float]) -> list[float]:
-        """What the first process says. Raises TrainingFailed in the first when another one is gone."""
+    def broadcast_from_first(self, values: list[float]) -> list[float]:
+        """The first process's values, in every process. Raises TrainingFailed when another process has ended."""
         if self.count == 1:
             return values
-        gone = [child.args for child in self.children if child.poll() is not None]
-        if gone:
-            raise TrainingFailed(f"{len(gone)} of the {self.count - 1} other training processes ended unexpectedly")
-        said = torch.tensor(values, dtype=torch.float64)
+        ended = sum(child.poll() is not None for child in self.children)
+        if ended:
+            raise TrainingFailed(f"{ended} of the {self.count - 1} other training processes ended unexpectedly")
+        buffer = torch.tensor(values, dtype=torch.float64)
         try:
-            dist.broadcast(said, 0)
+            dist.broadcast(buffer, 0)
         except RuntimeError as error:
-            raise TrainingFailed(f"another training process of this run is gone: {error}") from error
-        return cast(list[float], said.tolist())
+            raise TrainingFailed(f"another training process of this run has ended: {error}") from error
+        return cast(list[float], buffer.tolist())
 
     def broadcast_bytes(self, data: bytes) -> bytes:
         """The first process's bytes, in every process."""
         if self.count == 1:
             return data
-        length = int(self.agree([float(len(data))])[0])
+        length = int(self.broadcast_from_first([float(len(data))])[0])
         buffer = torch.zeros(length, dtype=torch.uint8)
         if self.is_first:
             buffer.copy_(torch.frombuffer(bytearray(data), dtype=torch.uint8))
@@ -92,9 +92,9 @@ ALONE = Ranks()
 
 @contextmanager
 def joined(rank: int, count: int, rendezvous: str) -> Iterator[Ranks]:
-    """Takes a place among `count` processes, which meet at a file that none of them has made yet."""
+    """Joins a group of `count` processes; `rendezvous` is the path of a file that does not exist yet."""
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend, f"file://{rendezvous}", rank=rank, world_size=count, timeout=PATIENCE)
+    dist.init_process_group(backend, f"file://{rendezvous}", rank=rank, world_size=count, timeout=TIMEOUT)
     try:
         yield Ranks(rank, count)
     finally:
@@ -102,8 +102,8 @@ def joined(rank: int, count: int, rendezvous: str) -> Iterator[Ranks]:
 
 
 @contextmanager
-def started(count: int, describe: str) -> Iterator[Ranks]:
-    """Starts the other processes and is the first among them. `describe` is the run, as `trainer rank` reads it."""
+def started(count: int, description: str) -> Iterator[Ranks]:
+    """Starts the other processes and joins them as the first. `description` is what `trainer rank` reads of the run."""
     if count == 1:
         yield ALONE
         return
@@ -113,13 +113,13 @@ def started(count: int, describe: str) -> Iterator[Ranks]:
         children = []
         try:
             for rank in range(1, count):
-                # They die with this process by themselves; what they print joins this one's log.
+                # They end when this process ends; their standard error goes to this process's log.
                 child = subprocess.Popen(
                     [*command, "--rank", str(rank), "--parent", str(os.getpid())],
                     stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
                 )  # fmt: skip
                 children.append(child)
-                cast(Any, child.stdin).write(describe.encode())
+                cast(Any, child.stdin).write(description.encode())
                 cast(Any, child.stdin).close()
             with joined(0, count, rendezvous) as ranks:
                 ranks.children = children
@@ -128,55 +128,3 @@ def started(count: int, describe: str) -> Iterator[Ranks]:
             for child in children:
                 child.kill()
                 child.wait()
-
-
-class _Total(torch.autograd.Function):
-    """Sum over all processes. Every process uses it, so the gradient is the sum over all as well, and so on."""
-
-    @staticmethod
-    def forward(_: Any, x: Tensor) -> Tensor:
-        x = x.contiguous().clone()
-        dist.all_reduce(x)
-        return x
-
-    @staticmethod
-    def backward(_: Any, *grads: Tensor) -> Tensor:
-        return _total(grads[0])
-
-
-def _total(x: Tensor) -> Tensor:
-    return cast(Tensor, _Total.apply(x))
-
-
-class SyncedBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm over the shares of all processes, differentiable twice, on any device."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training:
-            return super().forward(x)
-        count = x.numel() // x.shape[1] * dist.get_world_size()
-        mean = _total(x.sum((0, 2, 3))) / count
-        centered = x - mean[:, None, None]
-        variance = _total(centered.square().sum((0, 2, 3))) / count
-        self._follow(mean.detach(), variance.detach() * count / (count - 1))
-        x = centered * (variance + self.eps).rsqrt()[:, None, None]
-        if not self.affine:
-            return x
-        return torch.addcmul(self.bias[:, None, None], x, self.weight[:, None, None])
-
-    @torch.no_grad()
-    def _follow(self, mean: Tensor, variance: Tensor) -> None:
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        assert self.num_batches_tracked is not None
-        assert self.momentum is not None
-        self.num_batches_tracked.add_(1)
-        self.running_mean.lerp_(mean, self.momentum)
-        self.running_var.lerp_(variance, self.momentum)
-
-
-def synchronize_batch_norms(network: nn.Module) -> None:
-    """Makes every batch norm of the network one over all processes; parameters and statistics stay where they are."""
-    for module in network.modules():
-        if type(module) is nn.BatchNorm2d:
-            module.__class__ = SyncedBatchNorm2d

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from services.trainer.networks import dcgan, keras_dcgan, resnet
-from services.trainer.networks.cpu.fast_resnet import double_filters
+from services.trainer.networks.cpu.resample import double_filters
 from services.trainer.networks.layers import ConditionalBatchNorm2d
 
 FEWEST_CHANNELS = 16  # onnxruntime's convolutions make so many at a time; of three, most of the work would be lost

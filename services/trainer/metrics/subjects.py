@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from services.trainer.metrics.evaluation import Generator
-from services.trainer.networks import build_networks
+from services.trainer.networks.build import build_networks
 from services.trainer.training.sampling import NORM_IMAGES, standing_statistics
 from shared.configs.presets import TrainConfig
 from shared.errors import CorruptArtifact, InvalidInput

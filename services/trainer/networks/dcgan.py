@@ -11,7 +11,16 @@ from typing import cast
 
 from torch import Tensor, nn
 
+from services.trainer.networks import discriminator
 from services.trainer.networks.layers import ConditionalBatchNorm2d, add_spectral_norm
+from services.trainer.networks.strided import (
+    PLAIN_PRODUCTS,
+    Conv4x4,
+    ConvTranspose4x4,
+    LatentsTo4x4,
+    Products,
+    ScoreOf4x4,
+)
 from shared.configs.presets import TrainConfig
 
 LEAKY_SLOPE = 0.2
@@ -21,12 +30,12 @@ WEIGHT_STD = 0.02  # DCGAN, section 4
 class Generator(nn.Module):
     """z -> 4x4 -> 8x8 -> ... -> 32x32, transposed convolutions of 4x4; batch norm and ReLU between, tanh at the end."""
 
-    def __init__(self, config: TrainConfig, num_classes: int | None) -> None:
+    def __init__(self, config: TrainConfig, num_classes: int | None, products: Products = PLAIN_PRODUCTS) -> None:
         super().__init__()
         channels = config.g_channels
-        self.convolutions = nn.ModuleList([nn.ConvTranspose2d(config.latent_dim, channels[0], 4, 1, 0, bias=False)])
+        self.convolutions = nn.ModuleList([LatentsTo4x4(config.latent_dim, channels[0], products)])
         for c_in, c_out in zip(channels, (*channels[1:], 3), strict=True):
-            self.convolutions.append(nn.ConvTranspose2d(c_in, c_out, 4, 2, 1, bias=False))
+            self.convolutions.append(ConvTranspose4x4(c_in, c_out, products))
         self.norms = nn.ModuleList(ConditionalBatchNorm2d(c, num_classes) for c in channels)
         initialize(self)
 
@@ -37,26 +46,26 @@ class Generator(nn.Module):
         return cast(Tensor, self.convolutions[-1](x)).tanh()
 
 
-class Discriminator(nn.Module):
+class Discriminator(discriminator.Discriminator):
     """32x32 -> ... -> 4x4 -> one score per image; batch norm on all but the first and last layer, LeakyReLU 0.2.
 
     With `spectral_norm` every weight is normalised instead, as in SNGAN (arXiv:1802.05957), and there is no batch norm.
     """
 
-    def __init__(self, config: TrainConfig, num_classes: int | None) -> None:
+    def __init__(self, config: TrainConfig, num_classes: int | None, products: Products = PLAIN_PRODUCTS) -> None:
         super().__init__()
         channels = config.d_channels
         self.convolutions = nn.ModuleList(
-            nn.Conv2d(c_in, c_out, 4, 2, 1, bias=False) for c_in, c_out in zip((3, *channels), channels, strict=False)
+            Conv4x4(c_in, c_out, products) for c_in, c_out in zip((3, *channels), channels, strict=False)
         )
         norms = (nn.Identity() if config.spectral_norm else nn.BatchNorm2d(c) for c in channels[1:])
         self.norms = nn.ModuleList([nn.Identity(), *norms])
-        self.score = nn.Conv2d(channels[-1], 1, 4, 1, 0, bias=False)
+        self.score = ScoreOf4x4(channels[-1], products)
         initialize(self)
-        self.class_filters = None
+        self.class_projection = None
         if num_classes is not None:
-            self.class_filters = nn.Embedding(num_classes, channels[-1] * 4 * 4)
-            nn.init.normal_(self.class_filters.weight, 0.0, WEIGHT_STD)
+            self.class_projection = nn.Embedding(num_classes, channels[-1] * 4 * 4)
+            nn.init.normal_(self.class_projection.weight, 0.0, WEIGHT_STD)
         self.classify = None
         if num_classes is not None and config.class_weight:
             self.classify = nn.Linear(channels[-1] * 4 * 4, num_classes)
@@ -65,17 +74,13 @@ class Discriminator(nn.Module):
         if config.spectral_norm:
             add_spectral_norm(self)
 
-    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        return self.judge(images, labels)[0]
-
-    def judge(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Scores [N], and logits [N, classes] where the config has a class loss."""
+    def forward_with_logits(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
         x = images
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
             x = self.activation(norm(convolution(x)))
         score = cast(Tensor, self.score(x)).flatten()  # [N, C, 4, 4] -> [N]
-        if self.class_filters is not None:
-            score = score + (self.class_filters(labels) * x.flatten(1)).sum(1)
+        if self.class_projection is not None:
+            score = score + (self.class_projection(labels) * x.flatten(1)).sum(1)
         return score, None if self.classify is None else self.classify(x.flatten(1))
 
 

@@ -13,7 +13,9 @@ from typing import cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from services.trainer.networks import discriminator
 from services.trainer.networks.layers import add_spectral_norm
+from services.trainer.networks.strided import PLAIN_PRODUCTS, Products
 from shared.configs.presets import TrainConfig
 
 LEAKY_SLOPE = 0.3  # of the layer `keras.layers.LeakyReLU`, in Keras 2 and 3; of the function in Keras 3 it is 0.2
@@ -23,7 +25,7 @@ FIRST_PX, LAST_PX = 8, 8  # what the generator starts from, and what the discrim
 class Generator(nn.Module):
     """z -> dense 8x8 -> 16x16 -> 32x32 by transposed convolutions of 3x3, then a 3x3 convolution to colours."""
 
-    def __init__(self, config: TrainConfig, num_classes: int | None) -> None:
+    def __init__(self, config: TrainConfig, num_classes: int | None, _products: Products = PLAIN_PRODUCTS) -> None:
         super().__init__()
         channels = config.g_channels
         self.first_channels = channels[0]
@@ -49,36 +51,32 @@ class Generator(nn.Module):
         return colours.softmax(1) if self.is_softmax else colours.tanh()
 
 
-class Discriminator(nn.Module):
+class Discriminator(discriminator.Discriminator):
     """32x32 -> 16x16 -> 8x8 by convolutions of 3x3, flattened -> one score per image."""
 
-    def __init__(self, config: TrainConfig, num_classes: int | None) -> None:
+    def __init__(self, config: TrainConfig, num_classes: int | None, _products: Products = PLAIN_PRODUCTS) -> None:
         super().__init__()
         channels = config.d_channels
         self.convolutions = nn.ModuleList(nn.Conv2d(c_in, c_out, 3, 2) for c_in, c_out in pairwise((3, *channels)))
         self.norms = nn.ModuleList(_norm(c, config) for c in channels)
         self.activation, self.dropout = nn.LeakyReLU(LEAKY_SLOPE), nn.Dropout(config.dropout)
         self.score = nn.Linear(channels[-1] * LAST_PX**2, 1)
-        self.class_filters = None if num_classes is None else nn.Embedding(num_classes, self.score.in_features)
+        self.class_projection = None if num_classes is None else nn.Embedding(num_classes, self.score.in_features)
         has_classes = num_classes is not None and config.class_weight > 0
         self.classify = nn.Linear(self.score.in_features, cast(int, num_classes)) if has_classes else None
         initialize(self)
         if config.spectral_norm:
             add_spectral_norm(self)
 
-    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        return self.judge(images, labels)[0]
-
-    def judge(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Scores [N], and logits [N, classes] where the config has a class loss."""
+    def forward_with_logits(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
         x = images
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
             x = convolution(F.pad(x, (0, 1, 0, 1)))  # "same" of stride two: the odd pixel is at the right and below
             x = self.dropout(norm(self.activation(x)))
         features = x.flatten(1)  # [N, C, 8, 8] -> [N, C * 8 * 8]
         score: Tensor = self.score(features).flatten()
-        if self.class_filters is not None:
-            score = score + (self.class_filters(labels) * features).sum(1)
+        if self.class_projection is not None:
+            score = score + (self.class_projection(labels) * features).sum(1)
         return score, None if self.classify is None else self.classify(features)
 
 

@@ -13,22 +13,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from services.trainer.networks import discriminator
 from services.trainer.networks.layers import ConditionalBatchNorm2d, add_spectral_norm
+from services.trainer.networks.strided import PLAIN_PRODUCTS, PooledConv3x3, Products, UpsampledConv3x3
 from shared.configs.presets import TrainConfig
 
 
 class GeneratorBlock(nn.Module):
     """Norm, ReLU, upsample, convolve; norm, ReLU, convolve; plus the shortcut. [N, C, H, W] -> [N, C', 2H, 2W]."""
 
-    def __init__(self, c_in: int, c_out: int, num_classes: int | None) -> None:
+    def __init__(self, c_in: int, c_out: int, num_classes: int | None, products: Products) -> None:
         super().__init__()
         self.norm1, self.norm2 = ConditionalBatchNorm2d(c_in, num_classes), ConditionalBatchNorm2d(c_out, num_classes)
-        self.conv1, self.conv2 = nn.Conv2d(c_in, c_out, 3, padding=1), nn.Conv2d(c_out, c_out, 3, padding=1)
+        self.conv1 = UpsampledConv3x3(c_in, c_out, products)
+        self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
         self.shortcut = nn.Conv2d(c_in, c_out, 1)
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
-        h = F.interpolate(self.norm1(x, labels).relu(), scale_factor=2.0, mode="nearest")
-        h = cast(Tensor, self.conv2(self.norm2(self.conv1(h), labels).relu()))
+        h = self.conv1(self.norm1(x, labels).relu_())
+        h = cast(Tensor, self.conv2(self.norm2(h, labels).relu_()))
         # A 1x1 convolution and nearest upsampling commute; this order does a quarter of the work.
         return h + F.interpolate(self.shortcut(x), scale_factor=2.0, mode="nearest")
 
@@ -36,12 +39,14 @@ class GeneratorBlock(nn.Module):
 class Generator(nn.Module):
     """z -> 4x4 -> a block per doubling -> 32x32, tanh."""
 
-    def __init__(self, config: TrainConfig, num_classes: int | None) -> None:
+    def __init__(self, config: TrainConfig, num_classes: int | None, products: Products = PLAIN_PRODUCTS) -> None:
         super().__init__()
         channels = config.g_channels
         self.first_channels = channels[0]
         self.linear = nn.Linear(config.latent_dim, channels[0] * 4 * 4)
-        self.blocks = nn.ModuleList(GeneratorBlock(c_in, c_out, num_classes) for c_in, c_out in pairwise(channels))
+        self.blocks = nn.ModuleList(
+            GeneratorBlock(c_in, c_out, num_classes, products) for c_in, c_out in pairwise(channels)
+        )
         self.norm = nn.BatchNorm2d(channels[-1])
         self.to_rgb = nn.Conv2d(channels[-1], 3, 3, padding=1)
         initialize(self)
@@ -50,7 +55,7 @@ class Generator(nn.Module):
         x = self.linear(z).view(-1, self.first_channels, 4, 4)  # [N, latent] -> [N, C, 4, 4]
         for block in self.blocks:
             x = block(x, labels)
-        return cast(Tensor, self.to_rgb(self.norm(x).relu())).tanh()
+        return cast(Tensor, self.to_rgb(self.norm(x).relu_())).tanh()
 
 
 class DiscriminatorBlock(nn.Module):
@@ -59,26 +64,27 @@ class DiscriminatorBlock(nn.Module):
     Without `halves` the size stays, and so does the shortcut, where the channels do too (SNGAN, table 4).
     """
 
-    def __init__(self, c_in: int, c_out: int, *, is_first: bool, halves: bool) -> None:
+    def __init__(self, c_in: int, c_out: int, products: Products, *, is_first: bool, halves: bool) -> None:
         super().__init__()
         self.is_first = is_first  # the first block sees pixels, which a ReLU would cut
-        self.conv1, self.conv2 = nn.Conv2d(c_in, c_out, 3, padding=1), nn.Conv2d(c_out, c_out, 3, padding=1)
+        self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
+        self.conv2 = PooledConv3x3(c_out, c_out, products) if halves else nn.Conv2d(c_out, c_out, 3, padding=1)
         self.shrink = nn.AvgPool2d(2) if halves else nn.Identity()
         self.shortcut = nn.Conv2d(c_in, c_out, 1) if halves or c_in != c_out else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv1(x if self.is_first else x.relu())
-        return cast(Tensor, self.shrink(self.conv2(h.relu())) + self.shortcut(self.shrink(x)))
+        return cast(Tensor, self.conv2(h.relu_()) + self.shortcut(self.shrink(x)))
 
 
-class Discriminator(nn.Module):
+class Discriminator(discriminator.Discriminator):
     """Blocks, the first `d_halvings` of which halve, ReLU, sum over pixels, score + class. [N, 3, 32, 32] -> [N]."""
 
-    def __init__(self, config: TrainConfig, num_classes: int | None) -> None:
+    def __init__(self, config: TrainConfig, num_classes: int | None, products: Products = PLAIN_PRODUCTS) -> None:
         super().__init__()
         channels, halvings = config.d_channels, config.d_halvings or len(config.d_channels)
         self.blocks = nn.ModuleList(
-            DiscriminatorBlock(c_in, c_out, is_first=block == 0, halves=block < halvings)
+            DiscriminatorBlock(c_in, c_out, products, is_first=block == 0, halves=block < halvings)
             for block, (c_in, c_out) in enumerate(pairwise((3, *channels)))
         )
         self.score = nn.Linear(channels[-1], 1)
@@ -89,18 +95,11 @@ class Discriminator(nn.Module):
         if config.spectral_norm:
             add_spectral_norm(self)
 
-    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        return self.judge(images, labels)[0]
-
-    def judge(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Scores [N], and logits [N, classes] where the config has a class loss."""
+    def forward_with_logits(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
         x = images
         for block in self.blocks:
             x = block(x)
-        return self.judge_features(x.relu().sum((2, 3)), labels)  # [N, C, H, W] -> [N, C]
-
-    def judge_features(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The same, of features [N, C]."""
+        features = x.relu().sum((2, 3))  # [N, C, H, W] -> [N, C]
         score = cast(Tensor, self.score(features)).flatten()
         if self.class_embedding is not None:
             score = score + (self.class_embedding(labels) * features).sum(1)

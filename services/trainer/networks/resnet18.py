@@ -7,13 +7,15 @@ from typing import cast
 from torch import Tensor, nn
 
 from services.trainer.classifier.network import Classifier
+from services.trainer.networks import discriminator
+from services.trainer.networks.strided import PLAIN_PRODUCTS, Products
 from shared.configs.presets import TrainConfig
 
 
-class Discriminator(nn.Module):
+class Discriminator(discriminator.Discriminator):
     """ResNet-18 whose one logit is the score, plus the class by projection onto its features. [N, 3, 32, 32] -> [N]"""
 
-    def __init__(self, config: TrainConfig, num_classes: int | None) -> None:
+    def __init__(self, config: TrainConfig, num_classes: int | None, _products: Products = PLAIN_PRODUCTS) -> None:
         super().__init__()
         self.trunk = Classifier(config.d_channels[0], num_classes=1)
         self.class_embedding = None if num_classes is None else nn.Embedding(num_classes, config.d_channels[-1])
@@ -22,11 +24,7 @@ class Discriminator(nn.Module):
         has_classes = num_classes is not None and config.class_weight > 0
         self.classify = nn.Linear(config.d_channels[-1], cast(int, num_classes)) if has_classes else None
 
-    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        return self.judge(images, labels)[0]
-
-    def judge(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Scores [N], and logits [N, classes] where the config has a class loss."""
+    def forward_with_logits(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
         logits, features = self.trunk(images)  # [N, 1], [N, D]
         score = cast(Tensor, logits).flatten()
         if self.class_embedding is not None:

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from services.trainer.data.datasets import ImageDataset
-from services.trainer.networks import build_networks, count_parameters
+from services.trainer.networks.build import build_networks, count_parameters
 from services.trainer.networks.per_class_generator import PerClassGenerator
 from services.trainer.training import loop
 from services.trainer.training.sampling import NORM_IMAGES, sample_grid, standing_statistics

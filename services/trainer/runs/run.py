@@ -30,7 +30,7 @@ from services.trainer.runs.monitor import TrainingMonitor
 from services.trainer.runs.per_class import PerClassState
 from services.trainer.runs.starting_points import begin
 from services.trainer.training import loop
-from services.trainer.training.fast_step import check_compiler
+from services.trainer.training.compiler import check_compiler
 from services.trainer.training.profiling import profiled
 from services.trainer.training.runtime import choose_runtime
 from services.trainer.training.sampling import NORM_IMAGES, sample_grid, standing_statistics

@@ -1,7 +1,6 @@
-"""The training loop: discriminator steps, a generator step, averaging, tick.
+"""The training loop: an iteration, averaging, and at intervals metrics, sample grids and checkpoints.
 
-The steps in this file are the plain reference; fast_step.py takes the same ones faster, and is tested against it. The
-loop knows nothing of files, jobs or Redis: it talks outward through `report(...)` and `should_stop()` only.
+The loop knows nothing of files, jobs or Redis: it calls `report(...)` and `should_stop()` and nothing else outside.
 """
 
 from __future__ import annotations
@@ -9,17 +8,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from services.trainer.data.augment import augment
 from services.trainer.data.datasets import ImageDataset, Sampler
-from services.trainer.networks import judge_of
-from services.trainer.training.fast_step import FastIteration
-from services.trainer.training.losses import LOSSES, class_loss, gradient_penalty
+from services.trainer.training.cuda_graph import make_iteration
 from services.trainer.training.sampling import sample_grid
 from services.trainer.training.schedules import training_seconds
 from services.trainer.training.state import SUMMED, WEIGHTED, Resumable, TrainState
@@ -77,9 +72,7 @@ def train(
     config, is_first = state.config, state.ranks.is_first
     sampler = Sampler(len(dataset), config.seed)
     nimg_per_iteration = config.n_critic * config.batch_size
-    iterate = (
-        FastIteration(state, dataset).iterate if state.runtime.lean else partial(reference_iteration, state, dataset)
-    )
+    iterate = make_iteration(state, dataset)
     speed = _Speedometer(state.cur_nimg)
     started_s = time.monotonic() - state.wall_seconds
     last_checkpoint_s = last_progress_s = last_measured_s = time.monotonic()
@@ -87,7 +80,7 @@ def train(
     if state.cur_nimg == 0 and is_first:
         report(SamplesReport(0, sample_grid(state.ema, config, dataset)))
 
-    while (stop := _agree(state, should_stop, started_s)) is None and not is_over(state):
+    while (stop := _stop_signal(state, should_stop, started_s)) is None and not is_over(state):
         # Step: n_critic times the discriminator, once the generator. The first of a tick is measured.
         lr = state.set_learning_rates()
         is_due = shares is None or not state.runtime.capture or time.monotonic() - last_measured_s >= MEASURE_EVERY_S
@@ -97,7 +90,7 @@ def train(
         state.update_ema(nimg_per_iteration)
         if watch is not OFF:
             shares, last_measured_s = watch.shares(), time.monotonic()
-        state.wall_seconds = _agreed_time(state, started_s)
+        state.wall_seconds = _wall_seconds(state, started_s)
         is_last = is_over(state)
 
         # Tick: the sums become a row; this is the only place that waits for the device.
@@ -126,88 +119,6 @@ def is_over(state: TrainState) -> bool:
     return state.schedule_nimg >= state.config.total_nimg
 
 
-def reference_iteration(state: TrainState, dataset: ImageDataset, chosen: Tensor, watch: Stopwatch = OFF) -> None:
-    """n_critic discriminator steps on the images of these indices [n_critic * batch], and a generator step."""
-    for indices in chosen.to(dataset.images.device).view(-1, state.config.batch_size):
-        with watch.part("data"):
-            real = state.ranks.share(augment(dataset.images[indices], state.config))
-            labels = state.ranks.share(dataset.labels[indices])
-        discriminator_step(state, real, labels, watch)
-    generator_step(state, len(dataset.classes), watch)
-
-
-def discriminator_step(state: TrainState, real: Tensor, labels: Tensor, watch: Stopwatch = OFF) -> None:
-    """One step of D on a batch of real images [N, 3, H, W] in [-1, 1] and as many fake ones of the same classes."""
-    config, loss = state.config, LOSSES[state.config.loss]
-    with watch.part("forward"), state.autocast():
-        with torch.no_grad():
-            fake = state.generator(state.draw_latents(), labels).float()
-        real_scores, fake_scores, logits = judge_pair(state.discriminator, real, fake, labels)
-        losses = loss.discriminator(real_scores, fake_scores)
-        guessing = penalty = torch.zeros((), device=state.device)
-        if logits is not None:
-            guessing = class_loss(logits, labels).mean()
-        if config.gp_weight:
-            penalty = gradient_penalty(state.discriminator, real, fake, labels, state.draw_mix()).mean()
-            # A compiled or captured path that lost the second derivative would train on without a penalty.
-            assert penalty.requires_grad
-    with watch.part("backward"):
-        state.opt_d.zero_grad(set_to_none=True)
-        _backward(losses.mean() + config.gp_weight * penalty + config.class_weight * guessing)
-        state.ranks.average_gradients(state.discriminator.parameters())
-    with watch.part("optimizer"):
-        state.opt_d.step()
-
-    with torch.no_grad():
-        threshold = loss.threshold(real_scores, fake_scores)
-        accuracies = (real_scores > threshold).double().mean(), (fake_scores <= threshold).double().mean()
-        _add_to_sums(
-            state,
-            1 / config.n_critic,
-            loss_d=losses.mean(),
-            gradient_penalty=penalty,
-            d_accuracy_real=accuracies[0],
-            d_accuracy_fake=accuracies[1],
-            class_loss_d=guessing,
-        )
-
-
-def judge_pair(
-    discriminator: nn.Module, real: Tensor, fake: Tensor, labels: Tensor
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Scores of real and fake images [N] each, in fp32, and the real ones' logits, in one call if nothing changes."""
-    judge = judge_of(discriminator)
-    # Batch norm would mix the statistics of the two halves; spectral norm allows but one call per step.
-    if any(isinstance(module, nn.BatchNorm2d) for module in discriminator.modules()):
-        real_scores, logits = judge(real, labels)
-        return real_scores.float(), judge(fake, labels)[0].float(), logits
-    scores, logits = judge(torch.cat([real, fake]), torch.cat([labels, labels]))
-    real_scores, fake_scores = scores.float().chunk(2)
-    return real_scores, fake_scores, None if logits is None else logits[: len(real)]
-
-
-def generator_step(state: TrainState, num_classes: int, watch: Stopwatch = OFF) -> None:
-    """One step of G on fresh latents and classes drawn evenly."""
-    config = state.config
-    state.discriminator.requires_grad_(False)  # its gradients would be thrown away
-    with watch.part("forward"), state.autocast():
-        z, labels = state.draw_latents(), state.draw_labels(num_classes)
-        scores, logits = judge_of(state.discriminator)(state.generator(z, labels), labels)
-        losses = LOSSES[config.loss].generator(scores.float())
-        guessing = torch.zeros((), device=state.device)
-        if logits is not None:
-            guessing = class_loss(logits, labels).mean()
-    with watch.part("backward"):
-        state.opt_g.zero_grad(set_to_none=True)
-        _backward(losses.mean() + config.class_weight * guessing)
-        state.ranks.average_gradients(state.generator.parameters())
-    with watch.part("optimizer"):
-        state.opt_g.step()
-    state.discriminator.requires_grad_(True)
-    _add_to_sums(state, 1.0, loss_g=losses.mean().detach(), class_loss_g=guessing.detach())
-    state.steps_summed += 1
-
-
 def close_tick(state: TrainState, lr: float) -> dict[str, float]:
     """Turns the sums since the last tick into a row of the metrics series, and starts anew.
 
@@ -228,19 +139,16 @@ def close_tick(state: TrainState, lr: float) -> dict[str, float]:
     return row
 
 
-def _add_to_sums(state: TrainState, weight: float, **values: Tensor) -> None:
-    for name, value in values.items():
-        state.sums[SUMMED.index(name)] += weight * value.double()
-
-
-def _agree(state: TrainState, should_stop: Callable[[], StopSignal | None], started_s: float) -> StopSignal | None:
+def _stop_signal(
+    state: TrainState, should_stop: Callable[[], StopSignal | None], started_s: float
+) -> StopSignal | None:
     """What should_stop() says, asked by the first process for all of them."""
-    state.wall_seconds = _agreed_time(state, started_s)
-    return _STOPS[int(state.ranks.agree([_STOPS.index(should_stop())])[0])]
+    state.wall_seconds = _wall_seconds(state, started_s)
+    return _STOPS[int(state.ranks.broadcast_from_first([_STOPS.index(should_stop())])[0])]
 
 
-def _agreed_time(state: TrainState, started_s: float) -> float:
-    return state.ranks.agree([time.monotonic() - started_s])[0]
+def _wall_seconds(state: TrainState, started_s: float) -> float:
+    return state.ranks.broadcast_from_first([time.monotonic() - started_s])[0]
 
 
 def _progress(state: TrainState, images_per_second: float, shares: dict[str, float] | None) -> ProgressReport:
@@ -252,10 +160,6 @@ def _progress(state: TrainState, images_per_second: float, shares: dict[str, flo
         eta_s = min(eta_s, max(0.0, limit_s - state.wall_seconds))
     fraction = min(1.0, state.schedule_nimg / config.total_nimg)
     return ProgressReport(state.cur_nimg, images_per_second, fraction, eta_s, shares, memory)
-
-
-def _backward(loss: Tensor) -> None:
-    loss.backward()  # type: ignore[no-untyped-call]
 
 
 def _crosses(before: int, after: int, every: int) -> bool:

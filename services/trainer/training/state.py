@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import copy
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from services.trainer.distributed.processes import ALONE, Ranks, synchronize_batch_norms
-from services.trainer.networks import build_networks
-from services.trainer.networks.cpu import fast_dcgan
+from services.trainer.distributed.processes import ALONE, Ranks
+from services.trainer.distributed.sync_batch_norm import synchronize_batch_norms
+from services.trainer.networks.build import build_networks
+from services.trainer.networks.strided import lay_out_weights, with_plain_products
+from services.trainer.training.compiler import compiled
 from services.trainer.training.runtime import Runtime, fastest
 from services.trainer.training.schedules import ema_decay, learning_rate_factor, scheduled_nimg
 from shared.configs.presets import TrainConfig
+
+Network = TypeVar("Network", bound=nn.Module)
 
 # What is summed over a tick, in this order; `count` is the number of steps that were summed.
 SUMMED = (
@@ -77,11 +80,15 @@ class TrainState:
         torch.manual_seed(config.seed)
         self.config, self.device, self.ranks = config, device, ranks
         self.runtime = runtime or fastest(device)
-        self.generator, self.discriminator = (self._place(network) for network in build_networks(config, num_classes))
-        self.ema = copy.deepcopy(self.generator).requires_grad_(False)
+        generator, discriminator = build_networks(config, num_classes, self.runtime.products)
+        self.generator, self.discriminator = self._place(generator), self._place(discriminator)
+        self.ema = with_plain_products(self.generator).requires_grad_(False)
         if ranks.count > 1:
             synchronize_batch_norms(self.generator)
             synchronize_batch_norms(self.discriminator)
+        self._compiled: tuple[Any, Any] | None = None
+        if self.runtime.compile:
+            self._compiled = compiled(self.generator), compiled(self.discriminator.forward_with_logits)
         self.opt_g = self._optimizer(self.generator, config.lr)
         self.opt_d = self._optimizer(self.discriminator, config.lr_d or config.lr)
         self.cur_nimg = 0
@@ -91,23 +98,19 @@ class TrainState:
         self.metrics: list[dict[str, float]] = []  # one row per tick, each with its `nimg`
         self.best: Best | None = None  # where the config has early_stop
 
-    def _place(self, network: nn.Module) -> nn.Module:
+    def _place(self, network: Network) -> Network:
         network = network.to(self.device)
         if self.runtime.channels_last:
             network = network.to(memory_format=torch.channels_last)
-        if self.runtime.winograd:
-            fast_dcgan.lay_out(network)
+        lay_out_weights(network)
         return network
 
     def _optimizer(self, network: nn.Module, lr: float) -> torch.optim.Adam:
         betas = (self.config.adam_beta1, self.config.adam_beta2)
-        fused, capture = self.runtime.fused, self.runtime.capture
         # A recorded step reads its rate from the device; a number would be recorded with it.
+        capture = self.runtime.capture
         rate = torch.tensor(lr, device=self.device) if capture else lr
-        foreach = None if fused else self.runtime.foreach
-        return torch.optim.Adam(
-            network.parameters(), rate, betas, fused=fused or None, foreach=foreach, capturable=capture
-        )
+        return torch.optim.Adam(network.parameters(), rate, betas, fused=True, capturable=capture)
 
     def set_learning_rates(self) -> float:
         """Sets both optimizers' rates for the present position; returns the generator's."""
@@ -131,11 +134,18 @@ class TrainState:
         decay = ema_decay(self.config, self.cur_nimg, batch_nimg)
         average: list[Tensor] = list(self.ema.parameters())
         present: list[Tensor] = list(self.generator.parameters())
-        if self.runtime.foreach:
-            torch._foreach_lerp_(average, present, 1 - decay)
-            return
-        for old, new in zip(average, present, strict=True):
-            old.lerp_(new, 1 - decay)
+        torch._foreach_lerp_(average, present, 1 - decay)
+
+    def generate(self, z: Tensor, labels: Tensor) -> Tensor:
+        """The generator's images [N, 3, 32, 32], by compiled code where the runtime compiles."""
+        images: Tensor = (self._compiled[0] if self._compiled else self.generator)(z, labels)
+        return images
+
+    def discriminate(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The discriminator's scores and logits, likewise. Not differentiable twice; `discriminator(...)` is."""
+        forward = self._compiled[1] if self._compiled else self.discriminator.forward_with_logits
+        result: tuple[Tensor, Tensor | None] = forward(images, labels)
+        return result
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The arithmetic that the config asks for; weights stay fp32."""
@@ -144,14 +154,14 @@ class TrainState:
     def draw_latents(self) -> Tensor:
         """This process's share of a batch of latents, out of numbers that are the same for any number of processes."""
         shape = (self.config.batch_size, self.config.latent_dim)
-        return self.ranks.share(torch.randn(shape, device=self.device))
+        return self.ranks.local_shard(torch.randn(shape, device=self.device))
 
     def draw_labels(self, num_classes: int) -> Tensor:
         labels = torch.randint(0, num_classes, (self.config.batch_size,), device=self.device)
-        return self.ranks.share(labels)
+        return self.ranks.local_shard(labels)
 
     def draw_mix(self) -> Tensor:
-        return self.ranks.share(torch.rand(self.config.batch_size, device=self.device))
+        return self.ranks.local_shard(torch.rand(self.config.batch_size, device=self.device))
 
     def networks(self) -> dict[str, nn.Module]:
         return {"generator": self.generator, "discriminator": self.discriminator, "ema": self.ema}

@@ -22,7 +22,7 @@ from services.api.inference.engine import OnnxEngine, min_cost_buckets
 from services.api.inference.loaded_model import Draw, LoadedModel
 from services.api.telemetry import Telemetry
 from services.trainer.export.onnx import export_generator
-from services.trainer.networks import build_networks
+from services.trainer.networks.build import build_networks
 from shared.configs.presets import resolve
 from shared.settings import Settings
 from shared.storage.model_registry import GENERATOR_FILE, ModelManifest, Parity

@@ -18,7 +18,7 @@ from services.trainer.classifier.network import Classifier
 from services.trainer.classifier.training import ClassifierState, augment, class_accuracies, one_cycle, shrink, train
 from services.trainer.data.augment import cutout
 from services.trainer.data.datasets import ImageDataset
-from services.trainer.networks import count_parameters
+from services.trainer.networks.build import count_parameters
 from shared.configs.classifier import ClassifierConfig
 from shared.errors import CorruptArtifact, Diverged, UnknownClassifier
 from shared.jobs.trainer_messages import StopSignal

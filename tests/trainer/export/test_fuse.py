@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from services.api.inference.soft_labels import SHARES, with_shares
 from services.trainer.export.fuse import _Doubling, _SquareBySquare, folded
 from services.trainer.export.onnx import export_generator
-from services.trainer.networks import build_networks
-from services.trainer.networks.cpu.fast_resnet import double_filters
+from services.trainer.networks.build import build_networks
+from services.trainer.networks.cpu.resample import double_filters
 from services.trainer.networks.per_class_generator import PerClassGenerator
 from shared.configs.presets import TrainConfig
 from tests.trainer.small import small_config, small_keras, small_resnet

@@ -18,7 +18,7 @@ from torch import nn
 
 from services.trainer.export.fuse import folded
 from services.trainer.export.onnx import PARITY_LIMIT, check_parity, export_generator
-from services.trainer.networks import build_networks
+from services.trainer.networks.build import build_networks
 from services.trainer.training.sampling import standing_statistics
 from shared.configs.presets import TrainConfig
 from shared.errors import ParityFailed

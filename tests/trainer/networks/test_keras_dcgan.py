@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from services.trainer.networks import build_networks, count_parameters, keras_dcgan
+from services.trainer.networks import keras_dcgan
+from services.trainer.networks.build import build_networks, count_parameters
 from shared.configs.presets import PRESETS
 from tests.trainer.small import small_keras
 

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from services.trainer.networks import build_networks, count_parameters, judge_of
+from services.trainer.networks.build import build_networks, count_parameters
+from services.trainer.networks.discriminator import Discriminator
 from services.trainer.networks.layers import ConditionalBatchNorm2d
 from services.trainer.networks.resnet import DiscriminatorBlock
 from shared.configs.presets import PRESETS, TrainConfig, resolve
@@ -103,16 +104,16 @@ def test_generators_make_images_and_discriminators_score_them(kind: str, count: 
 @pytest.mark.parametrize("kind", CONDITIONAL)
 def test_only_a_discriminator_with_a_class_loss_guesses_classes(kind: str) -> None:
     images, labels = torch.randn(4, 3, 32, 32), torch.arange(4)
-    without, guessing = (
+    without, with_loss = (
         randomized_networks(KINDS[kind].model_copy(update={"class_weight": weight}))[1].eval() for weight in (0.0, 0.1)
     )
-    assert judge_of(without)(images, labels)[1] is None
-    scores, logits = judge_of(guessing)(images, labels)
+    assert without.forward_with_logits(images, labels)[1] is None
+    scores, logits = with_loss.forward_with_logits(images, labels)
     assert logits is not None
     assert logits.shape == (4, 10)
-    assert torch.equal(scores, guessing(images, labels))
+    assert torch.equal(scores, with_loss(images, labels))
     # Its guess is of the image, whatever it is told
-    torch.testing.assert_close(judge_of(guessing)(images, labels + 3)[1], logits)
+    torch.testing.assert_close(with_loss.forward_with_logits(images, labels + 3)[1], logits)
 
 
 @pytest.mark.parametrize("kind", UNCONDITIONAL)
@@ -179,7 +180,7 @@ def test_dcgan_starts_from_normal_weights_of_standard_deviation_one_fiftieth() -
         assert [w.mean().item() for w in weights] == pytest.approx([0.0] * 4, abs=0.001)
 
 
-def randomized_networks(config: TrainConfig) -> tuple[nn.Module, nn.Module]:
+def randomized_networks(config: TrainConfig) -> tuple[nn.Module, Discriminator]:
     """As after some training: fresh class embeddings are all alike, and fresh scores nearly zero."""
     torch.manual_seed(0)
     networks = build_networks(config, num_classes=10)

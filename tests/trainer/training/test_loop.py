@@ -13,11 +13,17 @@ from torch import Tensor, nn
 
 from services.trainer.data.augment import to_unit_range
 from services.trainer.data.datasets import Sampler
-from services.trainer.networks import judge_of
+from services.trainer.networks.discriminator import Discriminator
 from services.trainer.runs.checkpoint import pack, unpack
 from services.trainer.training import loop
 from services.trainer.training.losses import LOSSES
 from services.trainer.training.state import TrainState
+from services.trainer.training.steps import (
+    discriminator_step,
+    generator_step,
+    score_real_and_fake,
+    train_iteration,
+)
 from shared.configs.presets import TrainConfig
 from shared.errors import Diverged
 from shared.jobs.trainer_messages import StopSignal
@@ -150,8 +156,8 @@ def test_a_step_of_several_threads_is_as_exact() -> None:
     def digest_after_a_step() -> str:
         state = new_state(config)
         state.load_state_dict(unpack(saved))
-        loop.discriminator_step(state, real, labels)
-        loop.generator_step(state, 10)
+        discriminator_step(state, real, labels)
+        generator_step(state, 10)
         return sha256_of(everything_but_time(state))
 
     threads = torch.get_num_threads()
@@ -354,18 +360,18 @@ def test_each_step_moves_its_own_player_and_leaves_the_other(case: str) -> None:
     state = new_state(CASES[case])
     real, labels = to_unit_range(DATASET.images[:8]), DATASET.labels[:8]
 
-    def changed_by(step: Callable[[], None]) -> set[str]:
+    def changed_by(step: Callable[[], Tensor]) -> set[str]:
         before = {name: sha256_of(parameters) for name, parameters in weights_of(state).items()}
         step()
         return {name for name, parameters in weights_of(state).items() if sha256_of(parameters) != before[name]}
 
-    assert changed_by(lambda: loop.discriminator_step(state, real, labels)) == {"discriminator"}
+    assert changed_by(lambda: discriminator_step(state, real, labels)) == {"discriminator"}
     assert all(parameter.grad is None for parameter in state.generator.parameters())
-    assert changed_by(lambda: loop.generator_step(state, 10)) == {"generator"}
-    assert changed_by(lambda: loop.discriminator_step(state, real, labels)) == {"discriminator"}
+    assert changed_by(lambda: generator_step(state, 10)) == {"generator"}
+    assert changed_by(lambda: discriminator_step(state, real, labels)) == {"discriminator"}
 
 
-class Witness(nn.Module):
+class Witness(Discriminator):
     """A discriminator that likes everything the same and remembers what it was shown."""
 
     def __init__(self) -> None:
@@ -373,12 +379,9 @@ class Witness(nn.Module):
         self.score = nn.Parameter(torch.zeros(()))
         self.seen: list[tuple[Tensor, Tensor]] = []
 
-    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+    def forward_with_logits(self, images: Tensor, labels: Tensor) -> tuple[Tensor, None]:
         self.seen.append((images.detach(), labels))
-        return self.score + 0 * images.sum((1, 2, 3))
-
-    def judge(self, images: Tensor, labels: Tensor) -> tuple[Tensor, None]:
-        return self(images, labels), None
+        return self.score + 0 * images.sum((1, 2, 3)), None
 
 
 def test_every_discriminator_step_sees_the_next_images_with_their_classes() -> None:
@@ -405,7 +408,7 @@ def test_the_penalty_counts_with_its_weight() -> None:
     for parameter in state.generator.parameters():
         parameter.data.zero_()
     # When it takes a step
-    loop.discriminator_step(state, torch.zeros(8, 3, 32, 32), torch.zeros(8, dtype=torch.int64))
+    discriminator_step(state, torch.zeros(8, 3, 32, 32), torch.zeros(8, dtype=torch.int64))
     # Then it went along 10 * 2 (|w| - 1) w / |w|
     assert critic.weight.grad is not None
     assert critic.weight.grad[:3].tolist() == pytest.approx([48.0, 64.0, 0.0])
@@ -417,9 +420,9 @@ def test_the_class_loss_counts_with_its_weight() -> None:
     gradients: dict[str, list[Tensor]] = {"d": [], "g": []}
     for weight in (1e-9, 1.0, 3.0):
         state = new_state(small_config(class_weight=weight, lr=1e-9))
-        loop.discriminator_step(state, real, labels)
+        discriminator_step(state, real, labels)
         gradients["d"].append(gradient_of(state.discriminator))
-        loop.generator_step(state, 10)
+        generator_step(state, 10)
         gradients["g"].append(gradient_of(state.generator))
     # Then a weight of 3 pulls both of them three times as far from where they would go without
     for without, once, thrice in gradients.values():
@@ -439,9 +442,9 @@ def test_a_discriminator_learns_the_classes_from_real_images_alone() -> None:
     real = (labels * 2.0 - 1)[:, None, None, None].expand(8, 3, 32, 32)
     # When the discriminator alone takes sixty steps
     for _ in range(60):
-        loop.discriminator_step(state, real, labels)
+        discriminator_step(state, real, labels)
     # Then it knows them, whatever it is told they are
-    _, logits = judge_of(state.discriminator)(real, 1 - labels)
+    _, logits = state.discriminator.forward_with_logits(real, 1 - labels)
     assert logits is not None
     assert logits.argmax(1).tolist() == labels.tolist()
 
@@ -450,7 +453,7 @@ def test_the_row_of_a_tick_has_the_class_losses_that_there_are() -> None:
     rows = {}
     for weight in (0.0, 2.0):
         state = new_state(small_config(class_weight=weight))
-        loop.reference_iteration(state, DATASET, torch.arange(8))
+        train_iteration(state, DATASET, torch.arange(8))
         rows[weight] = loop.close_tick(state, 0.1)
     assert rows[2.0].keys() - rows[0.0].keys() == {"class_loss_d", "class_loss_g"}
     # Nothing is known yet of ten classes
@@ -465,10 +468,10 @@ def test_a_discriminator_learns_to_tell_real_from_fake(loss: str) -> None:
     real, labels = torch.ones(8, 3, 32, 32), torch.zeros(8, dtype=torch.int64)
     # When the discriminator alone takes forty steps
     for _ in range(40):
-        loop.discriminator_step(state, real, labels)
+        discriminator_step(state, real, labels)
     # Then it scores real images higher
     fake = state.generator(torch.randn(8, 8), labels).detach()
-    real_scores, fake_scores, _ = loop.judge_pair(state.discriminator, real, fake, labels)
+    real_scores, fake_scores, _ = score_real_and_fake(state, real, fake, labels)
     assert real_scores.min() > fake_scores.max()
 
 
@@ -478,19 +481,19 @@ def test_a_generator_learns_what_its_discriminator_likes(loss: str) -> None:
     state = new_state(small_config(loss=loss, lr=1e-2))
     real, labels = torch.ones(8, 3, 32, 32), torch.zeros(8, dtype=torch.int64)
     for _ in range(40):
-        loop.discriminator_step(state, real, labels)
+        discriminator_step(state, real, labels)
     z = torch.randn(64, 8)
     before = state.generator(z, torch.arange(64) % 10).mean().item()
     # When the generator alone takes forty steps, Then its images are brighter
     for _ in range(40):
-        loop.generator_step(state, 10)
+        generator_step(state, 10)
     assert state.generator(z, torch.arange(64) % 10).mean().item() > before + 0.1
 
 
 def test_without_batch_norm_one_call_scores_as_two_would() -> None:
     state = new_state(small_resnet())
     real, fake, labels = torch.randn(4, 3, 32, 32), torch.randn(4, 3, 32, 32), torch.arange(4)
-    real_scores, fake_scores, _ = loop.judge_pair(state.discriminator, real, fake, labels)
+    real_scores, fake_scores, _ = score_real_and_fake(state, real, fake, labels)
     torch.testing.assert_close(real_scores, state.discriminator(real, labels))
     torch.testing.assert_close(fake_scores, state.discriminator(fake, labels))
 
@@ -498,7 +501,7 @@ def test_without_batch_norm_one_call_scores_as_two_would() -> None:
 def test_with_batch_norm_real_and_fake_images_are_normalised_apart() -> None:
     state = new_state(small_config())
     real, fake, labels = torch.randn(4, 3, 32, 32), 3 + torch.randn(4, 3, 32, 32), torch.arange(4)
-    pair = torch.cat(loop.judge_pair(state.discriminator, real, fake, labels)[:2])
+    pair = torch.cat(score_real_and_fake(state, real, fake, labels)[:2])
     apart = torch.cat([state.discriminator(real, labels), state.discriminator(fake, labels)])
     together = state.discriminator(torch.cat([real, fake]), torch.cat([labels, labels]))
     torch.testing.assert_close(pair, apart)

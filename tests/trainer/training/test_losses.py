@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from services.trainer.networks import build_networks
+from services.trainer.networks.build import build_networks
 from services.trainer.training.losses import LOSSES, class_loss, gradient_penalty
 from shared.configs.presets import TrainConfig
 from tests.trainer.small import LinearCritic, small_config, small_resnet

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from services.trainer.networks import build_networks
+from services.trainer.networks.build import build_networks
 from services.trainer.training.sampling import GRID_IMAGES, sample_grid, standing_statistics
 from shared.configs.presets import TrainConfig
 from tests.trainer.small import random_images, small_config, small_resnet

@@ -1,1 +1,1 @@
-"""Convolutions by algorithms that are faster on a CPU."""
+"""Convolution algorithms that are faster than torch's own on a CPU."""

@@ -1,7 +1,8 @@
-"""Every fast path computes what the plain reference computes, and goes on from a checkpoint as exactly."""
+"""Every fast path computes what the plain reference computes, and resumes from a checkpoint as exactly."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import fields, replace
 from typing import Any
 
@@ -11,17 +12,19 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from services.trainer.data.datasets import Sampler
-from services.trainer.networks.cpu import fast_dcgan
+from services.trainer.networks import strided
 from services.trainer.runs.checkpoint import pack, unpack
-from services.trainer.training import loop
-from services.trainer.training.fast_step import WARM_UP, FastIteration, check_compiler
+from services.trainer.training.compiler import check_compiler
+from services.trainer.training.cuda_graph import WARM_UP, make_iteration
 from services.trainer.training.runtime import PLAIN, Runtime, choose_runtime, fastest
 from services.trainer.training.state import TrainState
+from services.trainer.training.steps import train_iteration
 from services.trainer.training.stopwatch import OFF
 from shared.configs.presets import TrainConfig
 from shared.errors import InvalidInput
 from shared.settings import FAST_PATHS, Settings, read_settings
 from tests.trainer.small import CPU, random_images, small_config, small_keras, small_resnet
+from tests.trainer.training.reference import reference_iteration
 
 DATASET = random_images(40)
 WIDE: dict[str, Any] = {"g_channels": [32, 16, 16], "d_channels": [16, 16, 32], "total_nimg": 10**6}
@@ -44,32 +47,32 @@ CASES: dict[str, TrainConfig] = {
 
 @pytest.fixture(autouse=True)
 def winograd_for_narrow_layers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The networks here are narrower than pays off on some processors."""
-    monkeypatch.setattr(fast_dcgan, "FEWEST_CHANNELS", 16)
+    """The networks here are narrower than the width from which Winograd's products pay on some processors."""
+    monkeypatch.setattr(strided, "FEWEST_CHANNELS", 16)
 
 
 def trained(
     config: TrainConfig, runtime: Runtime, iterations: int, device: torch.device = CPU, state: TrainState | None = None
 ) -> TrainState:
-    """As the loop trains, without its reports."""
+    """As the loop trains, without its messages."""
     dataset = DATASET.to(device)
     state = state or TrainState(config, len(dataset.classes), device, runtime)
-    sampler, nimg = Sampler(len(dataset), config.seed), config.n_critic * config.batch_size
-    fast = FastIteration(state, dataset)
-    for _ in range(iterations):
-        state.set_learning_rates()
-        chosen = sampler.batch(state.cur_nimg, nimg)
-        if runtime.lean:
-            fast.iterate(chosen)
-        else:
-            loop.reference_iteration(state, dataset, chosen)
-        state.cur_nimg += nimg
-        state.update_ema(nimg)
+    iterate = make_iteration(state, dataset)
+    train(state, iterations, lambda chosen: iterate(chosen, OFF))
     return state
 
 
+def train(state: TrainState, iterations: int, iterate: Callable[[Tensor], None]) -> None:
+    sampler, nimg = Sampler(len(DATASET), state.config.seed), state.config.n_critic * state.config.batch_size
+    for _ in range(iterations):
+        state.set_learning_rates()
+        iterate(sampler.batch(state.cur_nimg, nimg))
+        state.cur_nimg += nimg
+        state.update_ema(nimg)
+
+
 def _nothing(*_: Any, **__: Any) -> None:
-    """An optimizer's step that leaves the gradients to be looked at."""
+    """An optimizer's step that changes no weight, so that a test can read the gradients."""
 
 
 def tensors_of(state: TrainState) -> dict[str, Tensor]:
@@ -78,76 +81,106 @@ def tensors_of(state: TrainState) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_lean_step_is_the_reference_to_the_bit(case: str) -> None:
-    # Given the same arithmetic in both (no Winograd products), one iteration; sums differ in their order of adding
-    reference = trained(CASES[case], replace(FAST_BUT_PLAIN_PRODUCTS, lean=False), 1)
+def test_an_iteration_equals_the_reference_to_the_bit(case: str) -> None:
+    # Given one iteration of each with the same arithmetic (no Winograd products); the sums add up in another order
+    reference = TrainState(CASES[case], 10, CPU, FAST_BUT_PLAIN_PRODUCTS)
+    train(reference, 1, lambda chosen: reference_iteration(reference, DATASET, chosen))
     drawn = torch.get_rng_state()
-    lean = trained(CASES[case], FAST_BUT_PLAIN_PRODUCTS, 1)
+    state = trained(CASES[case], FAST_BUT_PLAIN_PRODUCTS, 1)
+    # Then they drew the same random numbers, and all weights are equal
     assert torch.equal(torch.get_rng_state(), drawn)
-    torch.testing.assert_close(lean.sums, reference.sums, rtol=1e-6, atol=1e-6)
-    expected = tensors_of(reference) | {"sums": lean.sums}
-    assert [name for name, value in tensors_of(lean).items() if not torch.equal(value, expected[name])] == []
+    torch.testing.assert_close(state.sums, reference.sums, rtol=1e-6, atol=1e-6)
+    expected = tensors_of(reference) | {"sums": state.sums}
+    assert [name for name, value in tensors_of(state).items() if not torch.equal(value, expected[name])] == []
 
 
-EVERYWHERE = [f.name for f in fields(Runtime) if f.name not in ("winograd", "resample", "compile", "capture")]
+@pytest.mark.parametrize(
+    ("words", "case", "product"),
+    [
+        ("none,+winograd", "tiny", "conv4x4"),
+        ("none,+winograd", "tiny", "conv_transpose4x4"),
+        ("none,+resample", "resnet, hinge", "double_filters"),
+        ("none,+resample", "resnet, hinge", "halve_filters"),
+    ],
+)
+def test_a_fast_product_is_used_when_it_is_the_only_path_that_is_on(
+    monkeypatch: pytest.MonkeyPatch, words: str, case: str, product: str
+) -> None:
+    calls: list[tuple[Any, ...]] = []
+    original = getattr(strided, product)
+
+    def counted(*arguments: Any) -> Any:
+        calls.append(arguments)
+        return original(*arguments)
+
+    monkeypatch.setattr(strided, product, counted)
+    trained(CASES[case], choose_runtime(CPU, Settings(fast_paths="none")), 1)
+    assert calls == []
+    trained(CASES[case], choose_runtime(CPU, Settings(fast_paths=words)), 1)
+    assert calls
 
 
 @pytest.mark.parametrize(
     ("case", "path"),
     [
-        *((case, path) for case in ("wgan-gp-conditional", "tiny") for path in (*EVERYWHERE, "winograd")),
+        *((case, path) for case in ("wgan-gp-conditional", "tiny") for path in ("channels_last", "winograd")),
         *((case, "resample") for case in ("resnet, hinge", "resnet, penalty", "best")),
     ],
 )
 def test_each_path_alone_agrees_with_the_plain_reference(case: str, path: str) -> None:
-    # Given one iteration of the reference, and one with a single path switched on
-    reference = trained(CASES[case], PLAIN, 1)
+    # Given one iteration with every path off, and one with a single path on; in fp32, where rounding is small
+    config = CASES[case].model_copy(update={"precision": "fp32"})
+    reference = trained(config, PLAIN, 1)
     drawn = torch.get_rng_state()
-    fast = trained(CASES[case], replace(PLAIN, **{path: True}), 1)
+    fast = trained(config, replace(PLAIN, **{path: True}), 1)
     # Then weights and losses agree to rounding. Adam's first step moves each weight by lr, however small its gradient,
     # so where a gradient is zero but for rounding the two may move apart by twice that
     assert torch.equal(torch.get_rng_state(), drawn)
     torch.testing.assert_close(fast.sums, reference.sums, rtol=1e-4, atol=1e-4)
-    lr, moved = CASES[case].lr, tensors_of(reference)
+    moved = tensors_of(reference)
     for name, value in tensors_of(fast).items():
         difference = (value.double() - moved[name].double()).abs()
-        assert (difference > 3e-5 * (1 + moved[name].abs())).double().mean() < 0.01, name
+        if not is_cancelled_by_batch_norm(name):
+            assert (difference > 3e-5 * (1 + moved[name].abs())).double().mean() < 0.01, name
         if "running" not in name and name != "sums":
-            assert difference.max() < 2.1 * lr * CASES[case].n_critic, name
+            assert difference.max() < 2.1 * config.lr * config.n_critic, name
+
+
+def is_cancelled_by_batch_norm(parameter: str) -> bool:
+    """Whether its gradient is zero but for rounding: a residual generator's norms subtract what these biases add."""
+    in_generator = parameter.startswith(("generator.blocks", "ema.blocks"))
+    return in_generator and parameter.endswith(("conv1.bias", "conv2.bias", "shortcut.bias"))
 
 
 def gradients_of(config: TrainConfig, runtime: Runtime) -> dict[str, Tensor | None]:
-    """What one iteration would have handed to the optimizers."""
+    """The gradients of one iteration, as the optimizers receive them."""
     state = TrainState(config, 10, CPU, runtime)
     for optimizer in (state.opt_d, state.opt_g):
         optimizer.step = _nothing  # type: ignore[method-assign]
-    chosen = torch.arange(8 * config.n_critic)
-    if runtime.lean:
-        FastIteration(state, DATASET).iterate(chosen)
-    else:
-        loop.reference_iteration(state, DATASET, chosen)
-    networks = {"d": state.discriminator, "g": state.generator}
+    train_iteration(state, DATASET, torch.arange(8 * config.n_critic))
+    networks = {"discriminator": state.discriminator, "generator": state.generator}
     return {f"{n}.{k}": p.grad for n, net in networks.items() for k, p in net.named_parameters()}
 
 
-@pytest.mark.parametrize("case", ["wgan-gp", "wgan-gp-conditional", "tiny", "dcgan, class loss"])
+@pytest.mark.parametrize("case", ["wgan-gp", "wgan-gp-conditional", "tiny", "dcgan, class loss", "resnet, hinge"])
 def test_gradients_of_the_fast_networks_are_those_of_the_plain_ones(case: str) -> None:
     """No optimizer between: the sharper comparison."""
     gradients = [gradients_of(CASES[case], runtime) for runtime in (PLAIN, fastest(CPU))]
     for name, expected in gradients[0].items():
         assert expected is not None
-        if name.startswith("d."):  # the reference leaves none in D after G's step, nor does the fast step change them
-            assert gradients[1][name] is not None
         got = gradients[1][name]
         assert got is not None
-        assert (got - expected).norm() <= 1e-4 * expected.norm() + 1e-9, name
+        if is_cancelled_by_batch_norm(name):
+            assert max(got.norm(), expected.norm()) < 1e-5, name
+        else:
+            assert (got - expected).norm() <= 1e-4 * expected.norm() + 1e-9, name
 
 
 def test_winograd_products_in_bf16_are_about_as_near_to_fp32_as_plain_ones() -> None:
     # Given the gradients of one iteration, second derivatives among them: exact ones, and two ways in bf16
     exact = gradients_of(CASES["wgan-gp"], PLAIN)
     plain = gradients_of(CASES["wgan-gp, bf16"], PLAIN)
-    fast = gradients_of(CASES["wgan-gp, bf16"], replace(PLAIN, lean=True, winograd=True))
+    fast = gradients_of(CASES["wgan-gp, bf16"], replace(PLAIN, winograd=True))
     # Then no layer's is further off than a few roundings more would make it: a lost derivative is off by all of itself
     for name, expected in exact.items():
         assert expected is not None
@@ -197,20 +230,28 @@ def test_a_run_may_be_taken_up_with_other_paths() -> None:
         assert (value - slow[name]).abs().max() < 2.1 * config.lr * config.n_critic
 
 
-def test_paths_are_chosen_by_name_and_wrong_names_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_setting_turns_paths_on_and_off_by_name() -> None:
     assert {f.name for f in fields(Runtime)} == set(FAST_PATHS)
     chosen = {
         words: choose_runtime(CPU, Settings(fast_paths=words))
-        for words in ("auto", "none", "auto,-winograd", "none,+fused", "+capture", "auto,+compile")
+        for words in ("auto", "none", "auto,-winograd", "none,+resample", "+capture", "auto,+compile")
     }
     assert chosen["auto"] == chosen["+capture"] == fastest(CPU)  # there is nothing to record on a CPU
     assert chosen["none"] == PLAIN
     assert chosen["auto,+compile"] == replace(fastest(CPU), compile=True, winograd=False)
     assert chosen["auto,-winograd"] == replace(fastest(CPU), winograd=False)
-    assert chosen["none,+fused"] == replace(PLAIN, fused=True)
-    monkeypatch.setenv("KILN_FAST_PATHS", "auto,-winogrand")
-    with pytest.raises(InvalidInput, match="winogrand"):
+    assert chosen["none,+resample"] == replace(PLAIN, resample=True)
+
+
+@pytest.mark.parametrize("word", ["-winogrand", "-lean", "+fused", "foreach"])
+def test_an_unknown_path_is_refused_with_the_names_that_exist(monkeypatch: pytest.MonkeyPatch, word: str) -> None:
+    monkeypatch.setenv("KILN_FAST_PATHS", f"auto,{word}")
+    with pytest.raises(InvalidInput) as refused:
         read_settings()
+    (problem,) = refused.value.problems
+    assert (problem.field, problem.value) == ("KILN_FAST_PATHS", f"auto,{word}")
+    assert f"'{word}' is not a fast path" in problem.message
+    assert all(name in problem.message for name in FAST_PATHS)
 
 
 @pytest.mark.slow_drill
@@ -241,7 +282,7 @@ def test_without_a_compiler_training_goes_on_and_says_so(monkeypatch: pytest.Mon
     # Given a machine on which the compiler cannot be found
     monkeypatch.setenv("CXX", "/nowhere/g++")
     monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("/nowhere/g++",))
-    state = TrainState(small_config("tiny", latent_dim=5), 10, CPU, replace(PLAIN, lean=True, compile=True))
+    state = TrainState(small_config("tiny", latent_dim=5), 10, CPU, replace(PLAIN, compile=True))
     before, drawn = {n: v.clone() for n, v in tensors_of(state).items()}, torch.get_rng_state()
     # When it is tried, Then the reason is a line of text, and nothing has changed
     reason = check_compiler(state, 10)
@@ -270,12 +311,12 @@ def test_a_step_asks_for_no_number_and_leaves_all_in_its_place(case: str) -> Non
     """What a CUDA graph takes for granted, seen without one: a replay reads and writes where the recorded step did."""
     # Given a run with the arithmetic of CUDA, after the step in which the optimizers make their moments
     state = TrainState(CASES[case], 10, CPU, FAST_BUT_PLAIN_PRODUCTS)
-    fast, chosen = FastIteration(state, DATASET), torch.arange(8 * CASES[case].n_critic)
-    fast.iterate(chosen)
+    chosen = torch.arange(8 * CASES[case].n_critic)
+    train_iteration(state, DATASET, chosen)
     before, places = {n: v.clone() for n, v in kept(state).items()}, {n: v.data_ptr() for n, v in kept(state).items()}
     # When it takes another
     with NoQuestions():  # type: ignore[no-untyped-call]
-        fast._step(OFF)
+        train_iteration(state, DATASET, chosen)
     # Then it asked for nothing, and all that it carries on, power iterations among it, has new values in the old places
     assert {n: v.data_ptr() for n, v in kept(state).items()} == places
     moved = {n for n, v in kept(state).items() if not torch.equal(v, before[n])}

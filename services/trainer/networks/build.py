@@ -1,0 +1,40 @@
+"""Builds the generator and discriminator that a training config describes.
+
+Generators map `(z [N, latent], labels [N]) -> images [N, 3, 32, 32]`; discriminators map `(images, labels) -> scores
+[N]`. Unconditional networks accept labels and ignore them, so that callers need not distinguish the two kinds.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from services.trainer.networks import dcgan, keras_dcgan, resnet, resnet18
+from services.trainer.networks.discriminator import Discriminator
+from services.trainer.networks.strided import PLAIN_PRODUCTS, Products
+from shared.configs.presets import TrainConfig
+
+IMAGE_SIZE = 32  # pixels, both ways; every network here is built for it
+IMAGE_CHANNELS = 3
+
+_FAMILIES = {
+    "dcgan": (dcgan.Generator, dcgan.Discriminator),
+    "keras-dcgan": (keras_dcgan.Generator, keras_dcgan.Discriminator),
+    "resnet": (resnet.Generator, resnet.Discriminator),
+    "resnet-18": (resnet.Generator, resnet18.Discriminator),
+}
+
+
+def build_networks(
+    config: TrainConfig, num_classes: int, products: Products = PLAIN_PRODUCTS
+) -> tuple[nn.Module, Discriminator]:
+    """Freshly initialised generator and discriminator, drawn from torch's global generator.
+
+    `products` chooses how convolutions multiply; parameters and results are the same but for rounding.
+    """
+    generator, discriminator = _FAMILIES[config.architecture]
+    classes = num_classes if config.conditional else None
+    return generator(config, classes, products), discriminator(config, classes, products)
+
+
+def count_parameters(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())

@@ -1,0 +1,100 @@
+"""One iteration of training: n_critic discriminator steps and a generator step.
+
+No step waits for the device or changes the place of a tensor that outlives it, so that a CUDA graph can replay the
+iteration: cuda_graph.py.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from services.trainer.data.augment import augment
+from services.trainer.data.datasets import ImageDataset
+from services.trainer.training.losses import LOSSES, class_loss, gradient_penalty
+from services.trainer.training.state import TrainState
+from services.trainer.training.stopwatch import OFF, Stopwatch
+
+
+def train_iteration(state: TrainState, dataset: ImageDataset, chosen: Tensor, watch: Stopwatch = OFF) -> None:
+    """Trains on the images at the indices `chosen` [n_critic * batch], and adds the losses to `state.sums`."""
+    losses_d = []
+    for indices in chosen.to(dataset.images.device).view(state.config.n_critic, state.config.batch_size):
+        with watch.part("data"):
+            real = state.ranks.local_shard(augment(dataset.images[indices], state.config))
+            labels = state.ranks.local_shard(dataset.labels[indices])
+        losses_d.append(discriminator_step(state, real, labels, watch))
+    losses_g = generator_step(state, len(dataset.classes), watch).double()
+    mean_d = torch.stack(losses_d).double().mean(0)
+    state.sums.add_(torch.cat([mean_d[:1], losses_g[:1], mean_d[1:], losses_g[1:]]))  # in the order of SUMMED
+    state.steps_summed += 1
+
+
+def discriminator_step(state: TrainState, real: Tensor, labels: Tensor, watch: Stopwatch = OFF) -> Tensor:
+    """Trains D on real images [N, 3, H, W] in [-1, 1] and as many generated images of the same classes.
+
+    -> [5]: loss_d, gradient_penalty, d_accuracy_real, d_accuracy_fake, class_loss_d
+    """
+    config, adversarial = state.config, LOSSES[state.config.loss]
+    with watch.part("forward"), state.autocast():
+        with torch.no_grad():
+            fake = state.generate(state.draw_latents(), labels).float()
+        real_scores, fake_scores, logits = score_real_and_fake(state, real, fake, labels)
+        loss = adversarial.discriminator(real_scores, fake_scores).mean()
+        classification = penalty = loss.new_zeros(())
+        if logits is not None:
+            classification = class_loss(logits, labels).mean()
+        if config.gp_weight:
+            penalty = gradient_penalty(state.discriminator, real, fake, labels, state.draw_mix()).mean()
+            # Compiled or captured code that lost the second derivative would train on without a penalty.
+            assert penalty.requires_grad
+    total = loss + config.gp_weight * penalty + config.class_weight * classification
+    _descend(state, total, state.discriminator, state.opt_d, watch)
+    with torch.no_grad():
+        threshold = adversarial.threshold(real_scores, fake_scores)
+        accuracies = (real_scores > threshold).float().mean(), (fake_scores <= threshold).float().mean()
+        return torch.stack([loss, penalty, *accuracies, classification]).detach()
+
+
+def score_real_and_fake(
+    state: TrainState, real: Tensor, fake: Tensor, labels: Tensor
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """D's scores of real and fake images [N] each, in fp32, and the real images' class logits.
+
+    One call scores both halves, except with batch norm, which would mix their statistics. Spectral norm needs the
+    single call: it allows one per step.
+    """
+    if any(isinstance(module, nn.BatchNorm2d) for module in state.discriminator.modules()):
+        real_scores, logits = state.discriminate(real, labels)
+        return real_scores.float(), state.discriminate(fake, labels)[0].float(), logits
+    scores, logits = state.discriminate(torch.cat([real, fake]), torch.cat([labels, labels]))
+    real_scores, fake_scores = scores.float().chunk(2)
+    return real_scores, fake_scores, None if logits is None else logits[: len(real)]
+
+
+def generator_step(state: TrainState, num_classes: int, watch: Stopwatch = OFF) -> Tensor:
+    """Trains G on fresh latents and classes. -> [2]: loss_g, class_loss_g"""
+    config = state.config
+    state.discriminator.requires_grad_(False)  # compiled code would compute its gradients as well
+    with watch.part("forward"), state.autocast():
+        z, labels = state.draw_latents(), state.draw_labels(num_classes)
+        scores, logits = state.discriminate(state.generate(z, labels), labels)
+        loss = LOSSES[config.loss].generator(scores.float()).mean()
+        classification = loss.new_zeros(()) if logits is None else class_loss(logits, labels).mean()
+    _descend(state, loss + config.class_weight * classification, state.generator, state.opt_g, watch)
+    state.discriminator.requires_grad_(True)
+    return torch.stack([loss, classification]).detach()
+
+
+def _descend(
+    state: TrainState, loss: Tensor, network: nn.Module, optimizer: torch.optim.Optimizer, watch: Stopwatch
+) -> None:
+    """One step of the optimizer along the gradient of `loss` with respect to the network's parameters."""
+    parameters = list(network.parameters())
+    with watch.part("backward"):
+        optimizer.zero_grad(set_to_none=True)
+        # Without `inputs` the penalty's images would get a gradient too, which takes time and is not used.
+        loss.backward(inputs=parameters)  # type: ignore[no-untyped-call]
+        state.ranks.average_gradients(parameters)
+    with watch.part("optimizer"):
+        optimizer.step()
