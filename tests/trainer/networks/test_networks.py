@@ -202,3 +202,16 @@ def feature_maps(network: nn.Module, kind: type[nn.Module], *inputs: Tensor) -> 
             module.register_forward_hook(lambda _, __, output: seen.append(tuple(output.shape[1:])))
     network(*inputs)
     return seen
+
+
+@pytest.mark.parametrize(
+    "config", [small_config("tiny"), small_config("tiny", spectral_norm=True), small_keras("bndrhl")]
+)
+def test_a_checkpoint_with_the_former_name_of_the_class_projection_loads(config: TrainConfig) -> None:
+    _, discriminator = build_networks(config.model_copy(update={"conditional": True}), num_classes=10)
+    saved = discriminator.state_dict()
+    former = {name.replace("class_projection", "class_filters"): value for name, value in saved.items()}
+    assert former.keys() != saved.keys()
+    _, loaded = build_networks(config.model_copy(update={"conditional": True}), num_classes=10)
+    loaded.load_state_dict(former)
+    assert all(torch.equal(value, saved[name]) for name, value in loaded.state_dict().items())
