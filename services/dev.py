@@ -102,7 +102,8 @@ class Stack:
             "KILN_ARTIFACTS": self._settings.artifact_url,
             "KILN_REDIS_URL": f"redis://127.0.0.1:{redis_port}/0",
         }
-        environment.pop("KILN_REDIS_PASSWORD_FILE", None)  # it belongs to another Redis; this one has no password
+        for name in ("KILN_REDIS_PASSWORD_FILE", "KILN_REDIS_CA"):
+            environment.pop(name, None)  # they belong to another Redis; this one has neither password nor TLS
         redis_data = self._settings.data / "redis"
         redis_data.mkdir(exist_ok=True)
         self._start("redis", redis_command(self._redis_server, redis_port, redis_data), environment)

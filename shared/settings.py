@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Any, Self
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 from pydantic import Field, PrivateAttr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from shared.api_keys import ApiKey, parse_keys
 from shared.errors import FieldProblem, InvalidInput
+from shared.redis_url import read_redis_url
 
 # The names that KILN_FAST_PATHS accepts; services/trainer/training/runtime.py explains each.
 FAST_PATHS = ("channels_last", "winograd", "resample", "compile", "capture")
@@ -29,12 +30,20 @@ class Settings(BaseSettings):
         None, description="fsspec URL for models, checkpoints and sample grids. Default: `artifacts` in KILN_DATA."
     )
     redis_url: str = Field(
-        "redis://127.0.0.1:6379/0", repr=False, description="URL of the Redis that stores the jobs and the queue."
+        "redis://127.0.0.1:6379/0",
+        repr=False,
+        description="URL of the Redis that stores the jobs and the queue: `redis://host:6379/0`, "
+        "`rediss://host:6379/0` (TLS) or `unix:///path/redis.sock?db=0`.",
     )
     redis_password_file: Path | None = Field(
         None,
         description="File with the password of Redis, which KILN_REDIS_URL then leaves out. A file keeps the password "
         "out of the environment.",
+    )
+    redis_ca: Path | None = Field(
+        None,
+        description="File with the certificate of the CA that signed Redis's certificate, for a `rediss://` URL. "
+        "Default: the CAs that the system trusts. Redis's certificate is always checked.",
     )
     classifier: Path = Field(
         Path(__file__).parents[1] / "models" / "classifier",
@@ -169,7 +178,7 @@ class Settings(BaseSettings):
                 )
         return words
 
-    @field_validator("data", "datasets", "classifier", "starter")
+    @field_validator("data", "datasets", "classifier", "starter", "redis_ca")
     @classmethod
     def _absolute(cls, path: Path | None) -> Path | None:
         try:
@@ -184,9 +193,10 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
-    def _fill_in_password(self) -> Self:
-        if self.redis_password_file is not None:
-            object.__setattr__(self, "redis_url", _with_password(self.redis_url, self.redis_password_file))
+    def _complete_redis_url(self) -> Self:
+        file = self.redis_password_file
+        url = read_redis_url(self.redis_url, _read_password(file) if file else None, self.redis_ca)
+        object.__setattr__(self, "redis_url", url)
         return self
 
     @model_validator(mode="after")
@@ -231,18 +241,6 @@ def read_settings() -> Settings:
                 for e in error.errors()
             ]
         ) from None
-
-
-def _with_password(url: str, file: Path) -> str:
-    """Adds the file's password to a URL that has none. Raises InvalidInput; pydantic's own errors would quote it."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        raise InvalidInput.of("KILN_REDIS_URL", url.rpartition("@")[2], "is not a URL") from None
-    if parts.password:
-        return url
-    user, _, address = parts.netloc.rpartition("@")
-    return parts._replace(netloc=f"{user.rstrip(':')}:{quote(_read_password(file), safe='')}@{address}").geturl()
 
 
 def _read_password(file: Path) -> str:

@@ -17,6 +17,7 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from shared.errors import StoreUnavailable
+from shared.redis_url import celery_url
 from shared.settings import Settings
 
 TRAINING_QUEUE = "kiln.training"
@@ -24,7 +25,7 @@ TRAINING_TASK = "kiln.train"
 
 
 def make_celery(settings: Settings) -> Any:
-    app = Celery("kiln", broker=settings.redis_url)
+    app = Celery("kiln", broker=celery_url(settings.redis_url))
     app.conf.update(
         task_default_queue=TRAINING_QUEUE,
         task_serializer="json",

@@ -53,7 +53,7 @@ def test_the_job_store_and_the_queue_get_in_with_the_file_and_not_without(guarde
     ("url", "expected"),
     [
         ("redis://h", "redis://:a%2Fb@h"),
-        ("redis://h:6380/2?x=1", "redis://:a%2Fb@h:6380/2?x=1"),
+        ("redis://h:6380?db=2", "redis://:a%2Fb@h:6380/2"),
         ("redis://user@h/0", "redis://user:a%2Fb@h/0"),
         ("redis://:@h/0", "redis://:a%2Fb@h/0"),
         ("rediss://[::1]:6380/0", "rediss://:a%2Fb@[::1]:6380/0"),
