@@ -17,7 +17,7 @@ from onnx import helper, numpy_helper
 
 from kiln import InvalidInput, Kiln
 from services.api.images.png import read_provenance
-from services.api.inference.latents import draw_latents
+from services.api.inference.latents import draw_latents, stream_of
 from shared.settings import read_settings
 from shared.storage.artifacts import ArtifactStore
 from shared.storage.model_registry import GENERATOR_FILE, ModelManifest, ModelRegistry
@@ -43,7 +43,8 @@ def main() -> int:
                 print(f"| {name} | {error} | | |", flush=True)
                 continue
             provenance = read_provenance(png) or {}
-            drawn = draw_latents(SEED, provenance["indices"], hidden.latent_dim)[:, -len(hidden.classes) :].argmax(1)
+            z = draw_latents(stream_of(SEED, provenance["indices"]), hidden.latent_dim)
+            drawn = z[:, -len(hidden.classes) :].argmax(1)
             right = float((drawn == hidden.classes.index(name)).mean())
             draws, confidence = provenance["draws"] / options.images, float(np.mean(provenance["confidences"]))
             print(f"| {name} | {draws:.1f} | {confidence:.2f} | {right:.0%} |", flush=True)

@@ -17,7 +17,6 @@ from services.api.inference.starter_model import publish_starter
 from services.api.jobs.reaper import Reaper
 from services.api.middleware.body_limit import BodyLimit
 from services.api.middleware.draining import CloseWhenDraining, Drain
-from services.api.middleware.hot_path import HotPath
 from services.api.periodic import PeriodicTask
 from services.api.routes import (
     docs,
@@ -79,8 +78,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     errors.install(app)
     _add_middleware(app, settings)
     app.state.routes = []
-    modules = (
-        jobs, events, training_plots, generate, interpolate, verify, models, sweeps, presets, health, metrics, docs,
+    modules = (  # routes are tried in this order: the one that has to be fast comes first
+        generate, jobs, events, training_plots, interpolate, verify, models, sweeps, presets, health, metrics, docs,
     )  # fmt: skip
     for module in modules:
         app.include_router(module.router)
@@ -103,7 +102,6 @@ def _add_middleware(app: FastAPI, settings: Settings) -> None:
         )
     app.add_middleware(SecurityHeaders, headers=errors.SECURITY_HEADERS)
     app.add_middleware(CloseWhenDraining, drain=app.state.drain)
-    app.add_middleware(HotPath)
 
 
 async def _watch_models(state: AppState, announcements: Announcements) -> None:

@@ -19,7 +19,7 @@ from shared.errors import Forbidden, Unauthenticated
 # Probes have no keys, and the OpenAPI document is public anyway.
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json"})
 
-_bearer = HTTPBearer(
+bearer = HTTPBearer(
     auto_error=False,
     scheme_name="ApiKey",
     description="`Authorization: Bearer <key>`, if the API was started with KILN_API_KEYS. Each operation lists the "
@@ -28,7 +28,7 @@ _bearer = HTTPBearer(
 
 
 async def authorize(
-    needed: SecurityScopes, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)], state: State
+    needed: SecurityScopes, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)], state: State
 ) -> None:
     """Raises Unauthenticated or Forbidden. Reads the key from the header only, never from the URL."""
     keys = state.settings.keys

@@ -8,7 +8,9 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from services.api.images.render import encoder_pool
 from services.api.images.response_cache import ResponseCache
+from services.api.inference.bounded_pool import BoundedPool
 from services.api.inference.classifier import LazyClassifier
 from services.api.inference.model_pool import ModelPool
 from services.api.jobs.store_health import StoreHealth
@@ -37,7 +39,8 @@ class AppState:
     registry: ModelRegistry
     models: ModelPool
     classifier: LazyClassifier
-    answers: ResponseCache
+    response_cache: ResponseCache
+    encoders: BoundedPool
     telemetry: Telemetry
     drain: Drain
     store_health: StoreHealth
@@ -62,7 +65,8 @@ def open_state(settings: Settings, drain: Drain) -> AppState:
         artifacts=artifacts,
         registry=registry,
         models=ModelPool(registry, settings, telemetry),
-        answers=ResponseCache(settings.answer_cache_mb << 20, telemetry.count_cache),
+        response_cache=ResponseCache(settings.answer_cache_mb << 20, telemetry.count_cache),
+        encoders=encoder_pool(),
         classifier=LazyClassifier(settings),
         telemetry=telemetry,
         drain=drain,
@@ -70,9 +74,10 @@ def open_state(settings: Settings, drain: Drain) -> AppState:
     )
 
 
-def _state_of(request: Request) -> AppState:
+def state_of(request: Request) -> AppState:
+    """The state of the application that serves the request."""
     state: AppState = request.app.state.kiln
     return state
 
 
-State = Annotated[AppState, Depends(_state_of)]
+State = Annotated[AppState, Depends(state_of)]

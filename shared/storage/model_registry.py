@@ -122,8 +122,8 @@ class ModelRegistry:
         return sorted(manifests, key=lambda manifest: manifest.created_at, reverse=True)
 
     def ids(self) -> Sequence[str]:
-        """Names of all folders in the registry; some may lack a readable manifest."""
-        return self._artifacts.list("models")
+        """Ids of all models, those with a damaged manifest included. The empty folder of a deleted model is none."""
+        return [name for name in self._artifacts.list("models") if self._artifacts.exists(_record_key(name))]
 
     def get(self, model_id: str) -> ModelManifest:
         """The model's manifest. Raises UnknownModel, and CorruptArtifact if the manifest is unreadable."""
@@ -151,10 +151,14 @@ class ModelRegistry:
     def aliases(self) -> dict[str, str]:
         """alias -> model id. Unreadable records are skipped."""
         targets = {}
-        for alias in self._artifacts.list("aliases"):
+        for alias in self.alias_names():
             with suppress(UnknownAlias, CorruptArtifact):
                 targets[alias] = self.resolve(alias)
         return targets
+
+    def alias_names(self) -> Sequence[str]:
+        """All aliases, those with an unreadable record included."""
+        return self._artifacts.list("aliases")
 
     def resolve(self, alias: str) -> str:
         """The id of the model that an alias points to. Raises UnknownAlias; CorruptArtifact for a damaged record."""

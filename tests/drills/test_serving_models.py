@@ -15,7 +15,7 @@ from PIL import Image
 
 from services.api.images.png import tile
 from services.api.inference.engine import OnnxEngine
-from services.api.inference.latents import draw_latents
+from services.api.inference.latents import draw_latents, stream_of
 from shared.settings import Settings
 from shared.storage.model_registry import GENERATOR_FILE
 from tests.api.conftest import CLASSES, LATENT, publish
@@ -109,7 +109,7 @@ def reference(graph: bytes, tmp_path: Path) -> list[NDArray[np.uint8]]:
     settings = Settings(data=tmp_path, threads=1)
     engine, cat = OnnxEngine(graph, LATENT, len(CLASSES), settings), CLASSES.index("cat")
     labels = np.full(4, cat, dtype=np.int64)
-    return [tile(engine.run(draw_latents(seed, range(4), LATENT), labels)) for seed in range(SEEDS)]
+    return [tile(engine.run(draw_latents(stream_of(seed, range(4)), LATENT), labels)) for seed in range(SEEDS)]
 
 
 def test_promote_while_64_clients_generate(server: Server, drill: Drill, tmp_path: Path) -> None:

@@ -1,10 +1,9 @@
-"""Images by class, whatever the model: a conditional one is told the class; from any other, images are drawn until the
-classifier accepts enough of them (rejection sampling by a discriminator of classes).
+"""Images of a class from any model: a conditional model takes the class as input, an unconditional one uses rejection
+sampling with the classifier.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -12,14 +11,15 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from services.api.images.class_names import class_index
 from services.api.inference.classifier import Classifier, LazyClassifier
-from services.api.inference.latents import draw_latents
-from services.api.inference.loaded_model import MAX_BATCH, LoadedModel, index_of_class
+from services.api.inference.latents import stream_of
+from services.api.inference.loaded_model import MAX_BATCH, LoadedModel, Pixels
 from shared.errors import InvalidInput
 
-THRESHOLD = 0.5  # above a half, no image is two classes
+THRESHOLD = 0.5  # above one half, no image belongs to two classes
 MAX_DRAWS = 20_000
-DRAWS_PER_IMAGE, MIN_DRAWS = 100, 1000  # the limit where none is set
+DRAWS_PER_IMAGE, MIN_DRAWS = 100, 1000  # the default limit
 HEADERS = ("X-Kiln-Class-Method", "X-Kiln-Draws", "X-Kiln-Confidence")
 
 Method = Literal["conditional", "per-class", "classifier"]
@@ -27,8 +27,8 @@ Method = Literal["conditional", "per-class", "classifier"]
 
 @dataclass(frozen=True)
 class ClassSamplingRequest:
-    """What is to be drawn: n images of each of `classes`, by name or number. Images are counted per seed and class; the
-    first has the number `first_index`.
+    """n images of each of `classes`, by name or number. The images of a seed and class are numbered from 0, and the
+    first requested one has the number `first_index`.
     """
 
     classes: Sequence[str]
@@ -44,32 +44,39 @@ class ClassSamplingRequest:
         last = self.first_index + self.n
         return self.max_draws or min(MAX_DRAWS, max(MIN_DRAWS, DRAWS_PER_IMAGE * last * len(self.classes)))
 
+    def expected_draws(self, num_classes: int) -> int:
+        """If every class is as frequent as any other. All requested classes are picked from the same draws."""
+        return min(self.draws_allowed, (self.first_index + self.n) * num_classes)
+
 
 @dataclass(frozen=True)
 class ClassSamples:
-    """The images of one class, and how they came to be of it. Without a name: of no class that anybody asked for."""
+    """The images of one class and how they were chosen. `name` is None when no class was requested.
 
-    images: NDArray[np.uint8]  # [N, 32, 32, 3]
+    Only rejection sampling fills the fields below `method`.
+    """
+
+    images: Pixels  # [N, 32, 32, 3]
     name: str | None
     method: Method | None
-    indices: Sequence[int] = ()  # [N], which of all draws were accepted; empty where nothing was judged, as the rest
-    confidences: Sequence[float] = ()  # [N], what the classifier gave to the class
+    indices: Sequence[int] = ()  # [N], which draws of the seed were accepted
+    confidences: Sequence[float] = ()  # [N], the classifier's probability of the class
     classifier: str | None = None  # its digest
     threshold: float | None = None
 
     @property
     def draws(self) -> int:
-        """How many images were looked at."""
+        """How many images were drawn to get these."""
         return max(self.indices, default=-1) + 1
 
     def only(self, position: int) -> ClassSamples:
-        """One of the images, as if it alone had been asked for."""
+        """One of the images, as a request for it alone would return it."""
         i = slice(position, position + 1)
         return replace(self, images=self.images[i], indices=self.indices[i], confidences=self.confidences[i])
 
     @property
-    def about(self) -> dict[str, Any]:
-        """For a provenance and for JSON."""
+    def provenance(self) -> dict[str, Any]:
+        """How the images were chosen, for PNG files and JSON."""
         if self.method != "classifier":
             return {"class_method": self.method} if self.method else {}
         return {
@@ -80,7 +87,7 @@ class ClassSamples:
 
 
 def headers_of(rows: Sequence[ClassSamples]) -> dict[str, str]:
-    """What HEADERS are for a request that was answered by these."""
+    """The response headers HEADERS for these samples."""
     method = rows[0].method
     if method != "classifier":
         return {HEADERS[0]: method} if method else {}
@@ -91,7 +98,7 @@ def headers_of(rows: Sequence[ClassSamples]) -> dict[str, str]:
 
 
 def method_of(model: LoadedModel) -> Method | None:
-    """How a model that is told its classes knows them; None of one that knows none."""
+    """How a model takes a class as input; None for an unconditional model."""
     if not model.manifest.conditional:
         return None
     return "per-class" if model.manifest.config.per_class else "conditional"
@@ -100,69 +107,66 @@ def method_of(model: LoadedModel) -> Method | None:
 async def rejection_sample(
     request: ClassSamplingRequest, model: LoadedModel, classifier: LazyClassifier
 ) -> list[ClassSamples]:
-    """Draws image after image, by counter, and keeps of each class those that the classifier accepts.
+    """Draws images by counter, and accepts for each class those that the classifier assigns to it.
 
-    Image i depends on model, class, seed, i and the classifier alone. Raises InvalidInput for unknown classes, and when
-    the classifier has not accepted enough of the images it was allowed to see; Overloaded; NoModelReady when there is
-    no classifier.
+    Accepted images depend on model, class, seed, index and the classifier alone. Raises InvalidInput for unknown
+    classes, and when `draws_allowed` images are too few; Overloaded; NoModelReady when there is no classifier.
     """
-    judge = await classifier.judge()
+    opened = await classifier.get()
     threshold = THRESHOLD if request.threshold is None else request.threshold
-    shelves = [
-        _Shelf(index_of_class(wanted, judge.classes, "the classifier knows"), request.first_index + request.n)
-        for wanted in request.classes
+    accepted = [
+        _Accepted(class_index(value, opened.classes, "the classifier"), request.first_index + request.n)
+        for value in request.classes
     ]
     drawn, limit = 0, request.draws_allowed
-    while (missing := max(shelf.missing for shelf in shelves)) and drawn < limit:
-        # About one in so many will do; a batch is cut short rather than drawn for nothing.
-        count = min(limit - drawn, MAX_BATCH, max(8, missing * len(judge.classes)))
-        model.check_room(count)
-        images = await model.generate(await _latents(request, model, range(drawn, drawn + count)), [0] * count)
-        probabilities = await classifier.probabilities(images)
-        for shelf in shelves:
-            shelf.fill(drawn, images, probabilities[:, shelf.label], threshold)
-        drawn += count
+    with classifier.reserve(request.expected_draws(len(opened.classes))):
+        while (missing := max(row.missing for row in accepted)) and drawn < limit:
+            # About one draw in K is of a class, so a batch larger than this would be drawn for nothing.
+            count = min(limit - drawn, MAX_BATCH, max(8, missing * len(opened.classes)))
+            latents = stream_of(request.seed, range(drawn, drawn + count), request.truncation)
+            images = await model.sample(latents, [0] * count)
+            probabilities = await classifier.probabilities(images)
+            for row in accepted:
+                row.add(drawn, images, probabilities[:, row.label], threshold)
+            drawn += count
     if missing:
-        raise _too_few(request, shelves, threshold, judge)
-    return [shelf.as_drawn(request, judge, threshold) for shelf in shelves]
+        raise _too_few(request, accepted, threshold, opened)
+    return [row.as_samples(request, opened, threshold) for row in accepted]
 
 
-class _Shelf:
+class _Accepted:
     """The images of one class that were accepted so far, in the order of their draws."""
 
-    def __init__(self, label: int, wanted: int) -> None:
-        self.label, self.wanted = label, wanted
+    def __init__(self, label: int, needed: int) -> None:
+        self.label, self.needed = label, needed
         self.indices: list[int] = []
-        self.images: list[NDArray[np.uint8]] = []
+        self.images: list[Pixels] = []
         self.confidences: list[float] = []
 
     @property
     def missing(self) -> int:
-        return self.wanted - len(self.indices)
+        return self.needed - len(self.indices)
 
-    def fill(self, first: int, images: NDArray[np.uint8], given: NDArray[np.float32], threshold: float) -> None:
-        for position in np.flatnonzero(given >= threshold)[: self.missing].tolist():
+    def add(self, first: int, images: Pixels, probabilities: NDArray[np.float32], threshold: float) -> None:
+        for position in np.flatnonzero(probabilities >= threshold)[: self.missing].tolist():
             self.indices.append(first + position)
             self.images.append(images[position])
-            self.confidences.append(float(given[position]))
+            self.confidences.append(float(probabilities[position]))
 
-    def as_drawn(self, request: ClassSamplingRequest, judge: Classifier, threshold: float) -> ClassSamples:
-        start, name = request.first_index, judge.classes[self.label]
+    def as_samples(self, request: ClassSamplingRequest, classifier: Classifier, threshold: float) -> ClassSamples:
+        start, name = request.first_index, classifier.classes[self.label]
         images, indices, confidences = np.stack(self.images[start:]), self.indices[start:], self.confidences[start:]
-        return ClassSamples(images, name, "classifier", indices, confidences, judge.digest, threshold)
-
-
-async def _latents(request: ClassSamplingRequest, model: LoadedModel, indices: range) -> NDArray[np.float32]:
-    return await asyncio.to_thread(draw_latents, request.seed, indices, model.manifest.latent_dim, request.truncation)
+        return ClassSamples(images, name, "classifier", indices, confidences, classifier.digest, threshold)
 
 
 def _too_few(
-    request: ClassSamplingRequest, shelves: Sequence[_Shelf], threshold: float, judge: Classifier
+    request: ClassSamplingRequest, accepted: Sequence[_Accepted], threshold: float, classifier: Classifier
 ) -> InvalidInput:
-    """Says what there was, class by class, so that the caller can see which wish was too much."""
-    found = ", ".join(f"{len(s.indices)} of {s.wanted} of class {judge.classes[s.label]}" for s in shelves)
+    """Lists the accepted images class by class, so that the caller sees which class is rare."""
+    classes = classifier.classes
+    counts = ", ".join(f"{len(row.indices)} of {row.needed} of class '{classes[row.label]}'" for row in accepted)
     return InvalidInput.of(
         "max_draws", request.draws_allowed,
-        f"the classifier accepted {found} among {request.draws_allowed:,} images of seed {request.seed} at a threshold "
-        f"of {threshold:g}; allow more draws, lower the threshold, or ask for fewer",
+        f"the classifier accepted {counts} among {request.draws_allowed:,} images of seed {request.seed} at threshold "
+        f"{threshold:g}; allow more draws, lower the threshold, or request fewer images",
     )  # fmt: skip

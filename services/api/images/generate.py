@@ -1,16 +1,14 @@
-"""From a question to an answer: which images, which classes, which file."""
+"""/generate: resolves a request, samples its images and encodes them."""
 
 from __future__ import annotations
 
-import asyncio
 import math
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
+from services.api.images.class_names import class_index, split_classes
 from services.api.images.class_sampling import (
     ClassSamples,
     ClassSamplingRequest,
@@ -20,112 +18,115 @@ from services.api.images.class_sampling import (
 )
 from services.api.images.encoders import FORMATS, ImageGrid
 from services.api.images.response_cache import ImageResponse, etag_of
-from services.api.inference.classifier import LazyClassifier
-from services.api.inference.loaded_model import Draw, LoadedModel, Pixels
+from services.api.inference.classifier import Classifier, LazyClassifier
+from services.api.inference.latents import stream_of
+from services.api.inference.loaded_model import LoadedModel
 from services.api.schemas.images import MAX_IMAGES, GenerateBody, GenerateQuery
 from shared.errors import InvalidInput
 
-MAX_SHEET_PIXELS = 1 << 24  # 4096 x 4096
+MAX_GRID_PIXELS = 1 << 24  # 4096 x 4096
 TILE = 32
 
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """What is to be made, with nothing left open. `etag` names the answer, if the same question always gets it."""
+    """A request for images with every choice made. `etag` is set when the request is reproducible."""
 
     query: GenerateQuery | GenerateBody
     model: LoadedModel
-    names: Sequence[str | None]  # the classes, one for each row
+    names: Sequence[str | None]  # the classes, one per row
+    labels: Sequence[int]  # the model's, one per row; empty with a classifier
     seed: int
     etag: str | None
-    classifier: LazyClassifier | None = None  # where images are judged, of a model that cannot be told a class
+    classifier: LazyClassifier | None = None  # for rejection sampling
 
     @property
-    def is_fixed(self) -> bool:
-        """Whether the model is named by itself and not by an alias, which may move."""
+    def is_immutable(self) -> bool:
+        """Whether the query names the model by its id and not by an alias, which may move."""
         return self.query.model == self.model.manifest.id
 
-    async def answer(self) -> ImageResponse:
-        """Raises Overloaded, and what `sift` raises."""
+    @property
+    def pixels(self) -> int:
+        return len(self.names) * self.query.n * (TILE * self.query.scale) ** 2
+
+    @property
+    def is_stored(self) -> bool:
+        return self.query.format == "png" and self.query.compress == "none"
+
+    async def sample(self) -> list[ClassSamples]:
+        """The images of each class. Raises Overloaded, and what `rejection_sample` raises."""
         query, model, n = self.query, self.model, self.query.n
         if self.classifier is not None:
             names = [name for name in self.names if name is not None]
             request = ClassSamplingRequest(
                 names, n, self.seed, query.first_index, query.truncation, query.threshold, query.max_draws
             )
-            return await asyncio.to_thread(pack, self, await rejection_sample(request, model, self.classifier))
-        indices = range(query.first_index, query.first_index + n)
-        labels = [model.class_index(name) for name in self.names]
-        draws = [Draw((self.seed, index, query.truncation), label) for label in labels for index in indices]
+            return await rejection_sample(request, model, self.classifier)
+        latents = stream_of(self.seed, range(query.first_index, query.first_index + n), query.truncation)
+        images = await model.sample(latents * len(self.labels), [label for label in self.labels for _ in range(n)])
         method = method_of(model)
+        return [ClassSamples(images[n * i : n * (i + 1)], name, method) for i, name in enumerate(self.names)]
 
-        def pack_rows(images: list[Pixels]) -> ImageResponse:
-            parts = (np.stack(images[start : start + n]) for start in range(0, len(images), n))
-            return pack(self, [ClassSamples(part, name, method) for part, name in zip(parts, self.names, strict=True)])
-
-        return await model.draw(draws, pack_rows)
+    def encode(self, rows: list[ClassSamples]) -> ImageResponse:
+        """The images as the requested file."""
+        query, manifest = self.query, self.model.manifest
+        provenance: dict[str, Any] = {
+            "model": manifest.id, "digest": manifest.digest, "seed": self.seed, "truncation": query.truncation,
+        }  # fmt: skip
+        grid = ImageGrid(rows, provenance, query.first_index, query.columns, query.scale, query.compress)
+        media_type, encode = FORMATS[query.format]
+        headers = {"X-Kiln-Model": manifest.id, "X-Kiln-Seed": str(self.seed), **headers_of(rows)}
+        return ImageResponse(encode(grid), media_type, headers, self.etag, self.is_immutable)
 
 
 async def resolve_generation(
     query: GenerateQuery | GenerateBody, model: LoadedModel, classifier: LazyClassifier
 ) -> GenerationRequest:
-    """Raises InvalidInput for a class that is not to be had, and for more images or pixels than are allowed.
+    """Looks up the classes, checks the limits and draws a seed if the query has none.
 
-    A model that knows no classes can be asked for those of the classifier: NoModelReady if there is none.
+    Raises InvalidInput for an unknown class, and for more images or pixels than allowed; NoModelReady when the classes
+    of an unconditional model are requested and there is no classifier.
     """
-    is_told = model.manifest.conditional or query.class_ is None
-    if is_told:
-        _refuse_judging(query, model)
-        wanted = _split(query.class_, model.manifest.classes)
-        names = [model.class_name(name) for name in wanted]
-        judged_by = None
+    manifest = model.manifest
+    opened: Classifier | None = None
+    if manifest.conditional or query.class_ is None:
+        _refuse_rejection_fields(query, model)
+        classes, owner = manifest.classes, f"model '{manifest.id}'"
     else:
-        judge = await classifier.judge()
-        names, judged_by = _split(query.class_, judge.classes), judge.digest
-    count = query.n * len(names)
-    if count > MAX_IMAGES:
-        message = f"{query.n:,} images of {len(names)} classes are {count:,}; {MAX_IMAGES:,} are allowed at a time"
-        raise InvalidInput.of("n", query.n, message)
-    check_size(count, query.columns, query.scale)
-    if query.seed is None:
-        return GenerationRequest(query, model, names, secrets.randbelow(2**32), None, None if is_told else classifier)
-    rest = query.model_dump(exclude={"model", "class_"})
-    etag = etag_of(model.manifest.id, model.manifest.digest, model.provider, judged_by, names, rest)
-    return GenerationRequest(query, model, names, query.seed, etag, None if is_told else classifier)
+        opened = await classifier.get()
+        classes, owner = opened.classes, "the classifier"
+    requested = split_classes(query.class_, classes)
+    if len(requested) * query.n > MAX_IMAGES:
+        count = f"{query.n:,} images of {len(requested)} classes are {len(requested) * query.n:,}"
+        raise InvalidInput.of("n", query.n, f"{count}; at most {MAX_IMAGES:,} images per request")
+    check_size(len(requested) * query.n, query.columns, query.scale)
+    names: list[str | None] = [None]
+    labels = [0]  # which an unconditional model ignores
+    if manifest.conditional or opened is not None:
+        labels = [class_index(value, classes, owner) for value in requested]
+        names = [classes[label] for label in labels]
+    seed = secrets.randbelow(2**32) if query.seed is None else query.seed
+    etag = None
+    if query.seed is not None:
+        rest = query.model_dump(exclude={"model", "class_"})
+        digests = manifest.digest, opened and opened.digest
+        etag = etag_of(model.provider, "generate", manifest.id, digests, names, rest)
+    return GenerationRequest(query, model, names, labels, seed, etag, classifier if opened else None)
 
 
-def _split(wanted: str | Sequence[str] | None, names: Sequence[str]) -> list[str | None]:
-    """One class, or several as a list or with commas, or `all`. A name may itself have commas in it, or be "all"."""
-    if wanted is None or not isinstance(wanted, str):
-        return [None] if wanted is None else list(wanted)
-    if wanted in names:
-        return [wanted]
-    return list(names) if wanted == "all" else [part.strip() for part in wanted.split(",")]
-
-
-def _refuse_judging(query: GenerateQuery | GenerateBody, model: LoadedModel) -> None:
+def _refuse_rejection_fields(query: GenerateQuery | GenerateBody, model: LoadedModel) -> None:
     for field in ("threshold", "max_draws"):
         if getattr(query, field) is not None:
-            why = "told its class; nothing is drawn in vain" if model.manifest.conditional else "asked for no class"
-            raise InvalidInput.of(field, getattr(query, field), f"model {model.manifest.id} is {why}")
+            is_conditional, name = model.manifest.conditional, model.manifest.id
+            why = f"model '{name}' takes the class as input" if is_conditional else "no class is requested"
+            message = f"only rejection sampling uses this field, and {why}; leave it out"
+            raise InvalidInput.of(field, getattr(query, field), message)
 
 
 def check_size(count: int, columns: int | None, scale: int) -> None:
-    """Raises InvalidInput when so many tiles, those that stay black included, are too large a sheet."""
+    """Raises InvalidInput when a grid of `count` tiles, black ones included, has too many pixels."""
     tiles = count if columns is None else max(count, columns * math.ceil(count / columns))
     pixels = tiles * (TILE * scale) ** 2
-    if pixels > MAX_SHEET_PIXELS:
-        message = f"{tiles} tiles at this scale are {pixels:,} pixels; {MAX_SHEET_PIXELS:,} are allowed"
+    if pixels > MAX_GRID_PIXELS:
+        message = f"{tiles} tiles at scale {scale} are {pixels:,} pixels; at most {MAX_GRID_PIXELS:,} are allowed"
         raise InvalidInput.of("scale", scale, message)
-
-
-def pack(order: GenerationRequest, rows: Sequence[ClassSamples]) -> ImageResponse:
-    """The images of each class as the answer that was asked for."""
-    query, manifest = order.query, order.model.manifest
-    about: dict[str, Any] = {
-        "model": manifest.id, "digest": manifest.digest, "seed": order.seed, "truncation": query.truncation,
-    }  # fmt: skip
-    picture = ImageGrid(rows, about, query.first_index, query.columns, query.scale, query.compress)
-    media_type, encode = FORMATS[query.format]
-    headers = {"X-Kiln-Model": manifest.id, "X-Kiln-Seed": str(order.seed), **headers_of(rows)}
-    return ImageResponse(encode(picture), media_type, headers, order.etag, order.is_fixed)

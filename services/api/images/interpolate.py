@@ -1,78 +1,91 @@
-"""From one image to another in steps: along the sphere in z, in a straight line in the embedding of the classes."""
+"""/interpolate: from one image to another, on a great circle in latent space and linearly between two classes."""
 
 from __future__ import annotations
 
-import asyncio
 import secrets
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
-from services.api.images.generate import check_size
+from services.api.images.class_names import class_index
+from services.api.images.generate import TILE, check_size
 from services.api.images.png import encode_apng, encode_png, enlarge, tile
 from services.api.images.response_cache import ImageResponse, etag_of
-from services.api.inference.latents import draw_latents, slerp
+from services.api.inference.latents import Latent
 from services.api.inference.loaded_model import LoadedModel, Pixels
 from services.api.schemas.images import InterpolateQuery
 from shared.errors import InvalidInput
 
 
-class Interpolation:
-    """A question about one model, its classes looked up. `etag` names the answer if the question has a seed."""
+@dataclass(frozen=True)
+class InterpolationRequest:
+    """A request for a path with every choice made. `etag` is set when the request is reproducible."""
 
-    def __init__(self, query: InterpolateQuery, model: LoadedModel) -> None:
-        """Raises InvalidInput for classes that the model does not have, and for a strip that is too large."""
-        check_size(query.steps, query.columns, query.scale)
-        self.query, self.model = query, model
-        self._ends = tuple(
-            _class_index(model, field, name) for field, name in (("from", query.from_), ("to", query.to))
-        )
-        self.seed = secrets.randbelow(2**32) if query.seed is None else query.seed
-        manifest, rest = model.manifest, query.model_dump(exclude={"model", "from_", "to"})
-        parts = ("interpolate", manifest.id, manifest.digest, model.provider, self._ends, rest)
-        self.etag = etag_of(*parts) if query.seed is not None else None
+    query: InterpolateQuery
+    model: LoadedModel
+    labels: tuple[int, int]  # of the first and the last image
+    seed: int
+    etag: str | None
 
     @property
-    def is_fixed(self) -> bool:
-        """Whether the model is named by itself and not by an alias, which may move."""
+    def is_immutable(self) -> bool:
+        """Whether the query names the model by its id and not by an alias, which may move."""
         return self.query.model == self.model.manifest.id
 
-    async def answer(self) -> ImageResponse:
-        """Raises Overloaded. The first and the last image are those of /generate."""
+    @property
+    def pixels(self) -> int:
+        return self.query.steps * (TILE * self.query.scale) ** 2
+
+    @property
+    def is_stored(self) -> bool:
+        return self.query.format == "png" and self.query.compress == "none"
+
+    async def sample(self) -> Pixels:
+        """[steps, 32, 32, 3]; the first and the last are images of /generate. Raises Overloaded."""
+        query, (start, end) = self.query, self.labels
+        positions = np.linspace(0.0, 1.0, query.steps)
+        latents = [
+            Latent(self.seed, query.from_index, query.truncation, query.to_index, position)
+            for position in positions.tolist()
+        ]
+        if start == end:
+            return await self.model.sample(latents, [start] * query.steps)
+        weights = np.zeros((query.steps, len(self.model.manifest.classes)), dtype=np.float32)
+        weights[:, end] = positions
+        weights[:, start] = 1 - weights[:, end]
+        return await self.model.sample(latents, weights)
+
+    def encode(self, images: Pixels) -> ImageResponse:
+        """The images as a strip or an animation."""
         query, manifest = self.query, self.model.manifest
-        images = await self._images()
-        name = {label: manifest.classes[label] if manifest.conditional else None for label in self._ends}
+        start, end = (manifest.classes[label] if manifest.conditional else None for label in self.labels)
         provenance = {
-            "model": manifest.id, "digest": manifest.digest, "seed": self.seed,
-            "from": name[self._ends[0]], "to": name[self._ends[1]],
+            "model": manifest.id, "digest": manifest.digest, "seed": self.seed, "from": start, "to": end,
         } | query.model_dump(exclude={"model", "seed", "from_", "to"})  # fmt: skip
+        if query.format == "apng":
+            body = encode_apng(enlarge(images, query.scale), provenance, query.frame_ms)
+        else:
+            body = encode_png(tile(images, query.columns or query.steps, query.scale), provenance, query.compress)
         headers = {"X-Kiln-Model": manifest.id, "X-Kiln-Seed": str(self.seed)}
-        media_type, body = await asyncio.to_thread(_encode, images, query, provenance)
-        return ImageResponse(body, media_type, headers, self.etag, self.is_fixed)
-
-    async def _images(self) -> Pixels:
-        query, steps = self.query, self.query.steps
-        indices = (query.from_index, query.to_index)
-        start, end = draw_latents(self.seed, indices, self.model.manifest.latent_dim, query.truncation)
-        z = slerp(start, end, steps)
-        if self._ends[0] == self._ends[1]:
-            return await self.model.generate(z, [self._ends[0]] * steps)
-        shares = np.zeros((steps, len(self.model.manifest.classes)), dtype=np.float32)
-        shares[:, self._ends[1]] = np.linspace(0.0, 1.0, steps)
-        shares[:, self._ends[0]] = 1 - shares[:, self._ends[1]]
-        return await self.model.mix(z, shares)
+        return ImageResponse(body, f"image/{query.format}", headers, self.etag, self.is_immutable)
 
 
-def _encode(images: Pixels, query: InterpolateQuery, provenance: dict[str, Any]) -> tuple[str, bytes]:
-    if query.format == "apng":
-        return "image/apng", encode_apng(enlarge(images, query.scale), provenance, query.frame_ms)
-    sheet = tile(images, query.columns or query.steps, query.scale)
-    return "image/png", encode_png(sheet, provenance, query.compress)
+def resolve_interpolation(query: InterpolateQuery, model: LoadedModel) -> InterpolationRequest:
+    """Raises InvalidInput for classes that the model does not have, and for more pixels than allowed."""
+    check_size(query.steps, query.columns, query.scale)
+    labels = _label(model, "from", query.from_), _label(model, "to", query.to)
+    seed = secrets.randbelow(2**32) if query.seed is None else query.seed
+    etag = None
+    if query.seed is not None:
+        manifest, rest = model.manifest, query.model_dump(exclude={"model", "from_", "to"})
+        etag = etag_of(model.provider, "interpolate", manifest.id, manifest.digest, labels, rest)
+    return InterpolationRequest(query, model, labels, seed, etag)
 
 
-def _class_index(model: LoadedModel, field: str, wanted: str | None) -> int:
-    """Raises InvalidInput that names the field."""
-    try:
-        return model.class_index(wanted)
-    except InvalidInput as error:
-        raise InvalidInput.of(field, wanted, error.problems[0].message) from None
+def _label(model: LoadedModel, field: str, value: str | None) -> int:
+    manifest = model.manifest
+    if manifest.conditional:
+        return class_index(value, manifest.classes, f"model '{manifest.id}'", field)
+    if value is not None:
+        raise InvalidInput.of(field, value, f"model '{manifest.id}' is unconditional and has no classes; leave it out")
+    return 0

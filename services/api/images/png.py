@@ -1,7 +1,7 @@
-"""Images to PNG: a sheet of tiles, with its provenance in an iTXt chunk.
+"""Writes and reads PNG files: a grid of tiles, with its provenance in an iTXt chunk.
 
-The format is simple where nothing is compressed, and then far quicker to write than with Pillow's defaults. Files that
-must be small are Pillow's business, as is reading any.
+Uncompressed files are simple, and written here far faster than by Pillow. Pillow writes the smallest files, and decodes
+all pixels.
 """
 
 from __future__ import annotations
@@ -11,32 +11,34 @@ import json
 import math
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 PROVENANCE_KEYWORD = "kiln"
+# The keyword, not compressed, no method, no language, no translated keyword; the text follows in UTF-8.
+_ITXT_HEAD = PROVENANCE_KEYWORD.encode() + b"\0\0\0\0\0"
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _RGB8 = (8, 2, 0, 0, 0)  # bits, colour type, compression, filter method, no interlace
 _UP = 2  # the filter that takes the difference from the row above
 
 
 def tile(images: NDArray[np.uint8], columns: int | None = None, scale: int = 1) -> NDArray[np.uint8]:
-    """[N, H, W, 3] -> one sheet, row by row, `ceil(sqrt(N))` columns unless told; what stays empty is black.
+    """[N, H, W, 3] -> one grid, row by row, of `ceil(sqrt(N))` columns by default. Empty tiles are black.
 
-    `scale` repeats each pixel so many times in both directions.
+    `scale` enlarges each pixel to scale x scale pixels.
     """
     count, height, width, channels = images.shape
     columns = columns or math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
-    sheet = np.zeros((rows * columns, height, width, channels), dtype=np.uint8)
-    sheet[:count] = images
-    sheet = sheet.reshape(rows, columns, height, width, channels).swapaxes(1, 2)
-    return enlarge(sheet.reshape(rows * height, columns * width, channels), scale)
+    grid = np.zeros((rows * columns, height, width, channels), dtype=np.uint8)
+    grid[:count] = images
+    grid = grid.reshape(rows, columns, height, width, channels).swapaxes(1, 2)
+    return enlarge(grid.reshape(rows * height, columns * width, channels), scale)
 
 
 def enlarge(images: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
@@ -50,10 +52,10 @@ def encode_png(pixels: NDArray[np.uint8], provenance: dict[str, Any], compress: 
 
 
 def encode_apng(frames: NDArray[np.uint8], provenance: dict[str, Any], frame_ms: int) -> bytes:
-    """[N, H, W, 3] -> an animated PNG that begins anew at its end."""
+    """[N, H, W, 3] -> an animated PNG that loops."""
     first, *rest = (Image.fromarray(frame) for frame in frames)
     buffer = io.BytesIO()
-    # Each frame replaces the one before as a whole; left to itself, Pillow would drop those that are equal.
+    # `blend=0`: each frame replaces the one before. By default Pillow drops frames that are equal.
     first.save(
         buffer, "PNG", save_all=True, append_images=rest, duration=frame_ms, loop=0, blend=0,
         pnginfo=_text(json.dumps(provenance, sort_keys=True)),
@@ -62,59 +64,90 @@ def encode_apng(frames: NDArray[np.uint8], provenance: dict[str, Any], frame_ms:
 
 
 def read_provenance(png: bytes) -> dict[str, Any] | None:
-    """What was written into the file, or None when it is not one of ours. Raises ValueError for what is no PNG."""
-    try:
-        with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
-            text = getattr(image, "text", {}).get(PROVENANCE_KEYWORD)
-        provenance = json.loads(text) if text else None
-    except UnidentifiedImageError:  # whose text names an object in memory
-        raise ValueError("not a PNG") from None
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"not a sound PNG: {error}") from error
-    return provenance if isinstance(provenance, dict) else None
+    """The provenance in the file, or None when Kiln did not write one. Decodes no pixels.
+
+    Raises ValueError for anything but a PNG.
+    """
+    for name, content in _chunks(png):
+        if name == b"iTXt" and content.startswith(_ITXT_HEAD):
+            try:
+                provenance = json.loads(content[len(_ITXT_HEAD) :])
+            except ValueError:  # not UTF-8, or not JSON
+                return None
+            return provenance if isinstance(provenance, dict) else None
+    return None
 
 
-def read_frames(png: bytes, shape: tuple[int, ...] | None = None) -> NDArray[np.uint8]:
+def read_size(png: bytes) -> tuple[int, int, int]:
+    """(frames, height, width) that the file claims. Decodes no pixels. Raises ValueError for anything but a PNG."""
+    frames, size = 1, None
+    for name, content in _chunks(png):
+        if name == b"IHDR" and len(content) == 13:
+            size = struct.unpack(">II", content[:8])
+        elif name == b"acTL" and len(content) == 8:
+            (frames,) = struct.unpack(">I", content[:4])
+    if size is None:
+        raise ValueError("not a PNG: it has no header")
+    return frames, size[1], size[0]
+
+
+def read_frames(png: bytes, shape: tuple[int, ...]) -> NDArray[np.uint8]:
     """The pixels of a PNG, animated or not: [frames, H, W, 3].
 
-    Raises ValueError for a damaged file, and for one of another shape than is told, before it is unpacked: a small file
-    may claim a large part of the memory.
+    Raises ValueError for a damaged file, and, before any pixel is decoded, for another shape than the expected one: a
+    small file may claim a large part of the memory.
     """
+    if (size := read_size(png)) != shape[:3]:
+        claimed, expected = (f"{frames} x {width} x {height}" for frames, height, width in (size, shape[:3]))
+        raise ValueError(f"the file is {claimed} (frames x width x height), but this server generates {expected}")
     try:
         with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
-            count = getattr(image, "n_frames", 1)
-            if shape is not None and (count, image.height, image.width) != shape[:3]:
-                wanted = " x ".join(str(size) for size in (shape[0], shape[2], shape[1]))
-                raise ValueError(f"the file is {count} x {image.width} x {image.height}, and this makes {wanted}")
             pixels = []
-            for number in range(count):
+            for number in range(size[0]):
                 image.seek(number)
                 pixels.append(np.asarray(image.convert("RGB")))
-    except (OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise ValueError(f"not a sound PNG: {error}") from error
+    except (OSError, SyntaxError, EOFError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"the PNG is damaged: {error}") from error
     return np.stack(pixels)
+
+
+def _chunks(png: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """(name, content) of each chunk up to IEND. Raises ValueError where one is damaged."""
+    if not png.startswith(_SIGNATURE):
+        raise ValueError("not a PNG")
+    position = len(_SIGNATURE)
+    while position < len(png):
+        (length,) = struct.unpack(">I", png[position : position + 4].rjust(4, b"\0"))
+        name, content = png[position + 4 : position + 8], png[position + 8 : position + 8 + length]
+        end = position + 12 + length
+        if end > len(png) or png[end - 4 : end] != struct.pack(">I", zlib.crc32(content, zlib.crc32(name))):
+            raise ValueError(f"the PNG is damaged in its chunk {name.decode('latin-1')!r}")
+        if name == b"IEND":
+            return
+        yield name, content
+        position = end
 
 
 def _stored(pixels: NDArray[np.uint8], text: str) -> bytes:
     """Uncompressed blocks, no filters."""
     height, width, _ = pixels.shape
-    rows = np.zeros((height, 1 + 3 * width), dtype=np.uint8)  # each row begins with its filter, 0: none
+    rows = np.zeros((height, 1 + 3 * width), dtype=np.uint8)  # each row starts with its filter, 0: none
     rows[:, 1:] = pixels.reshape(height, 3 * width)
     return _assemble(width, height, zlib.compress(rows.data, 0), text)
 
 
-def _quick(pixels: NDArray[np.uint8], text: str) -> bytes:
+def _fast(pixels: NDArray[np.uint8], text: str) -> bytes:
     """Differences from the row above, deflated at the lowest level."""
     height, width, _ = pixels.shape
     flat = pixels.reshape(height, 3 * width)
     rows = np.full((height, 1 + 3 * width), _UP, dtype=np.uint8)
     rows[0, 1:] = flat[0]
-    np.subtract(flat[1:], flat[:-1], out=rows[1:, 1:])  # modulo 256, as the format wants it
+    np.subtract(flat[1:], flat[:-1], out=rows[1:, 1:])  # modulo 256, as the format requires
     return _assemble(width, height, zlib.compress(rows.data, 1), text)
 
 
 def _small(pixels: NDArray[np.uint8], text: str) -> bytes:
-    """Pillow at its best: a filter for each row, deflated at the highest level."""
+    """By Pillow: a filter chosen for each row, deflated at the highest level."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG", pnginfo=_text(text), optimize=True)
     return buffer.getvalue()
@@ -126,13 +159,12 @@ def _text(text: str) -> PngInfo:
     return info
 
 
-COMPRESSIONS: dict[str, Callable[[NDArray[np.uint8], str], bytes]] = {"none": _stored, "fast": _quick, "small": _small}
+COMPRESSIONS: dict[str, Callable[[NDArray[np.uint8], str], bytes]] = {"none": _stored, "fast": _fast, "small": _small}
 
 
 def _assemble(width: int, height: int, data: bytes, text: str) -> bytes:
     header = struct.pack(">IIBBBBB", width, height, *_RGB8)
-    # keyword, uncompressed, no method, no language, no translated keyword; then the text as UTF-8
-    itxt = PROVENANCE_KEYWORD.encode() + b"\0\0\0\0\0" + text.encode()
+    itxt = _ITXT_HEAD + text.encode()
     chunks = ((b"IHDR", header), (b"iTXt", itxt), (b"IDAT", data), (b"IEND", b""))
     return _SIGNATURE + b"".join(_chunk(name, content) for name, content in chunks)
 

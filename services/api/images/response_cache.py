@@ -1,95 +1,113 @@
-"""Answers that stay the same for ever: their names (ETags), and those that were given lately."""
+"""Reproducible responses: their ETags, and a cache of the latest ones."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from http import HTTPStatus
 from typing import Any, Protocol
 
-REVISION = 1  # of everything between the model's output and the file; another one, and old names are not ours any more
+import numpy as np
+import onnxruntime
+import PIL
+
+from services.api.inference.devices import processor_of
+
+REVISION = 2  # of all code between a request and its file: raise it when the same request gives other bytes
 
 
 @dataclass(frozen=True)
 class ImageResponse:
-    """A body and how it is to be sent. `etag` is there if and only if the same question always gives this answer."""
+    """A body with its headers. Only a reproducible response has an `etag`."""
 
     body: bytes
     media_type: str
     headers: Mapping[str, str] = field(default_factory=dict)
     etag: str | None = None
-    is_fixed: bool = False  # the question names a model, and not an alias that may move
+    is_immutable: bool = False  # the request names a model by its id, not by an alias, which may move
     status: HTTPStatus = HTTPStatus.OK
 
     @property
     def all_headers(self) -> dict[str, str]:
         if self.etag is None:
             return dict(self.headers)
-        # `private`: who may see it is decided by a key. An alias has to be asked again, which costs a 304.
-        lasting = "private, max-age=31536000, immutable" if self.is_fixed else "private, no-cache"
-        return {**self.headers, "ETag": self.etag, "Cache-Control": lasting}
+        return {**self.headers, "ETag": self.etag, "Cache-Control": cache_control(is_immutable=self.is_immutable)}
 
 
 class CacheableRequest(Protocol):
-    """What is asked for, with nothing left open: an order of images, an interpolation."""
+    """A fully resolved request for images: sampling and encoding depend on nothing else."""
 
     @property
     def etag(self) -> str | None: ...
 
     @property
-    def is_fixed(self) -> bool: ...
-
-    async def answer(self) -> ImageResponse: ...
+    def is_immutable(self) -> bool: ...
 
 
-def etag_of(*parts: Any) -> str:
-    """A strong ETag for what is made of these parts, known before anything is made."""
-    text = json.dumps([REVISION, *parts], sort_keys=True, default=str)
+def cache_control(*, is_immutable: bool) -> str:
+    """`private`, because a key decides who may see the images. A client must revalidate what an alias points at."""
+    return "private, max-age=31536000, immutable" if is_immutable else "private, no-cache"
+
+
+def etag_of(provider: str, *parts: Any) -> str:
+    """A strong ETag, known before any image is generated.
+
+    It names everything that may change a bit of the file: the request's `parts`, the code, the libraries that sample
+    and encode, and the processor.
+    """
+    text = json.dumps([_environment(provider), parts], sort_keys=True, default=str)
     return f'"{hashlib.blake2b(text.encode(), digest_size=16).hexdigest()}"'
 
 
-def is_known(etag: str | None, if_none_match: str | None) -> bool:
-    """Whether the client has it already; RFC 9110, section 13.1.2, which compares weakly."""
+@cache
+def _environment(provider: str) -> str:
+    versions = (onnxruntime.__version__, np.__version__, PIL.__version__, zlib.ZLIB_RUNTIME_VERSION)
+    text = json.dumps([REVISION, versions, provider, processor_of(provider)])
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def etag_matches(etag: str | None, if_none_match: str | None) -> bool:
+    """Whether If-None-Match lists the ETag; weak comparison, as in RFC 9110, section 13.1.2."""
     if etag is None or if_none_match is None:
         return False
-    known = {part.strip().removeprefix("W/") for part in if_none_match.split(",")}
-    return "*" in known or etag in known
+    listed = {part.strip().removeprefix("W/") for part in if_none_match.split(",")}
+    return "*" in listed or etag in listed
 
 
 class ResponseCache:
-    """The answers that were given lately, the least recently asked for leaving first. 0 bytes: none are kept."""
+    """Up to `max_bytes` of responses; the least recently used ones leave first."""
 
     def __init__(self, max_bytes: int, count: Callable[[str], object]) -> None:
-        """`count` is told what becomes of each question that has a name: `hit`, `miss` or `not_modified`."""
+        """`count` receives `hit`, `miss` or `not_modified` for each request with an ETag."""
         self._max_bytes, self._count = max_bytes, count
-        self._answers: OrderedDict[str, ImageResponse] = OrderedDict()
+        self._responses: OrderedDict[str, ImageResponse] = OrderedDict()
         self.bytes = 0
 
-    async def answer(self, question: CacheableRequest, if_none_match: str | None) -> ImageResponse:
-        """304 if the client has it, what was kept if it was asked before, and else what the question makes."""
-        if question.etag is None:
-            return await question.answer()
-        if is_known(question.etag, if_none_match):
+    def find(self, request: CacheableRequest, if_none_match: str | None) -> ImageResponse | None:
+        """304 when the client has the response, the cached response if there is one, else None."""
+        if request.etag is None:
+            return None
+        if etag_matches(request.etag, if_none_match):
             self._count("not_modified")
-            return ImageResponse(b"", "", {}, question.etag, question.is_fixed, HTTPStatus.NOT_MODIFIED)
-        if kept := self._answers.get(question.etag):
+            return ImageResponse(b"", "", {}, request.etag, request.is_immutable, HTTPStatus.NOT_MODIFIED)
+        if cached := self._responses.get(request.etag):
             self._count("hit")
-            self._answers.move_to_end(question.etag)
-            return replace(kept, is_fixed=question.is_fixed)
+            self._responses.move_to_end(request.etag)
+            return replace(cached, is_immutable=request.is_immutable)
         self._count("miss")
-        answer = await question.answer()
-        self._keep(answer)
-        return answer
+        return None
 
-    def _keep(self, answer: ImageResponse) -> None:
-        """Keeps it if it has a name, and is not so large that it would drive out most of the others."""
-        if answer.etag is None or len(answer.body) > self._max_bytes // 8 or answer.etag in self._answers:
+    def add(self, response: ImageResponse) -> None:
+        """Stores a response that has an ETag, unless it would evict most of the others."""
+        if response.etag is None or len(response.body) > self._max_bytes // 8 or response.etag in self._responses:
             return
-        self._answers[answer.etag] = answer
-        self.bytes += len(answer.body)
+        self._responses[response.etag] = response
+        self.bytes += len(response.body)
         while self.bytes > self._max_bytes:
-            _, dropped = self._answers.popitem(last=False)
-            self.bytes -= len(dropped.body)
+            _, evicted = self._responses.popitem(last=False)
+            self.bytes -= len(evicted.body)

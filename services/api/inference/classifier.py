@@ -1,30 +1,33 @@
-"""The classifier as a judge of images: what does this one show, and how sure is that."""
+"""The image classifier in onnxruntime: the probability of each class for an image."""
 
 from __future__ import annotations
 
-import asyncio
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from services.api.inference.bounded_pool import BoundedPool
 from shared.errors import CorruptArtifact, NoModelReady, UnknownClassifier
 from shared.settings import Settings
 from shared.storage.classifier_files import GRAPH_FILE, read_file, read_manifest
 
+MAX_PENDING_DRAWS = 40_000  # about 40 s of one core
+
 
 class Classifier:
-    """The classifier of the settings, in onnxruntime on the CPU. Each image is judged alone."""
+    """The classifier of the settings, on the CPU. Each image is classified alone."""
 
     def __init__(self, settings: Settings) -> None:
-        """Raises NoModelReady when there is no classifier, CorruptArtifact when it is not one of ours."""
+        """Raises NoModelReady when there is no classifier, CorruptArtifact when its files are damaged."""
         try:
             self.manifest = read_manifest(settings.classifier)
         except UnknownClassifier as error:
-            raise NoModelReady(f"an unconditional model's classes take a classifier: {error}") from error
+            raise NoModelReady(f"images by class from an unconditional model need a classifier: {error}") from error
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1  # one image is too little to share
+        options.intra_op_num_threads = 1  # one image is too small to share between threads
         options.log_severity_level = 3
         try:
             graph = read_file(settings.classifier, self.manifest, GRAPH_FILE)
@@ -44,37 +47,42 @@ class Classifier:
         return self.manifest.digest
 
     def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Pixels [N, 32, 32, 3] -> what the classifier gives to each class [N, K].
+        """Pixels [N, 32, 32, 3] -> probability of each class [N, K].
 
-        One image at a time: in company the last bits could differ, and with them, at the threshold, the answer. It
-        takes hardly longer (docs/explanation/decisions/0014-images-by-class.md).
+        One image at a time: in a batch the last bits could differ, and with them, at the threshold, which images are
+        accepted. It is hardly slower (docs/explanation/decisions/0014-images-by-class.md).
         """
         unit = images.transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1  # [N, H, W, C] -> [N, C, H, W]
         logits = np.concatenate(
             [self._session.run(["logits"], {"images": unit[i : i + 1]})[0] for i in range(len(unit))]
         )
         odds = np.exp(logits - logits.max(axis=1, keepdims=True))
-        shares: NDArray[np.float32] = odds / odds.sum(axis=1, keepdims=True)
-        return shares
+        softmax: NDArray[np.float32] = odds / odds.sum(axis=1, keepdims=True)
+        return softmax
 
 
 class LazyClassifier:
-    """Where the judge sits: opened when it is first asked, and asked by one thread at a time."""
+    """Opens the classifier at its first use, and runs it in one thread."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="judge")
-        self._judge: Classifier | None = None
+        self._pool = BoundedPool("rejection sampling", 1, MAX_PENDING_DRAWS, "draws")
+        self._classifier: Classifier | None = None
 
-    async def judge(self) -> Classifier:
+    async def get(self) -> Classifier:
         """Raises NoModelReady, CorruptArtifact."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._opened)
+        return await self._pool.run(self._open) if self._classifier is None else self._classifier
+
+    @contextmanager
+    def reserve(self, draws: int) -> Iterator[None]:
+        """Holds a place for a request that will classify about so many images. Raises Overloaded."""
+        with self._pool.reserve(draws):
+            yield
 
     async def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        judge = await self.judge()
-        return await asyncio.get_running_loop().run_in_executor(self._thread, judge.probabilities, images)
+        """As Classifier.probabilities; raises what `get` raises."""
+        return await self._pool.run((await self.get()).probabilities, images)
 
-    def _opened(self) -> Classifier:
-        if self._judge is None:
-            self._judge = Classifier(self._settings)
-        return self._judge
+    def _open(self) -> Classifier:
+        self._classifier = self._classifier or Classifier(self._settings)
+        return self._classifier

@@ -2,78 +2,98 @@
 
 from __future__ import annotations
 
-import ctypes
+import logging
 import os
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from functools import cache
 from typing import Any
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from services.api.inference.devices import CPU, CUDA, CUDA_NOT_LOADED, has_cuda_device, providers_for
 from services.api.inference.io_bindings import IMAGE_SHAPE, Binding, CpuBinding, CudaBinding
-from services.api.inference.soft_labels import SHARES
+from services.api.inference.soft_labels import SOFT_LABELS
 from shared.errors import CorruptArtifact, NoModelReady
 from shared.settings import Settings
 
-CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
+log = logging.getLogger("kiln.models")
+
 BUCKETS = {CPU: (1, 2, 4, 8, 16, 32, 64), CUDA: (1, 2, 4, 8, 16, 32, 64, 128, 256)}
-MIN_BATCH = 32  # a batch has a price of its own, in Python, that its images share: docs/explanation/performance.md
-CALL_S = 1e-4  # about what a call of onnxruntime costs besides its work
+MIN_BATCH = 32  # each batch has a fixed cost in Python, which its images share: docs/explanation/performance.md
+CALL_OVERHEAD_S = 1e-4  # roughly what a call of onnxruntime costs besides its work
 MAX_CLASSES = 1000
 MAX_LATENT = 1 << 16
 WARM_UPS = {CPU: 2, CUDA: 4}  # on CUDA two runs allocate, and the third is captured
-_WIDTH = 1e-3  # how far outside [-1, 1] an image may be and still be called tanh's
+TANH_TOLERANCE = 1e-3  # how far outside [-1, 1] a generator's output may be
 
 
 class OnnxEngine:
-    """One session, which `lanes` threads may run at the same time.
+    """One onnxruntime session, which `workers` threads may run at the same time.
 
-    A batch is made up of buckets: sizes that were warmed, and that give the same images to the bit whatever else is in
-    them. So an image depends on its latent vector and class alone.
+    A batch is made up of buckets: batch sizes that were warmed, and whose images are the same to the bit whatever else
+    is in the batch. So an image depends on its latent vector and class alone.
     """
 
     def __init__(
-        self, graph: bytes, latent_dim: int, num_classes: int, settings: Settings, *, takes_shares: bool = False
+        self, graph: bytes, latent_dim: int, num_classes: int, settings: Settings, *, takes_soft_labels: bool = False
     ) -> None:
-        """Opens and warms the model; with `takes_shares` one of `mixing.with_shares`.
+        """Opens and warms the model; `takes_soft_labels` for a graph of `with_soft_labels`.
 
-        Raises CorruptArtifact when it is not a generator of the expected signature or its first batch is not made of
-        images, and NoModelReady when CUDA is required and absent.
+        Raises CorruptArtifact when the graph is not a generator of the expected signature or its first batch is not
+        made of images, and NoModelReady when CUDA is required and absent.
         """
         self.latent_dim, self.num_classes = latent_dim, num_classes
-        self._takes_shares = takes_shares
-        self._has_cuda_graphs = has_cuda_device()
-        self._session = self._open(graph, settings)
-        self.provider: str = self._session.get_providers()[0]
-        if settings.require_cuda and self.provider != CUDA:
-            raise NoModelReady(f"CUDA is required and onnxruntime runs on {self.provider}")
-        self.lanes = lanes_of(settings)
-        self._check_signature()
-        self._check_images()
+        self._takes_soft_labels = takes_soft_labels
+        self._uses_cuda_graphs = has_cuda_device()
         try:
-            self._slots, seconds = self._warm()
-        except Exception:
-            if not self._has_cuda_graphs:
+            seconds = self._open_and_warm(graph, settings)
+        except NoModelReady:
+            raise
+        except Exception as error:
+            if not self._uses_cuda_graphs:
                 raise
-            self._has_cuda_graphs = False  # a node that has no CUDA kernel, say
-            self._session = self._open(graph, settings)
-            self._slots, seconds = self._warm()
+            # Control flow is refused when the session opens, a node without a CUDA kernel when it is captured.
+            log.warning("this model runs without CUDA graphs: %s", error)
+            self._uses_cuda_graphs = False
+            seconds = self._open_and_warm(graph, settings)
         self.buckets = tuple(sorted(seconds))
         self._plan = min_cost_buckets(seconds)
         rates = {size: size / seconds[size] for size in self.buckets}
         enough = min(size for size in self.buckets if rates[size] >= 0.95 * max(rates.values()))
         self.max_batch = max(MIN_BATCH, enough)
-        images = self.lanes * sum(self.buckets)
+        images = self.workers * sum(self.buckets)
         self.memory_bytes = 2 * len(graph) + images * (latent_dim + np.prod(IMAGE_SHAPE).item()) * 4
 
+    @property
+    def expected_buckets(self) -> Sequence[int]:
+        """All batch sizes that were tried; `buckets` are those that may be used."""
+        return BUCKETS[self.provider]
+
+    @property
+    def warning(self) -> str | None:
+        """What is wrong with the device that the model runs on, in one line."""
+        return CUDA_NOT_LOADED if has_cuda_device() and self.provider != CUDA else None
+
+    def _open_and_warm(self, graph: bytes, settings: Settings) -> dict[int, float]:
+        """-> seconds of each bucket that may be used"""
+        self._session = self._open(graph, settings)
+        self.provider: str = self._session.get_providers()[0]
+        if settings.require_cuda and self.provider != CUDA:
+            raise NoModelReady(f"KILN_REQUIRE_CUDA is set, but onnxruntime runs on {self.provider}")
+        # A CUDA graph belongs to the thread that captured it; on a CPU a run of one thread each keeps a core busy.
+        self.workers = 1 if self.provider == CUDA else settings.threads or os.cpu_count() or 1
+        self._check_signature()
+        self._check_images()
+        self._slots, seconds = self._warm()
+        return seconds
+
     def run(self, z: NDArray[np.float32], classes: NDArray[Any]) -> NDArray[np.uint8]:
-        """z [N, latent], labels [N] (or shares [N, classes]) -> pixels [N, 32, 32, 3], 0..255."""
+        """z [N, latent], labels [N] or soft labels [N, classes] -> pixels [N, 32, 32, 3], 0..255."""
         pixels = np.empty((len(z), IMAGE_SHAPE[1], IMAGE_SHAPE[2], IMAGE_SHAPE[0]), dtype=np.uint8)
-        slot = self._slots.pop()  # there is one for each lane
+        slot = self._slots.pop()  # there is one for each worker
         try:
             start = 0
             for size in self._sizes(len(z)):
@@ -86,16 +106,16 @@ class OnnxEngine:
         return pixels
 
     def _sizes(self, count: int) -> Sequence[int]:
-        """Buckets, the last of which may have room left, that take so many images."""
+        """Buckets for `count` images; the last one may have room left."""
         largest = self.buckets[-1]
         return (*[largest] * (count // largest), *self._plan[count % largest])
 
     def _open(self, graph: bytes, settings: Settings) -> Any:
         options = onnxruntime.SessionOptions()
-        # Parallel are the lanes: two runs of one thread each need not wait for each other after every node.
+        # The workers run in parallel: two runs of one thread each do not wait for each other after every node.
         options.intra_op_num_threads = 1
         options.log_severity_level = 3
-        providers = _providers(settings, cuda_graphs=self._has_cuda_graphs)
+        providers = providers_for(settings, cuda_graphs=self._uses_cuda_graphs)
         try:
             return onnxruntime.InferenceSession(graph, options, providers=providers)
         except Exception as error:  # onnxruntime's exceptions have no common base
@@ -104,26 +124,23 @@ class OnnxEngine:
     def _check_signature(self) -> None:
         inputs = {i.name: (i.type, len(i.shape)) for i in self._session.get_inputs()}
         outputs = {o.name: o.type for o in self._session.get_outputs()}
-        classes = {SHARES: ("tensor(float)", 2)} if self._takes_shares else {"labels": ("tensor(int64)", 1)}
+        classes = {SOFT_LABELS: ("tensor(float)", 2)} if self._takes_soft_labels else {"labels": ("tensor(int64)", 1)}
         expected = {"z": ("tensor(float)", 2)} | classes
         if inputs != expected or outputs != {"images": "tensor(float)"}:
             raise CorruptArtifact(f"not a generator: inputs {inputs}, outputs {outputs}")
-        # Before anything is allocated by what a manifest says.
+        # Checked before the sizes in the manifest allocate any memory.
         (length,) = (i.shape[1] for i in self._session.get_inputs() if i.name == "z")
         if (isinstance(length, int) and length != self.latent_dim) or self.latent_dim > MAX_LATENT:
-            raise CorruptArtifact(f"latent vectors of {length} values, and the manifest says {self.latent_dim}")
+            raise CorruptArtifact(f"the graph takes {length} latent values, but the manifest says {self.latent_dim}")
 
     def _check_images(self) -> None:
-        """A real batch before anything else: shows that the weights are sound.
-
-        It has every class in it: one damaged row of an embedding spoils one class alone.
-        """
+        """Runs one batch with every class in it: a damaged row of an embedding spoils one class alone."""
         if not 0 < self.num_classes <= MAX_CLASSES:
-            raise CorruptArtifact(f"a model of {self.num_classes} classes; 1 to {MAX_CLASSES} are served")
+            raise CorruptArtifact(f"the model has {self.num_classes} classes; Kiln serves models of 1 to {MAX_CLASSES}")
         z, classes = self._probe(max(4, self.num_classes))
         options = onnxruntime.RunOptions()
         if self.provider == CUDA:
-            options.add_run_config_entry("gpu_graph_id", "-1")  # none: this size does not come again
+            options.add_run_config_entry("gpu_graph_id", "-1")  # not captured: this batch size runs once
         try:
             (images,) = self._session.run(["images"], {"z": z, self._class_input: classes}, options)
         except Exception as error:
@@ -132,21 +149,21 @@ class OnnxEngine:
             raise CorruptArtifact(f"the generator's first batch has the shape {images.shape}")
         if not np.isfinite(images).all():
             raise CorruptArtifact("the generator's first batch has values that are not finite")
-        if np.abs(images).max() > 1 + _WIDTH:
+        if np.abs(images).max() > 1 + TANH_TOLERANCE:
             raise CorruptArtifact("the generator's first batch has values outside [-1, 1]")
 
     def _warm(self) -> tuple[deque[dict[int, Binding]], dict[int, float]]:
-        """Runs every bucket. -> (bindings of each lane, seconds of each bucket that may be used)
+        """Runs every bucket. -> (bindings of each worker, seconds of each bucket that may be used)
 
-        Another batch size may be another kernel, which rounds otherwise. What may be used is the largest bucket and all
-        that agree with it to the bit, wherever an image stands in them; if the largest does not agree with itself when
-        its images have other places and other company, then only an image alone is always the same.
+        Another batch size may run another kernel, which rounds differently. Only buckets whose output is bit-identical
+        to the largest bucket's, at both ends, are used. If the largest bucket's own output changes when its images
+        move, only single images are bit-identical, and only they are used.
         """
         sizes = BUCKETS[self.provider]
         z, classes = self._probe(sizes[-1])
         slot = {size: self._bind(size) for size in sizes}
         expected = self._run_warm(slot[sizes[-1]], z, classes)[0]
-        # Everybody one place further, beside others: the second half is now all of one class.
+        # The same images, one place further and beside others: the second half is now all of one class.
         half = sizes[-1] // 2
         others = np.concatenate([classes[-1:], classes[: half - 1], np.repeat(classes[:1], half, axis=0)])
         moved, _ = self._run_warm(slot[sizes[-1]], np.roll(z, 1, axis=0), others)
@@ -159,7 +176,7 @@ class OnnxEngine:
         if not np.array_equal(moved[1:half], expected[: half - 1]):
             seconds = {1: self._run_warm(slot[1], z[:1], classes[:1])[1]}
         slots = [{size: slot[size] for size in seconds}]
-        slots += [{size: self._bind(size) for size in seconds} for _ in range(self.lanes - 1)]
+        slots += [{size: self._bind(size) for size in seconds} for _ in range(self.workers - 1)]
         return deque(slots), seconds
 
     def _run_warm(
@@ -168,7 +185,7 @@ class OnnxEngine:
         """-> (images, seconds of the fastest run)"""
         seconds = []
         for _ in range(WARM_UPS[self.provider] // 2):
-            # On a CPU the run is this thread's, whose own time no other work on the machine adds to.
+            # On a CPU the run is in this thread, and other work on the machine does not count in its own time.
             clock_s = time.perf_counter if self.provider == CUDA else time.thread_time
             began_s = clock_s()
             images = _run(binding, z, classes)
@@ -176,26 +193,26 @@ class OnnxEngine:
         return images.copy(), min(seconds)
 
     def _bind(self, size: int) -> Binding:
-        shape = (size, self.num_classes) if self._takes_shares else (size,)
-        classes = np.zeros(shape, dtype=np.float32 if self._takes_shares else np.int64)
+        shape = (size, self.num_classes) if self._takes_soft_labels else (size,)
+        classes = np.zeros(shape, dtype=np.float32 if self._takes_soft_labels else np.int64)
         if self.provider != CUDA:
             return CpuBinding(self._session, size, self.latent_dim, classes, self._class_input)
-        graph_id = size if self._has_cuda_graphs else None
+        graph_id = size if self._uses_cuda_graphs else None
         return CudaBinding(self._session, size, self.latent_dim, classes, self._class_input, graph_id=graph_id)
 
     def _probe(self, count: int) -> tuple[NDArray[np.float32], NDArray[Any]]:
-        """Latent vectors and classes to try the model with; every class is there if `count` allows."""
+        """Latent vectors and classes to try the model with; every class if `count` allows."""
         z = np.random.default_rng(0).standard_normal((count, self.latent_dim), dtype=np.float32)
         labels = np.arange(count, dtype=np.int64) % self.num_classes
-        return z, np.eye(self.num_classes, dtype=np.float32)[labels] if self._takes_shares else labels
+        return z, np.eye(self.num_classes, dtype=np.float32)[labels] if self._takes_soft_labels else labels
 
     @property
     def _class_input(self) -> str:
-        return SHARES if self._takes_shares else "labels"
+        return SOFT_LABELS if self._takes_soft_labels else "labels"
 
 
 def _run(binding: Binding, z: NDArray[np.float32], classes: NDArray[Any]) -> NDArray[np.float32]:
-    """Images of a batch that may be smaller than the bucket; what an earlier one left in the rest does no harm."""
+    """Images of a batch that may be smaller than the bucket; the rest of the buffer keeps older values."""
     count = len(z)
     binding.z[:count] = z
     binding.classes[:count] = classes
@@ -203,14 +220,14 @@ def _run(binding: Binding, z: NDArray[np.float32], classes: NDArray[Any]) -> NDA
 
 
 def min_cost_buckets(seconds: Mapping[int, float]) -> list[tuple[int, ...]]:
-    """For each count below the largest bucket: the buckets that take so many images in the least time.
+    """For each count below the largest bucket: the buckets that run that many images in the least time.
 
-    Where a batch costs by its images, as on a CPU, 13 are 8 + 4 + 1; where it costs by the call, they are 16.
+    Where time grows with the images, as on a CPU, 13 images are 8 + 4 + 1; where the call dominates, they are 16.
     """
     covers: list[tuple[int, ...]] = [()]
     costs = [0.0]
     for count in range(1, max(seconds)):
-        options = [(CALL_S + cost + costs[max(0, count - size)], size) for size, cost in seconds.items()]
+        options = [(CALL_OVERHEAD_S + cost + costs[max(0, count - size)], size) for size, cost in seconds.items()]
         cost, size = min(options)
         costs.append(cost)
         covers.append(tuple(sorted((size, *covers[max(0, count - size)]), reverse=True)))
@@ -218,7 +235,7 @@ def min_cost_buckets(seconds: Mapping[int, float]) -> list[tuple[int, ...]]:
 
 
 def to_pixels(images: NDArray[np.float32], out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
-    """[N, 3, H, W] in [-1, 1] -> [N, H, W, 3] in 0..255, rounded to nearest. What was in `images` is lost."""
+    """[N, 3, H, W] in [-1, 1] -> [N, H, W, 3] in 0..255, rounded to nearest. Overwrites `images`."""
     count, channels, height, width = images.shape
     pixels = np.empty((count, height, width, channels), dtype=np.uint8) if out is None else out
     np.add(images, 1, out=images)
@@ -227,33 +244,3 @@ def to_pixels(images: NDArray[np.float32], out: NDArray[np.uint8] | None = None)
     np.clip(images, 0, 255, out=images)
     pixels[...] = images.astype(np.uint8).transpose(0, 2, 3, 1)
     return pixels
-
-
-def _providers(settings: Settings, *, cuda_graphs: bool) -> list[Any]:
-    if not has_cuda_device():
-        if settings.require_cuda:
-            raise NoModelReady("KILN_REQUIRE_CUDA is set and there is no CUDA device")
-        return [CPU]
-    # The wheels bring cuDNN and cuBLAS as Python packages, where the loader does not look by itself.
-    onnxruntime.preload_dlls()
-    # EXHAUSTIVE, the default, times every algorithm for each new batch shape: 0.3 to 1.3 s before the answer.
-    cuda = {"cudnn_conv_algo_search": "HEURISTIC", "enable_cuda_graph": str(int(cuda_graphs))}
-    return [(CUDA, cuda), CPU]
-
-
-def lanes_of(settings: Settings) -> int:
-    """How many batches run at a time: one on a device, on a CPU one for each core that may be used."""
-    return 1 if has_cuda_device() else settings.threads or os.cpu_count() or 1
-
-
-@cache
-def has_cuda_device() -> bool:
-    """Whether the driver sees a GPU. onnxruntime's own list of providers only says what it was compiled with."""
-    if CUDA not in onnxruntime.get_available_providers():
-        return False
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return False
-    count = ctypes.c_int(0)
-    return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0

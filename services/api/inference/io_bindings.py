@@ -1,7 +1,7 @@
-"""The inputs and the output of one batch size, bound to a session once: a run allocates and looks up nothing.
+"""Inputs and output of one batch size, bound to a session once, so that a run allocates nothing.
 
-CudaBinding has never run: no GPU was at hand when it was written. It follows onnxruntime's documentation of CUDA graphs
-and I/O binding, and `OnnxEngine` does without graphs when the first of them cannot be captured.
+CudaBinding has never run, because no GPU was available. It follows onnxruntime's documentation of CUDA graphs and I/O
+binding, and `OnnxEngine` runs without graphs when one cannot be captured.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ IMAGE_SHAPE = (3, 32, 32)
 
 
 class Binding(Protocol):
-    """`z` [size, latent] and `classes` are to be filled; `run` answers with images, which hold until the next run."""
+    """Fill `z` [size, latent] and `classes`, then call `run`; its images are valid until the next run."""
 
     z: NDArray[np.float32]
     classes: NDArray[Any]
@@ -25,7 +25,7 @@ class Binding(Protocol):
 
 
 class CpuBinding:
-    """All of it is this process's memory."""
+    """Buffers in this process's memory."""
 
     def __init__(self, session: Any, size: int, latent_dim: int, classes: NDArray[Any], name: str) -> None:
         self._session, self._binding = session, session.io_binding()
@@ -37,7 +37,7 @@ class CpuBinding:
             (self._binding.bind_ortvalue_input, name, self.classes),
             (self._binding.bind_ortvalue_output, "images", self._images),
         ):
-            bind(key, onnxruntime.OrtValue.ortvalue_from_numpy(array))  # shares the memory, and keeps it
+            bind(key, onnxruntime.OrtValue.ortvalue_from_numpy(array))  # shares the memory, and keeps it alive
 
     def run(self) -> NDArray[np.float32]:
         self._session.run_with_iobinding(self._binding)
@@ -45,10 +45,10 @@ class CpuBinding:
 
 
 class CudaBinding:
-    """Fixed places on the device, and with `graph_id` a CUDA graph of the whole run, replayed in one call.
+    """Buffers on the device, and with `graph_id` a CUDA graph of the whole run, replayed in one call.
 
-    The first runs of an id allocate, then capture; capture and replay belong to one thread. Hence: every size has its
-    id, is warmed, and all of it happens in the engine's only lane.
+    The first runs of an id allocate, then capture, and capture and replay must happen in one thread. So every size has
+    its own id and is warmed, and the engine has one worker.
     """
 
     def __init__(

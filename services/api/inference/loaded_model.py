@@ -1,71 +1,72 @@
-"""A model in memory: its manifest, and the engine that runs it behind a batcher."""
+"""A model in memory: its manifest, and the engines that run it behind a batcher."""
 
 from __future__ import annotations
 
 import asyncio
-import threading
+import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from services.api.inference.batcher import DynamicBatcher
-from services.api.inference.engine import CUDA, OnnxEngine, lanes_of
-from services.api.inference.latents import fill_latent
-from services.api.inference.soft_labels import with_shares
-from services.api.telemetry import Telemetry
-from shared.errors import InvalidInput
+from services.api.inference.devices import CUDA
+from services.api.inference.engine import OnnxEngine
+from services.api.inference.latents import Latent, draw_latents
+from services.api.inference.soft_labels import with_soft_labels
+from services.api.telemetry import ModelTelemetry, Telemetry
 from shared.settings import Settings
 from shared.storage.model_registry import ModelManifest
 
-MAX_BATCH = 64  # images that others may run at a time; more does not raise the CPU's rate
+MAX_BATCH = 64  # images that callers should sample at a time; more does not raise the CPU's rate
 
 Pixels = NDArray[np.uint8]
-Stream = tuple[int, int, float | None]  # seed, index, truncation
-Value = TypeVar("Value")
+SoftLabel = NDArray[np.float32]  # [classes], which sum to 1
+
+log = logging.getLogger("kiln.models")
 
 
-def index_of_class(wanted: str | None, names: Sequence[str], knows: str) -> int:
-    """A class's place among the names, by name or by number. Raises InvalidInput, which says who `knows` which."""
-    if wanted in names:
-        return names.index(wanted)
-    if wanted is not None and wanted.isascii() and wanted.isdigit() and int(wanted[:9]) < len(names):
-        return int(wanted[:9])
-    raise InvalidInput.of("class", wanted, f"unknown class; {knows} {', '.join(names)}")
+class Sample(NamedTuple):
+    """One image to generate: its latent vector, and its class or the weight of each class."""
 
-
-class Draw(NamedTuple):
-    """One image to make: its class, and its latent vector or the number in its stream that stands for one."""
-
-    latent: Stream | NDArray[np.float32]
-    label: int
+    latent: Latent
+    label: int | SoftLabel
 
 
 class LoadedModel:
+    """`sample` is the one way to images. Freed at once when the last reference goes: there are no cycles."""
+
     def __init__(self, manifest: ModelManifest, graph: bytes, settings: Settings, telemetry: Telemetry) -> None:
-        """Opens and warms it. Raises CorruptArtifact, NoModelReady."""
+        """Opens and warms the model. Raises CorruptArtifact, NoModelReady."""
         self.manifest, self._graph, self._settings = manifest, graph, settings
-        # Threads of its own, which end by themselves when the model is garbage. A CUDA graph belongs to its thread.
-        self._threads = ThreadPoolExecutor(lanes_of(settings), thread_name_prefix="lane")
-        self._engine = self._threads.submit(
+        # A CUDA graph belongs to the thread that captured it, so there one thread opens the model and runs it. All
+        # these threads end when the model is freed.
+        self._opener = ThreadPoolExecutor(1, thread_name_prefix="inference")
+        self._engine = self._opener.submit(
             OnnxEngine, graph, manifest.latent_dim, len(manifest.classes), settings
         ).result()
-        self._mixer: OnnxEngine | None = None
-        self._mixer_lock = threading.Lock()
+        workers, is_on_cuda = self._engine.workers, self.provider == CUDA
+        threads = self._opener if is_on_cuda else ThreadPoolExecutor(workers, thread_name_prefix="inference")
         self.telemetry = telemetry.of_model(manifest.id, self.provider)
-        # A device waits for nobody who encodes; on a CPU the lanes are its cores, and more threads bring nothing.
-        finisher = ThreadPoolExecutor(2, thread_name_prefix="encode") if self.provider == CUDA else None
-        self._batcher: DynamicBatcher[Draw, Pixels] = DynamicBatcher(
-            self._run, self._threads, self._engine.max_batch, settings.max_waiting_images,
-            lanes=self._engine.lanes, finisher=finisher, waited=self.telemetry.waited,
+        self._runner = _Runner(self._engine, self.telemetry)
+        self._opening_soft_labels: asyncio.Future[None] | None = None
+        self._batcher: DynamicBatcher[Sample, Pixels] = DynamicBatcher(
+            self._runner.run, threads, self._engine.max_batch, settings.max_waiting_images, workers=workers,
+            on_wait=self.telemetry.waited,
         )  # fmt: skip
+        self._log_buckets()
 
     @property
     def provider(self) -> str:
         return self._engine.provider
+
+    @property
+    def warning(self) -> str | None:
+        """What is wrong with the device that the model runs on, in one line."""
+        return self._engine.warning
 
     @property
     def waiting(self) -> int:
@@ -74,76 +75,76 @@ class LoadedModel:
 
     @property
     def memory_bytes(self) -> int:
-        """By estimate: weights, as read and as onnxruntime packs them, and the buffers of all buckets."""
-        return len(self._graph) + self._engine.memory_bytes + (self._mixer.memory_bytes if self._mixer else 0)
+        """Estimated: the weights, as read and as onnxruntime packs them, and the buffers of all buckets."""
+        soft = self._runner.soft_engine
+        return len(self._graph) + self._engine.memory_bytes + (soft.memory_bytes if soft else 0)
 
-    def check_room(self, count: int) -> None:
-        """Raises Overloaded when so many images find no place now, InvalidInput when they never would."""
-        self._batcher.check_room(count)
+    async def sample(self, latents: Sequence[Latent], labels: Sequence[int] | NDArray[np.float32]) -> Pixels:
+        """latents [N], labels [N] or soft labels [N, classes] -> pixels [N, 32, 32, 3].
 
-    async def draw(self, draws: Sequence[Draw], finish: Callable[[list[Pixels]], Value]) -> Value:
-        """What `finish` makes of the images [32, 32, 3] of the draws; it is called in a thread. Raises Overloaded."""
-
-        def finish_and_tell(images: list[Pixels]) -> Value:
-            began_s = time.perf_counter()
-            value = finish(images)
-            self.telemetry.encoded(began_s)
-            return value
-
-        return await self._batcher.submit_for(draws, finish_and_tell)
-
-    async def generate(self, latents: NDArray[np.float32], labels: Sequence[int]) -> Pixels:
-        """latents [N, latent], labels [N] -> pixels [N, 32, 32, 3]. Raises Overloaded."""
-        draws = [Draw(latent, label) for latent, label in zip(latents, labels, strict=True)]
-        return np.stack(await self._batcher.submit(draws))
-
-    async def mix(self, latents: NDArray[np.float32], shares: NDArray[np.float32]) -> Pixels:
-        """The same with shares of classes [N, classes] in place of labels.
-
-        A model that has no embedding of its classes to mix gives to each image the class with the largest share.
+        A model without an embedding of its classes generates the class with the largest weight. Raises Overloaded when
+        the queue is full, and InvalidInput for more images than the queue holds.
         """
-        self.check_room(len(latents))
-        loop = asyncio.get_running_loop()
-        mixer = await asyncio.to_thread(self._mixing)
-        if mixer is None:
-            return await self.generate(latents, shares.argmax(axis=1).tolist())
-        return await loop.run_in_executor(self._threads, mixer.run, latents, shares)
+        self._batcher.check_capacity(len(latents))
+        if isinstance(labels, np.ndarray) and not await self._takes_soft_labels():
+            labels = labels.argmax(axis=1).tolist()
+        samples = [Sample(latent, label) for latent, label in zip(latents, labels, strict=True)]
+        return np.stack(await self._batcher.submit(samples))
 
-    def _mixing(self) -> OnnxEngine | None:
-        """Opened by the first who asks: few models are ever interpolated."""
-        with self._mixer_lock:
-            if self._mixer is None and (graph := with_shares(self._graph)) is not None:
-                sizes = (self.manifest.latent_dim, len(self.manifest.classes), self._settings)
-                self._mixer = self._threads.submit(OnnxEngine, graph, *sizes, takes_shares=True).result()
-        return self._mixer
+    async def _takes_soft_labels(self) -> bool:
+        """Opens the engine for soft labels at the first call, because few models are ever interpolated."""
+        if self._opening_soft_labels is None:
+            self._opening_soft_labels = asyncio.get_running_loop().run_in_executor(
+                self._opener, self._runner.open_soft_engine, self._graph, self._settings
+            )
+        await asyncio.shield(self._opening_soft_labels)  # other requests may wait for the same engine
+        return self._runner.soft_engine is not None
 
-    def _run(self, draws: list[Draw]) -> list[Pixels]:
+    def _log_buckets(self) -> None:
+        engine, model_id = self._engine, self.manifest.id
+        sizes = ", ".join(map(str, engine.buckets))
+        if missing := sorted(set(engine.expected_buckets) - set(engine.buckets)):
+            log.warning(
+                "model %s: usable batch sizes %s on %s; serving is slower without %s, whose last bits differ",
+                model_id, sizes, self.provider, ", ".join(map(str, missing)),
+            )  # fmt: skip
+        else:
+            log.info("model %s: usable batch sizes %s on %s", model_id, sizes, self.provider)
+        if self.warning:
+            log.warning("model %s: %s", model_id, self.warning)
+
+
+class _Runner:
+    """Runs batches of samples. It knows no LoadedModel, so the batcher that holds it keeps no model alive."""
+
+    def __init__(self, engine: OnnxEngine, telemetry: ModelTelemetry) -> None:
+        self._engine, self._telemetry = engine, telemetry
+        self.soft_engine: OnnxEngine | None = None  # None until opened, and for models without an embedding
+
+    def open_soft_engine(self, graph: bytes, settings: Settings) -> None:
+        """Raises CorruptArtifact."""
+        if (graph_with_weights := with_soft_labels(graph)) is not None:
+            sizes = self._engine.latent_dim, self._engine.num_classes
+            self.soft_engine = OnnxEngine(graph_with_weights, *sizes, settings, takes_soft_labels=True)
+
+    def run(self, samples: list[Sample]) -> list[Pixels]:
         began_s = time.perf_counter()
-        z = np.empty((len(draws), self.manifest.latent_dim), dtype=np.float32)
-        for row, (latent, _) in zip(z, draws, strict=True):
-            if isinstance(latent, tuple):
-                fill_latent(row, *latent)
-            else:
-                row[:] = latent
-        images = self._engine.run(z, np.array([label for _, label in draws], dtype=np.int64))
-        self.telemetry.ran(len(draws), began_s)
-        return list(images)
+        z = draw_latents([sample.latent for sample in samples], self._engine.latent_dim)
+        labels = [sample.label for sample in samples]
+        if self.soft_engine is None or not any(isinstance(label, np.ndarray) for label in labels):
+            images = [*self._engine.run(z, np.array(labels, dtype=np.int64))]
+        else:
+            images = self._run_mixed(z, labels, self.soft_engine)
+        self._telemetry.ran(len(samples), began_s)
+        return images
 
-    def class_name(self, wanted: str | None) -> str | None:
-        """The name of a class by name or by number; None of an unconditional model. Raises InvalidInput."""
-        label = self.class_index(wanted)
-        return self.manifest.classes[label] if self.manifest.conditional else None
-
-    def class_index(self, wanted: str | None) -> int:
-        """The class by name or by number; 0 for an unconditional model, which ignores it.
-
-        Raises InvalidInput that lists the names.
-        """
-        names = self.manifest.classes
-        if not self.manifest.conditional:
-            if wanted is not None:
-                raise InvalidInput.of(
-                    "class", wanted, f"model {self.manifest.id} is unconditional and knows no classes"
-                )
-            return 0
-        return index_of_class(wanted, names, f"model {self.manifest.id} has")
+    def _run_mixed(
+        self, z: NDArray[np.float32], labels: Sequence[int | SoftLabel], soft_engine: OnnxEngine
+    ) -> list[Pixels]:
+        is_soft = np.array([isinstance(label, np.ndarray) for label in labels])
+        pixels: dict[int, Pixels] = {}
+        for engine, rows, dtype in ((self._engine, ~is_soft, np.int64), (soft_engine, is_soft, np.float32)):
+            if positions := np.flatnonzero(rows).tolist():
+                images = engine.run(z[rows], np.array([labels[row] for row in positions], dtype=dtype))
+                pixels |= zip(positions, images, strict=True)
+        return [pixels[row] for row in range(len(labels))]

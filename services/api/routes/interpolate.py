@@ -1,4 +1,4 @@
-"""From one image to another."""
+"""Images on a path from one image to another."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 
 from services.api.auth import GENERATE
-from services.api.images.interpolate import Interpolation
+from services.api.images.interpolate import InterpolationRequest, resolve_interpolation
+from services.api.query_route import QueryRoute
 from services.api.routes.generate import IfNoneMatch, respond
 from services.api.schemas.images import InterpolateQuery
 from services.api.state import AppState, State
 
-router = APIRouter(tags=["generate"])
+router = APIRouter(tags=["generate"], route_class=QueryRoute)
 
 STRIPS: dict[int | str, dict[str, Any]] = {
     200: {"content": {"image/png": {}, "image/apng": {}}},
-    304: {"description": "The answer that the client has."},
+    304: {"description": "The client's cached response is current."},
 }
 
 
@@ -25,8 +26,8 @@ async def interpolate(
     query: Annotated[InterpolateQuery, Query()], request: Request, state: State, if_none_match: IfNoneMatch = None
 ) -> Response:
     """In `steps` images from one class and latent vector to another; the first and the last are those of /generate."""
-    return await respond(_question(query, state), request, state, if_none_match)
+    return await respond(_resolve(query, state), request, state, if_none_match)
 
 
-async def _question(query: InterpolateQuery, state: AppState) -> Interpolation:
-    return Interpolation(query, await state.models.get(query.model))
+async def _resolve(query: InterpolateQuery, state: AppState) -> InterpolationRequest:
+    return resolve_interpolation(query, await state.models.get(query.model))

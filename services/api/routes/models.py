@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Annotated
@@ -29,11 +28,9 @@ def list_models(state: State) -> ModelList:
 
 
 @router.get("/models/{model_id}", dependencies=[READ])
-async def get_model(model_id: str, state: State) -> ModelView:
+def get_model(model_id: str, state: State) -> ModelView:
     """Shows a model. If it cannot be served, `refused` holds the reason."""
-    manifest = await asyncio.to_thread(state.registry.get, model_id)
-    await state.models.ensure_probed(model_id)
-    return _view(manifest, await asyncio.to_thread(state.registry.aliases), state)
+    return _view(state.registry.get(model_id), state.registry.aliases(), state)
 
 
 @router.get(
@@ -54,8 +51,8 @@ def get_preview(model_id: str, state: State) -> Response:
 @router.delete("/models/{model_id}", status_code=204, dependencies=[TRAIN])
 async def delete_model(model_id: str, state: State) -> None:
     """Deletes a model and its files. 409 while an alias points at it."""
-    await asyncio.to_thread(state.registry.delete, model_id)
-    state.models.forget(model_id)
+    await run_in_threadpool(state.registry.delete, model_id)
+    state.models.evict(model_id)
     with suppress(StoreUnavailable):
         await run_in_threadpool(state.store.announce)
 

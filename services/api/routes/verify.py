@@ -1,4 +1,4 @@
-"""Whether a picture is what it says it is."""
+"""Verification of PNG files by their provenance."""
 
 from __future__ import annotations
 
@@ -22,6 +22,6 @@ PNG_BODY = {
 
 @router.post("/verify", openapi_extra=PNG_BODY, dependencies=[GENERATE])
 async def verify_png(request: Request, state: State) -> Verification:
-    """Takes a PNG, reads how it was made, makes it again and compares. If it is not reproduced, `reason` says why."""
+    """Reads the provenance in a PNG, generates the file again and compares. `reason` says why it is not reproduced."""
     png = await request.body()
-    return await cancel_on_disconnect(request, verify(png, state.models, state.classifier))
+    return await cancel_on_disconnect(request, verify(png, state.models, state.classifier, state.encoders))

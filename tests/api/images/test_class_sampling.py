@@ -1,4 +1,4 @@
-"""Images by class out of a model that knows no classes: the classifier picks them."""
+"""Images by class from an unconditional model: rejection sampling with the classifier."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def settings(settings: Settings) -> Settings:
 
 @pytest.fixture
 def colorful(settings: Settings, registry: ModelRegistry) -> Iterator[TestClient]:
-    """An API whose model makes images of any colour and cannot be told which."""
+    """An API whose unconditional model generates images of any colour."""
     publish(registry, "plain", graph=make_generator(LATENT, len(CLASSES), is_tinted=True), conditional=False)
     with TestClient(create_app(settings), raise_server_exceptions=False) as client:
         wait_until_ready(client)
@@ -46,12 +46,12 @@ def color_of(tile: np.ndarray) -> str:
 
 
 def redness_of(tile: np.ndarray) -> float:
-    """What the classifier must give to red, worked out by hand."""
+    """The classifier's probability of red, computed by hand."""
     odds = np.exp(4 * (tile.mean(axis=(0, 1)) / 127.5 - 1))
     return float(odds[0] / odds.sum())
 
 
-def test_an_unconditional_model_gives_images_of_the_class_that_is_asked_for(
+def test_an_unconditional_model_gives_images_of_the_requested_class(
     colorful: TestClient, classifier: ClassifierManifest
 ) -> None:
     any_color = tiles(get(colorful, n=16, seed=1), 16)
@@ -66,7 +66,7 @@ def test_an_unconditional_model_gives_images_of_the_class_that_is_asked_for(
     assert 0.5 <= least <= mean <= 1
 
 
-def test_few_accepted_images_are_the_beginning_of_many_whoever_else_asks(
+def test_a_smaller_n_gives_the_first_accepted_images_of_a_larger_n_under_load(
     colorful: TestClient, classifier: ClassifierManifest
 ) -> None:
     sixteen = tiles(get(colorful, **{"class": "blue", "n": 16, "seed": 3}), 16)
@@ -79,7 +79,7 @@ def test_few_accepted_images_are_the_beginning_of_many_whoever_else_asks(
         assert len({other.result() for other in company}) == 8
 
 
-def test_the_file_tells_which_draws_were_accepted_and_by_whom(
+def test_the_provenance_lists_the_accepted_draws_and_the_classifier(
     colorful: TestClient, classifier: ClassifierManifest
 ) -> None:
     answer = colorful.get("/generate", params={"class": "green", "n": 16, "seed": 9, "threshold": 0.6})
@@ -90,7 +90,7 @@ def test_the_file_tells_which_draws_were_accepted_and_by_whom(
     assert (provenance["class_method"], provenance["threshold"]) == ("classifier", 0.6)
     assert provenance["classifier"] == classifier.digest
     assert provenance["draws"] == int(answer.headers["x-kiln-draws"]) == provenance["indices"][-1] + 1
-    # Then: they are those images of the plain sequence of that seed, and of the first draws no other would do.
+    # Then they are images of the seed without a class, and a lower threshold accepts at least the same ones
     everything = tiles(get(colorful, n=provenance["draws"], seed=9), provenance["draws"])
     np.testing.assert_array_equal(tiles(answer.content, 16), [everything[index] for index in provenance["indices"]])
     looser = read_provenance(get(colorful, **{"class": "green", "n": 16, "seed": 9, "threshold": 0.3}))
@@ -98,20 +98,20 @@ def test_the_file_tells_which_draws_were_accepted_and_by_whom(
     assert set(provenance["indices"]) <= set(looser["indices"]) | set(range(looser["draws"], provenance["draws"]))
 
 
-def test_json_tells_it_of_each_class_that_was_asked_for(colorful: TestClient, classifier: ClassifierManifest) -> None:
+def test_json_lists_the_accepted_draws_of_each_class(colorful: TestClient, classifier: ClassifierManifest) -> None:
     answer = colorful.post("/generate", json={"class": ["red", "blue"], "n": 3, "seed": 5, "format": "json"})
 
-    told = answer.json()
-    assert (told["class_method"], told["classifier"]) == ("classifier", classifier.digest)
-    assert [image["class"] for image in told["images"]] == ["red"] * 3 + ["blue"] * 3
-    for color, indices in zip(("red", "blue"), told["indices"], strict=True):
+    body = answer.json()
+    assert (body["class_method"], body["classifier"]) == ("classifier", classifier.digest)
+    assert [image["class"] for image in body["images"]] == ["red"] * 3 + ["blue"] * 3
+    for color, indices in zip(("red", "blue"), body["indices"], strict=True):
         alone = read_provenance(get(colorful, **{"class": color, "n": 3, "seed": 5}))
         assert alone is not None
         assert alone["indices"] == indices
-    assert int(answer.headers["x-kiln-draws"]) == max(told["draws"])
+    assert int(answer.headers["x-kiln-draws"]) == max(body["draws"])
 
 
-def test_when_the_limit_is_reached_the_answer_says_how_many_were_found(
+def test_when_max_draws_is_reached_the_error_says_how_many_images_were_accepted(
     colorful: TestClient, classifier: ClassifierManifest
 ) -> None:
     nearly = colorful.get("/generate", params={"class": "red", "n": 16, "seed": 1, "max_draws": 16})
@@ -122,10 +122,10 @@ def test_when_the_limit_is_reached_the_answer_says_how_many_were_found(
         assert answer.status_code == 422
         (problem,) = answer.json()["errors"]
         assert (problem["field"], problem["value"]) == ("max_draws", limit)
-        assert f"accepted {found} of class red" in problem["message"]
+        assert f"accepted {found} of class 'red'" in problem["message"]
 
 
-def test_several_classes_are_judged_at_once_and_any_file_can_be_verified(
+def test_several_classes_share_their_draws_and_each_file_can_be_verified(
     colorful: TestClient, classifier: ClassifierManifest
 ) -> None:
     sheet = colorful.get("/generate", params={"class": "all", "n": 3, "seed": 1})
@@ -140,22 +140,21 @@ def test_several_classes_are_judged_at_once_and_any_file_can_be_verified(
         assert colorful.post("/verify", content=png).json()["reason"] is None
 
 
-def test_without_a_class_nothing_is_judged(colorful: TestClient) -> None:
-    """And so no classifier is needed."""
+def test_a_request_without_a_class_uses_no_classifier(colorful: TestClient) -> None:
     answer = colorful.get("/generate", params={"n": 4, "seed": 1})
 
     assert answer.status_code == 200
     assert "x-kiln-class-method" not in answer.headers
 
 
-def test_without_a_classifier_the_answer_is_503_and_says_what_is_missing(colorful: TestClient) -> None:
+def test_without_a_classifier_the_error_is_503_and_names_it(colorful: TestClient) -> None:
     answer = colorful.get("/generate", params={"class": "red"})
 
     assert answer.status_code == 503
     assert "there is no classifier" in answer.json()["detail"]
 
 
-def test_a_damaged_classifier_judges_nothing(
+def test_a_damaged_classifier_is_never_used(
     colorful: TestClient, classifier: ClassifierManifest, settings: Settings
 ) -> None:
     (settings.classifier / "classifier.onnx").write_bytes(b"something else")
@@ -169,17 +168,17 @@ def test_a_damaged_classifier_judges_nothing(
 @pytest.mark.parametrize(
     ("query", "field", "why"),
     [
-        ({"class": "cat"}, "class", "the classifier knows red, green, blue"),
-        ({"class": "3"}, "class", "the classifier knows red, green, blue"),
+        ({"class": "cat"}, "class", "the classifier has 'red', 'green', 'blue'"),
+        ({"class": "3"}, "class", "the classifier has 'red', 'green', 'blue'"),
         ({"class": "red", "threshold": 0}, "threshold", "greater than 0"),
         ({"class": "red", "threshold": 1.5}, "threshold", "less than or equal to 1"),
         ({"class": "red", "threshold": "nan"}, "threshold", "finite number"),
         ({"class": "red", "max_draws": 0}, "max_draws", "greater than or equal to 1"),
         ({"class": "red", "max_draws": 10**6}, "max_draws", "less than or equal to 20000"),
-        ({"threshold": 0.5}, "threshold", "asked for no class"),
+        ({"threshold": 0.5}, "threshold", "no class is requested"),
     ],
 )
-def test_wrong_values_are_named(
+def test_an_invalid_value_names_its_field(
     colorful: TestClient, classifier: ClassifierManifest, query: dict[str, Any], field: str, why: str
 ) -> None:
     answer = colorful.get("/generate", params=query)
@@ -190,19 +189,19 @@ def test_wrong_values_are_named(
     assert why in problem["message"]
 
 
-def test_a_conditional_model_is_told_the_class_and_draws_nothing_in_vain(serving: TestClient) -> None:
+def test_a_conditional_model_takes_the_class_as_input_and_rejects_no_images(serving: TestClient) -> None:
     answer = serving.get("/generate", params={"class": "cat"})
     assert answer.headers["x-kiln-class-method"] == "conditional"
     assert "x-kiln-draws" not in answer.headers
-    told = serving.post("/generate", json={"class": "cat", "n": 1, "format": "json"}).json()
-    assert told["class_method"] == "conditional"
+    body = serving.post("/generate", json={"class": "cat", "n": 1, "format": "json"}).json()
+    assert body["class_method"] == "conditional"
 
     refused = serving.get("/generate", params={"class": "cat", "max_draws": 100})
     assert refused.status_code == 422
     assert refused.json()["errors"][0]["field"] == "max_draws"
 
 
-def test_a_model_of_a_gan_per_class_says_so(serving: TestClient, registry: ModelRegistry) -> None:
+def test_a_model_with_one_gan_per_class_says_so(serving: TestClient, registry: ModelRegistry) -> None:
     config = PRESETS["dcgan-per-class"].config
     publish(registry, "ten-in-one", config=config)
 

@@ -1,4 +1,4 @@
-"""GET /generate: what is drawn, and that it is the same again."""
+"""GET /generate returns the requested images, and the same ones for the same seed."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_drawn_seed_is_reported_and_reproduces_the_image(serving: TestClient) 
     assert get(serving, **{"class": "dog", "n": 4, "seed": drawn.headers["x-kiln-seed"]}) == drawn.content
 
 
-def test_few_images_are_the_beginning_of_many_whatever_the_layout(serving: TestClient) -> None:
+def test_a_smaller_n_gives_the_first_images_of_a_larger_n_in_any_layout(serving: TestClient) -> None:
     sixteen = tiles(get(serving, **{"class": "cat", "n": 16, "seed": 1}), 16)
 
     for n, columns in ((1, 1), (4, 2), (4, 4), (15, 5)):
@@ -61,7 +61,7 @@ def test_few_images_are_the_beginning_of_many_whatever_the_layout(serving: TestC
             np.testing.assert_array_equal(one, other)
 
 
-def test_company_does_not_change_an_image(serving: TestClient) -> None:
+def test_concurrent_requests_do_not_change_an_image(serving: TestClient) -> None:
     queries = [{"class": CLASSES[i % 10], "n": 1 + i % 7, "seed": i} for i in range(40)]
     alone = [get(serving, **query) for query in queries]
 
@@ -71,14 +71,14 @@ def test_company_does_not_change_an_image(serving: TestClient) -> None:
     assert together == alone
 
 
-def test_a_class_is_known_by_name_and_by_number(serving: TestClient) -> None:
+def test_a_class_is_selected_by_name_or_number(serving: TestClient) -> None:
     by_name = get(serving, **{"class": "cat", "seed": 1})
 
     assert get(serving, **{"class": "3", "seed": 1}) == by_name
     assert get(serving, **{"class": "dog", "seed": 1}) != by_name
 
 
-def test_the_file_says_where_it_comes_from(serving: TestClient, registry: ModelRegistry) -> None:
+def test_the_png_carries_its_provenance(serving: TestClient, registry: ModelRegistry) -> None:
     provenance = read_provenance(get(serving, **{"class": "cat", "n": 4, "seed": 77, "truncation": 0.5}))
 
     assert provenance is not None
@@ -87,12 +87,12 @@ def test_the_file_says_where_it_comes_from(serving: TestClient, registry: ModelR
     assert provenance.items() >= expected.items()
 
 
-def test_the_largest_request_is_answered(serving: TestClient) -> None:
+def test_1024_images_are_a_png_of_1024_by_1024(serving: TestClient) -> None:
     with Image.open(io.BytesIO(get(serving, **{"class": "cat", "n": 1024}))) as image:
         assert image.size == (1024, 1024)
 
 
-def test_a_model_is_known_by_alias_and_by_id(serving: TestClient, registry: ModelRegistry) -> None:
+def test_a_model_is_selected_by_alias_or_id(serving: TestClient, registry: ModelRegistry) -> None:
     publish(registry, "second")
     registry.set_alias("candidate", "second")
 
@@ -104,7 +104,7 @@ def test_a_model_is_known_by_alias_and_by_id(serving: TestClient, registry: Mode
     )
 
 
-def test_without_a_model_the_answer_is_503_and_says_what_to_do(client: TestClient) -> None:
+def test_without_a_model_the_error_is_503_and_says_what_to_do(client: TestClient) -> None:
     answer = client.get("/generate", params={"class": "cat"})
 
     assert answer.status_code == 503
@@ -113,5 +113,5 @@ def test_without_a_model_the_answer_is_503_and_says_what_to_do(client: TestClien
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/docs", "/openapi.json"])
-def test_what_needs_no_model_answers_without_one(client: TestClient, path: str) -> None:
+def test_paths_that_need_no_model_work_without_one(client: TestClient, path: str) -> None:
     assert client.get(path).status_code == 200

@@ -1,4 +1,4 @@
-"""GET /interpolate: from one image of /generate to another."""
+"""GET /interpolate goes from one image of /generate to another."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def strip(client: TestClient, **query: Any) -> np.ndarray:
     return np.stack(np.split(pixels(answer.content), query["steps"], axis=1))
 
 
-def test_it_begins_and_ends_with_images_of_generate(served: TestClient) -> None:
+def test_a_path_starts_and_ends_with_images_of_generate(served: TestClient) -> None:
     images = strip(served, **QUERY)
 
     np.testing.assert_array_equal(images[0], array(served, **{"class": "cat", "n": 1, "seed": 3})[0])
@@ -32,8 +32,8 @@ def test_it_begins_and_ends_with_images_of_generate(served: TestClient) -> None:
     assert len(np.unique(images, axis=0)) == 5
 
 
-def test_in_the_middle_the_class_is_half_of_each(served: TestClient) -> None:
-    """The hand-made model is tanh(z W + E[class]), so the middle of two classes can be computed from the two."""
+def test_the_middle_of_a_path_is_half_of_each_class(served: TestClient) -> None:
+    """The test model is tanh(z W + E[class]), so the middle of two classes can be computed from both."""
     cat, dog = (array(served, **{"class": name, "n": 1, "seed": 3})[0] for name in ("cat", "dog"))
     middle = strip(served, **QUERY | {"from_index": 0, "to_index": 0, "steps": 3})[1]
 
@@ -44,7 +44,7 @@ def test_in_the_middle_the_class_is_half_of_each(served: TestClient) -> None:
     assert np.abs(expected - middle)[is_exact].max() <= 2
 
 
-def test_an_animation_has_the_same_images(served: TestClient) -> None:
+def test_an_animation_has_the_images_of_the_strip(served: TestClient) -> None:
     answer = served.get("/interpolate", params=QUERY | {"format": "apng", "frame_ms": 40})
 
     assert answer.headers["content-type"] == "image/apng"
@@ -55,7 +55,7 @@ def test_an_animation_has_the_same_images(served: TestClient) -> None:
             np.testing.assert_array_equal(np.asarray(animation.convert("RGB")), expected)
 
 
-def test_with_a_seed_it_is_the_same_again(served: TestClient) -> None:
+def test_the_same_seed_gives_the_same_path(served: TestClient) -> None:
     first, again = (served.get("/interpolate", params=QUERY) for _ in range(2))
 
     assert first.content == again.content
@@ -68,23 +68,22 @@ def test_with_a_seed_it_is_the_same_again(served: TestClient) -> None:
     ({"steps": 257}, "steps", "257"), ({"format": "gif"}, "format", "gif"), ({"frame_ms": 0}, "frame_ms", "0"),
     ({"steps": 256, "scale": 16}, "scale", 16), ({"colour": "red"}, "colour", "red"),
 ])  # fmt: skip
-def test_what_makes_no_sense_names_its_field(more: dict[str, Any], field: str, value: Any, served: TestClient) -> None:
+def test_an_invalid_value_names_its_field(more: dict[str, Any], field: str, value: Any, served: TestClient) -> None:
     assert_problem(served.get("/interpolate", params=QUERY | more), 422, field, value)
 
 
-def test_slerp_keeps_to_the_sphere_and_meets_its_ends() -> None:
+def test_slerp_stays_on_the_sphere_and_meets_both_ends() -> None:
     a, b = np.random.default_rng(0).standard_normal((2, 100), dtype=np.float32)
     a, b = a / np.linalg.norm(a), b / np.linalg.norm(b)
-    path = slerp(a, b, 9)
+    path = np.stack([slerp(a, b, position) for position in np.linspace(0, 1, 9)])
 
     np.testing.assert_array_equal(path[[0, -1]], [a, b])
     np.testing.assert_allclose(np.linalg.norm(path, axis=1), 1, atol=1e-6)
     steps = np.linalg.norm(np.diff(path, axis=0), axis=1)
-    np.testing.assert_allclose(steps, steps[0], rtol=1e-4)  # at an even pace
+    np.testing.assert_allclose(steps, steps[0], rtol=1e-4)
 
 
 def test_slerp_by_hand() -> None:
-    np.testing.assert_allclose(
-        slerp(np.array([2, 0], np.float32), np.array([0, 2], np.float32), 3)[1], [2**0.5, 2**0.5], rtol=1e-6
-    )
-    np.testing.assert_array_equal(slerp(np.ones(3, np.float32), np.ones(3, np.float32), 4), np.ones((4, 3)))
+    halfway = slerp(np.array([2, 0], np.float32), np.array([0, 2], np.float32), 0.5)
+    np.testing.assert_allclose(halfway, [2**0.5, 2**0.5], rtol=1e-6)
+    np.testing.assert_array_equal(slerp(np.ones(3, np.float32), np.ones(3, np.float32), 0.3), np.ones(3))

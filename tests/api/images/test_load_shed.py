@@ -1,4 +1,4 @@
-"""Too much at once, and clients that leave: over HTTP, on a real socket, with a model that waits for the test."""
+"""Load shedding, disconnects and failing batches: over HTTP, on a real socket, with a model that the test controls."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.processes import wait_for
 
 
 class Gate:
-    """Holds every batch of the engine until it is open, and counts the images that were run."""
+    """Holds every batch of the engine until it is open, and records how many images were run."""
 
     def __init__(self, model: LoadedModel) -> None:
         self.open = threading.Event()
@@ -42,7 +42,7 @@ class Gate:
 
 @pytest.fixture
 def served(settings: Settings, registry: ModelRegistry) -> Iterator[tuple[str, Any]]:
-    """URL of the API under uvicorn in a thread of this process, and its AppState."""
+    """URL of the API under uvicorn in a thread of this process, and its state."""
     publish(registry, "first")
     app = create_app(settings.model_copy(update={"max_waiting_images": 1024}))
     with uvicorn_in_a_thread(app) as url:
@@ -62,9 +62,9 @@ def uvicorn_in_a_thread(app: Any) -> Iterator[str]:
     thread.join()
 
 
-def test_the_images_of_a_client_that_left_are_never_made(served: tuple[str, Any]) -> None:
-    url, kiln = served
-    model = kiln.models.default()
+def test_the_images_of_a_disconnected_client_are_never_generated(served: tuple[str, Any]) -> None:
+    url, state = served
+    model = state.models.default()
     gate = Gate(model)
 
     async def scenario() -> None:
@@ -76,17 +76,17 @@ def test_the_images_of_a_client_that_left_are_never_made(served: tuple[str, Any]
             async def waiting(count: int) -> None:
                 await asyncio.to_thread(wait_for, lambda: model._batcher.waiting, lambda waiting: waiting == count)
 
-            # Given a batch that runs, a client whose 500 images wait behind it, and one with 3
+            # Given a running batch, a client whose 500 images wait behind it, and one with 3
             first = ask(1)
             await asyncio.to_thread(gate.started.wait, 60)
             leaver = ask(500)
             await waiting(500)
             stayer = ask(3)
             await waiting(503)
-            # When the one with 500 leaves
+            # When the client with 500 disconnects
             leaver.cancel()
             await asyncio.gather(leaver, return_exceptions=True)
-            # Then its images leave the queue at once, and only the others' are made
+            # Then its images leave the queue at once, and only the others are generated
             await waiting(3)
             gate.open.set()
             assert [(await first).status_code, (await stayer).status_code] == [200, 200]
@@ -95,26 +95,46 @@ def test_the_images_of_a_client_that_left_are_never_made(served: tuple[str, Any]
     assert gate.ran == [1, 3]
 
 
-def test_beyond_the_bound_clients_are_told_when_to_come_back(served: tuple[str, Any]) -> None:
-    url, kiln = served
-    gate = Gate(kiln.models.default())
+def test_a_full_queue_refuses_requests_with_retry_after(served: tuple[str, Any]) -> None:
+    url, state = served
+    gate = Gate(state.models.default())
 
     async def scenario() -> None:
         async with httpx2.AsyncClient(base_url=url, timeout=60) as client:
-            # Given 1024 images behind a batch that runs: all that may wait
+            # Given a running batch and 1024 images behind it, which fill the queue
             first = asyncio.create_task(client.get("/generate?class=cat&n=1"))
             await asyncio.to_thread(gate.started.wait, 60)
             waiting = asyncio.create_task(client.get("/generate?class=cat&n=1024"))
-            batcher = kiln.models.default()._batcher
+            batcher = state.models.default()._batcher
             await asyncio.to_thread(wait_for, lambda: batcher.waiting, lambda count: count == 1024)
-            # When one more is asked for
+            # When a client requests one more
             refused = await client.get("/generate?class=cat&n=1")
-            # Then the answer is a problem that says when to try again, and all that was taken in is answered
+            # Then the error says when to retry, and all accepted requests are completed
             assert (refused.status_code, refused.headers["content-type"]) == (503, "application/problem+json")
             assert 1 <= int(refused.headers["retry-after"]) <= 60
-            assert "1024 images wait" in refused.json()["detail"]
+            assert "1024 of 1024 images waiting" in refused.json()["detail"]
             gate.open.set()
             assert [(await first).status_code, (await waiting).status_code] == [200, 200]
             assert (await client.get("/generate?class=cat&n=1")).status_code == 200
 
     asyncio.run(scenario())
+
+
+def test_a_failing_batch_is_a_500_at_once_and_in_the_log(
+    served: tuple[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    url, state = served
+
+    def fail(z: NDArray[np.float32], classes: NDArray[Any]) -> NDArray[np.uint8]:
+        raise MemoryError("the device has no memory left")
+
+    state.models.default()._engine.run = fail
+
+    paths = ("/generate?class=cat&n=1", "/generate?class=cat&n=100", "/interpolate?from=cat&to=cat")
+    for path in paths:
+        caplog.clear()
+        response = httpx2.get(f"{url}{path}", timeout=20)  # the body timeout, which made this a 408, is 30 s
+
+        assert (response.status_code, response.headers["content-type"]) == (500, "application/problem+json")
+        assert "the device has no memory left" not in response.text
+        wait_for(lambda: caplog.text, lambda log: "the device has no memory left" in log)  # logged after it is sent

@@ -1,4 +1,4 @@
-"""Sheets of tiles, and what their files say about themselves."""
+"""PNG files: grids of tiles and their provenance."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from services.api.images.png import COMPRESSIONS, encode_png, read_provenance, t
 
 
 def squares(count: int) -> np.ndarray:
-    """Image i is all of value i."""
+    """Every pixel of image i has the value i."""
     return np.stack([np.full((32, 32, 3), value, dtype=np.uint8) for value in range(1, count + 1)])
 
 
@@ -26,7 +26,7 @@ def squares(count: int) -> np.ndarray:
     ("count", "columns", "size"),
     [(1, None, (1, 1)), (16, None, (4, 4)), (5, None, (2, 3)), (10, 5, (2, 5)), (3, 7, (1, 7))],
 )
-def test_tiles_stand_row_by_row_without_padding(count: int, columns: int | None, size: tuple[int, int]) -> None:
+def test_tiles_are_placed_row_by_row_without_padding(count: int, columns: int | None, size: tuple[int, int]) -> None:
     sheet = tile(squares(count), columns)
 
     rows, across = size
@@ -37,7 +37,7 @@ def test_tiles_stand_row_by_row_without_padding(count: int, columns: int | None,
         assert (sheet[row * 32 : row * 32 + 32, column * 32 : column * 32 + 32] == expected).all()
 
 
-def test_scale_repeats_pixels() -> None:
+def test_scale_enlarges_pixels() -> None:
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
 
     sheet = tile(images, 2, scale=3)
@@ -61,23 +61,23 @@ def test_a_png_holds_the_pixels_and_their_provenance(compress: str, pixels: np.n
 
 
 @pytest.mark.parametrize("compress", COMPRESSIONS)
-def test_a_png_is_right_to_the_last_chunk(compress: str, tmp_path: Path) -> None:
-    """By the judge of the field, which checks order, lengths, checksums, and that no byte is left over."""
-    judge = shutil.which("pngcheck")
-    if judge is None:
+def test_pngcheck_accepts_the_file(compress: str, tmp_path: Path) -> None:
+    """pngcheck checks the order, lengths and checksums of the chunks, and that no byte follows them."""
+    pngcheck = shutil.which("pngcheck")
+    if pngcheck is None:
         pytest.skip("needs pngcheck")
     pixels = np.random.default_rng(0).integers(0, 256, (320, 320, 3), dtype=np.uint8)
     file = tmp_path / "sheet.png"
     file.write_bytes(encode_png(pixels, {"class": "Füchse"}, compress))
 
-    done = subprocess.run([judge, "-v", "-t", file], capture_output=True, text=True, check=False)
+    done = subprocess.run([pngcheck, "-v", "-t", file], capture_output=True, text=True, check=False)
 
     assert done.returncode == 0, done.stdout
     assert "No errors detected" in done.stdout
     assert "iTXt" in done.stdout
 
 
-def test_less_is_written_the_more_is_compressed() -> None:
+def test_stronger_compression_gives_smaller_files() -> None:
     smooth = np.linspace(0, 255, 128 * 128 * 3).astype(np.uint8).reshape(128, 128, 3)
 
     none, fast, small = (len(encode_png(smooth, {}, compress)) for compress in COMPRESSIONS)
@@ -85,7 +85,7 @@ def test_less_is_written_the_more_is_compressed() -> None:
     assert none > fast > small
 
 
-def test_somebody_elses_png_has_no_provenance() -> None:
+def test_a_png_of_another_program_has_no_provenance() -> None:
     buffer = io.BytesIO()
     Image.new("RGB", (4, 4)).save(buffer, "PNG")
 

@@ -1,4 +1,4 @@
-"""One question, many ways to be answered: several classes, formats, and answers that the client has already."""
+"""Formats of /generate, several classes at once, and cached responses."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from services.api.images.png import COMPRESSIONS, read_provenance
-from services.api.images.response_cache import ImageResponse, ResponseCache, etag_of, is_known
+from services.api.images.response_cache import ImageResponse, ResponseCache, etag_matches, etag_of
 from tests.api.conftest import CLASSES
 from tests.api.test_bad_input import assert_problem
 
@@ -30,8 +30,8 @@ def ask(client: TestClient, **query: Any) -> httpx2.Response:
 
 def pixels(png: bytes) -> np.ndarray:
     with Image.open(io.BytesIO(png)) as image:
-        found: np.ndarray = np.asarray(image)
-        return found
+        array: np.ndarray = np.asarray(image)
+        return array
 
 
 def array(client: TestClient, **query: Any) -> np.ndarray:
@@ -48,7 +48,7 @@ def test_several_classes_have_a_row_each(served: TestClient) -> None:
         np.testing.assert_array_equal(sheet[32 * row : 32 * row + 32], alone)
 
 
-def test_all_is_every_class_and_a_body_may_list_them(served: TestClient) -> None:
+def test_all_is_every_class_and_a_body_may_list_classes(served: TestClient) -> None:
     everything = ask(served, **{"class": "all", **SEED})
     listed = served.post("/generate", json={"class": [*CLASSES[:9], 9], **SEED})
 
@@ -59,19 +59,19 @@ def test_all_is_every_class_and_a_body_may_list_them(served: TestClient) -> None
     assert provenance["class"] == list(CLASSES)
 
 
-def test_a_body_says_the_same_as_a_query(served: TestClient) -> None:
+def test_a_body_gives_the_same_file_as_a_query(served: TestClient) -> None:
     query = {"class": "cat", "n": 4, "seed": 1, "truncation": 0.5, "columns": 4, "scale": 2, "compress": "fast"}
 
     assert served.post("/generate", json=query).content == ask(served, **query).content
 
 
-def test_images_are_counted_from_any_index(served: TestClient) -> None:
+def test_first_index_skips_images(served: TestClient) -> None:
     eight = array(served, **{"class": "cat", "n": 8, "seed": 1})
 
     np.testing.assert_array_equal(array(served, **{"class": "cat", "n": 3, "seed": 1, "first_index": 5}), eight[5:])
 
 
-def test_a_zip_holds_what_each_image_alone_would_be(served: TestClient) -> None:
+def test_a_zip_holds_the_file_of_each_single_image(served: TestClient) -> None:
     answer = ask(served, **{"class": "cat,dog", "format": "zip", "scale": 2, **SEED})
 
     assert answer.headers["content-type"] == "application/zip"
@@ -85,7 +85,7 @@ def test_a_zip_holds_what_each_image_alone_would_be(served: TestClient) -> None:
     assert (listed["seed"], listed["model"]) == (5, "first")
 
 
-def test_json_holds_the_same_in_base64(served: TestClient) -> None:
+def test_json_holds_the_same_files_in_base64(served: TestClient) -> None:
     answer = ask(served, **{"class": "cat", "format": "json", **SEED}).json()
 
     assert answer["seed"] == 5
@@ -95,7 +95,7 @@ def test_json_holds_the_same_in_base64(served: TestClient) -> None:
         assert base64.b64decode(row["png"]) == alone.content
 
 
-def test_npy_is_the_bare_numbers(served: TestClient) -> None:
+def test_npy_is_the_array_of_pixels(served: TestClient) -> None:
     images = array(served, **{"class": "cat,dog", "scale": 2, **SEED})
 
     assert (str(images.dtype), images.shape) == ("uint8", (6, 64, 64, 3))
@@ -103,7 +103,7 @@ def test_npy_is_the_bare_numbers(served: TestClient) -> None:
     np.testing.assert_array_equal(images[4], sheet[64:, 64:128])
 
 
-def test_however_deflated_the_pixels_are_the_same(served: TestClient) -> None:
+def test_every_compression_keeps_the_pixels(served: TestClient) -> None:
     files = [ask(served, **{"class": "cat", "compress": compress, **SEED}).content for compress in COMPRESSIONS]
 
     assert len(set(files)) == len(COMPRESSIONS)
@@ -111,7 +111,7 @@ def test_however_deflated_the_pixels_are_the_same(served: TestClient) -> None:
         np.testing.assert_array_equal(pixels(file), pixels(files[0]))
 
 
-def test_head_tells_what_get_would_say(served: TestClient) -> None:
+def test_head_returns_the_headers_of_get(served: TestClient) -> None:
     get, head = (served.request(method, "/generate", params={"class": "cat", **SEED}) for method in ("GET", "HEAD"))
 
     assert head.status_code == 200
@@ -120,7 +120,7 @@ def test_head_tells_what_get_would_say(served: TestClient) -> None:
     }
 
 
-def test_a_question_with_a_seed_is_answered_once(served: TestClient) -> None:
+def test_a_request_with_a_seed_is_generated_once(served: TestClient) -> None:
     query: dict[str, Any] = {"class": "cat", "seed": 99, "n": 2}
     first = ask(served, **query)
     etag = first.headers["etag"]
@@ -136,7 +136,7 @@ def test_a_question_with_a_seed_is_answered_once(served: TestClient) -> None:
     assert 'kiln_answer_cache_total{result="hit"}' in counted
 
 
-def test_only_a_model_named_by_itself_makes_an_answer_for_ever(served: TestClient) -> None:
+def test_only_a_request_that_names_a_model_id_is_immutable(served: TestClient) -> None:
     by_alias, by_id = ask(served, **{"class": "cat", **SEED}), ask(served, **{"class": "cat", "model": "first", **SEED})
 
     assert by_alias.headers["etag"] == by_id.headers["etag"]
@@ -144,24 +144,24 @@ def test_only_a_model_named_by_itself_makes_an_answer_for_ever(served: TestClien
     assert by_id.headers["cache-control"] == "private, max-age=31536000, immutable"
 
 
-def test_the_cache_keeps_the_latest_and_no_more_than_it_may() -> None:
+def test_the_cache_keeps_the_latest_responses_within_its_limit() -> None:
     seen: list[str] = []
     cache = ResponseCache(800, seen.append)
-    names = [etag_of(number) for number in range(10)]
+    names = [etag_of("cpu", number) for number in range(10)]
 
-    cache._keep(ImageResponse(b"x" * 101, "image/png", etag=etag_of("large")))
+    cache.add(ImageResponse(b"x" * 101, "image/png", etag=etag_of("cpu", "large")))
     for name in names:
-        cache._keep(ImageResponse(b"x" * 100, "image/png", etag=name))
+        cache.add(ImageResponse(b"x" * 100, "image/png", etag=name))
 
     assert cache.bytes == 800
-    assert list(cache._answers) == names[2:]
+    assert [name for name in names if name in cache._responses] == names[2:]
 
 
 @pytest.mark.parametrize(("header", "is_so"), [
     (None, False), ("*", True), ('"a"', True), ('W/"a"', True), ('"b", "a"', True), ('"b"', False), ("a", False),
 ])  # fmt: skip
-def test_what_the_client_has(header: str | None, is_so: bool) -> None:
-    assert is_known('"a"', header) == is_so
+def test_if_none_match_is_compared_as_in_rfc_9110(header: str | None, is_so: bool) -> None:
+    assert etag_matches('"a"', header) == is_so
 
 
 @pytest.mark.parametrize(("body", "field"), [
@@ -171,20 +171,20 @@ def test_what_the_client_has(header: str | None, is_so: bool) -> None:
     ({"class": "cat", "colour": 1}, "colour"), ({"class": "cat", "first_index": -1}, "first_index"),
     ({"class": "cat", "n": 1, "columns": 1024, "scale": 16}, "scale"), ({"class": "cat", "seed": 2**63}, "seed"),
 ])  # fmt: skip
-def test_a_body_that_makes_no_sense_names_its_field(body: dict[str, Any], field: str, served: TestClient) -> None:
+def test_an_invalid_body_names_its_field(body: dict[str, Any], field: str, served: TestClient) -> None:
     problem = assert_problem(served.post("/generate", json=body), 422)
 
     assert [error["field"] for error in problem["errors"]] == [field]
 
 
-def test_metrics_tell_where_the_time_goes(served: TestClient) -> None:
+def test_metrics_show_where_the_time_goes(served: TestClient) -> None:
     ask(served, **{"class": "cat", "n": 7})
     assert served.get("/generate", params={"class": "dragon"}).status_code == 422
-    told = served.get("/metrics")
+    metrics = served.get("/metrics")
 
-    assert told.headers["content-type"].startswith("text/plain; version=0.0.4")
+    assert metrics.headers["content-type"].startswith("text/plain; version=0.0.4")
     labels = '{model="first",provider='
     for name in ("queue_seconds_sum", "compute_seconds_sum", "encode_seconds_sum", "batch_images_sum", "images_total"):
-        assert f"kiln_{name}{labels}" in told.text
-    assert 'kiln_rejected_total{reason="invalid_input"}' in told.text
-    assert 'kiln_waiting_images{model="first"} 0.0' in told.text
+        assert f"kiln_{name}{labels}" in metrics.text
+    assert 'kiln_rejected_total{reason="invalid_input"}' in metrics.text
+    assert 'kiln_waiting_images{model="first"} 0.0' in metrics.text

@@ -1,7 +1,7 @@
-"""Whoever asks for what, when, and beside whom: the same image is the same bytes.
+"""The same image has the same bytes, whatever else is generated at the same time.
 
-The engine is the real one, the networks are the model that ships and a smaller one of its kind with weights drawn at
-random; what is left to chance are the numbers of images, their order, the load and the company.
+The engine is the real one; the networks are the starter model and a smaller network with random weights. The tests vary
+the number of images, their order and the concurrent requests.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from services.api.inference.engine import OnnxEngine, min_cost_buckets
-from services.api.inference.loaded_model import Draw, LoadedModel
+from services.api.inference.latents import stream_of
+from services.api.inference.loaded_model import LoadedModel
 from services.api.telemetry import Telemetry
 from services.trainer.export.onnx import export_generator
 from services.trainer.networks.build import build_networks
@@ -47,7 +48,7 @@ def graph() -> bytes:
 
 @pytest.fixture(scope="module", params=["small", "starter"])
 def model(request: pytest.FixtureRequest, graph: bytes, tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
-    """With two lanes, so that batches really run at the same time."""
+    """With two workers, so that batches really run at the same time."""
     if request.param == "starter":
         manifest = ModelManifest.model_validate_json((STARTER / "manifest.json").read_text())
         graph = (STARTER / GENERATOR_FILE).read_bytes()
@@ -62,7 +63,7 @@ def model(request: pytest.FixtureRequest, graph: bytes, tmp_path_factory: pytest
 
 @pytest.fixture(scope="module")
 def alone(model: LoadedModel) -> dict[tuple[int, int, int], bytes]:
-    """(class, seed, index) -> the image, made by itself."""
+    """(class, seed, index) -> the image, generated alone."""
     keys = [(label, seed, index) for label in (0, 3, 9) for seed in range(SEEDS) for index in range(INDICES)]
 
     async def make() -> list[bytes]:
@@ -72,8 +73,7 @@ def alone(model: LoadedModel) -> dict[tuple[int, int, int], bytes]:
 
 
 async def ask(model: LoadedModel, label: int, seed: int, indices: range) -> bytes:
-    draws = [Draw((seed, index, None), label) for index in indices]
-    return await model.draw(draws, lambda images: b"".join(image.tobytes() for image in images))
+    return (await model.sample(stream_of(seed, indices), [label] * len(indices))).tobytes()
 
 
 requests = st.tuples(
@@ -83,7 +83,7 @@ requests = st.tuples(
 
 @hypothesis_settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(crowd=st.lists(st.lists(requests, min_size=1, max_size=8), min_size=1, max_size=4))
-def test_the_same_image_is_the_same_bytes_in_any_company(
+def test_concurrent_requests_never_change_the_bytes_of_an_image(
     crowd: list[list[tuple[int, int, int, int]]], model: LoadedModel, alone: dict[tuple[int, int, int], bytes]
 ) -> None:
     async def client(asked: list[tuple[int, int, int, int]]) -> None:
@@ -98,7 +98,7 @@ def test_the_same_image_is_the_same_bytes_in_any_company(
     asyncio.run(scenario())
 
 
-def test_a_bucket_that_rounds_otherwise_is_not_used(
+def test_a_bucket_that_rounds_differently_is_not_used(
     graph: bytes, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Given a runtime whose kernel for two images, and for four in the last place, is off by one bit."""
@@ -117,7 +117,7 @@ def test_a_bucket_that_rounds_otherwise_is_not_used(
     assert {size for count in range(1, 64) for size in engine._sizes(count)} <= set(engine.buckets)
 
 
-def test_where_company_matters_every_image_is_run_alone(
+def test_where_the_position_in_a_batch_matters_every_image_is_run_alone(
     graph: bytes, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = OnnxEngine._run_warm
@@ -133,7 +133,7 @@ def test_where_company_matters_every_image_is_run_alone(
     assert list(engine._sizes(3)) == [1, 1, 1]
 
 
-def test_batches_are_covered_by_what_takes_the_least_time() -> None:
+def test_a_batch_is_split_into_the_buckets_that_take_the_least_time() -> None:
     by_image = min_cost_buckets({1: 0.01, 2: 0.02, 4: 0.04, 8: 0.08, 16: 0.16})
     by_call = min_cost_buckets({1: 0.5, 2: 0.5, 4: 0.5, 8: 0.5, 16: 0.5})
 

@@ -1,4 +1,4 @@
-"""POST /verify: yes to a picture of ours, no to any other, and why."""
+"""POST /verify says whether this server reproduces a PNG, and if not, why."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def verify(client: TestClient, png: bytes) -> dict[str, Any]:
 
 
 def forged(png: bytes, **claims: Any) -> bytes:
-    """The same pixels with other claims about them."""
+    """The same pixels with another provenance."""
     provenance = read_provenance(png)
     assert provenance is not None
     return encode_png(pixels(png), provenance | claims, "none")
@@ -36,7 +36,7 @@ def forged(png: bytes, **claims: Any) -> bytes:
     {}, {"class": "cat,dog"}, {"class": "all", "n": 2}, {"truncation": 0.7}, {"first_index": 12}, {"columns": 3},
     {"scale": 3}, {"compress": "fast"}, {"compress": "small"},
 ])  # fmt: skip
-def test_a_picture_of_ours_is_reproduced(more: dict[str, Any], served: TestClient) -> None:
+def test_a_generated_png_is_reproduced(more: dict[str, Any], served: TestClient) -> None:
     told = verify(served, ask(served, **QUERY | more).content)
 
     assert (told["reproduced"], told["same_pixels"], told["reason"]) == (True, True, None)
@@ -44,13 +44,13 @@ def test_a_picture_of_ours_is_reproduced(more: dict[str, Any], served: TestClien
 
 
 @pytest.mark.parametrize("form", ["png", "apng"])
-def test_so_is_an_interpolation(form: str, served: TestClient) -> None:
+def test_an_interpolation_is_reproduced(form: str, served: TestClient) -> None:
     answer = served.get("/interpolate", params={"from": "cat", "to": "dog", "steps": 3, "seed": 1, "format": form})
 
     assert verify(served, answer.content)["reproduced"]
 
 
-def test_one_changed_pixel_is_found_and_named(served: TestClient) -> None:
+def test_a_changed_pixel_is_reported_with_its_position(served: TestClient) -> None:
     png = ask(served, **QUERY).content
     sheet = pixels(png).copy()
     sheet[40, 7, 1] ^= 1
@@ -61,45 +61,46 @@ def test_one_changed_pixel_is_found_and_named(served: TestClient) -> None:
     assert not told["reproduced"]
     assert not told["same_pixels"]
     assert told["reason"] == (
-        f"1 of 4,096 pixels differ; the first, at column 7, row 40, is {now} in the file, and this server makes {was}"
+        "1 of 4,096 pixels differ; the first, at column 7, row 40, "
+        f"is {now} in the file, but this server generates {was}"
     )
 
 
-def test_the_same_pixels_written_by_somebody_else_are_told_from_the_same_file(served: TestClient) -> None:
+def test_the_same_pixels_in_another_file_are_not_the_same_file(served: TestClient) -> None:
     told = verify(served, forged(ask(served, **QUERY | {"compress": "small"}).content))
 
     assert (told["reproduced"], told["same_pixels"]) == (False, True)
-    assert "written by somebody else" in told["reason"]
+    assert "another program wrote the file" in told["reason"]
 
 
 @pytest.mark.parametrize(("claims", "why"), [
-    ({"seed": 4}, "pixels differ"), ({"class": "dog"}, "pixels differ"), ({"n": 9}, "this makes 1 x 96 x 96"),
-    ({"digest": "0" * 64}, "another one"), ({"digest": "0" * 64, "model": "nobody"}, "no model 'nobody'"),
+    ({"seed": 4}, "pixels differ"), ({"class": "dog"}, "pixels differ"), ({"n": 9}, "generates 1 x 96 x 96"),
+    ({"digest": "0" * 64}, "another digest"), ({"digest": "0" * 64, "model": "nobody"}, "no model 'nobody'"),
     ({"class": "dragon"}, "unknown class"), ({"n": 10**9}, "n: "), ({"seed": "x"}, "seed: "),
-    ({"model": None}, "no model"), ({"seed": None}, "cannot be made"),
+    ({"model": None}, "no model"), ({"seed": None}, "cannot be generated"),
 ])  # fmt: skip
-def test_a_false_claim_is_found_out(claims: dict[str, Any], why: str, served: TestClient) -> None:
+def test_a_false_provenance_is_not_reproduced(claims: dict[str, Any], why: str, served: TestClient) -> None:
     told = verify(served, forged(ask(served, **QUERY).content, **claims))
 
     assert not told["reproduced"]
     assert why in told["reason"]
 
 
-def test_a_picture_of_somebody_else_is_not_ours(served: TestClient) -> None:
+def test_a_png_without_provenance_is_not_reproduced(served: TestClient) -> None:
     file = io.BytesIO()
     Image.fromarray(np.zeros((32, 32, 3), dtype=np.uint8)).save(file, "PNG")
 
     told = verify(served, file.getvalue())
     assert (told["reproduced"], told["provenance"]) == (False, None)
-    assert "does not say how it was made" in told["reason"]
+    assert "no Kiln provenance" in told["reason"]
 
 
 @pytest.mark.parametrize("body", [b"", b"GIF89a", b"\x89PNG\r\n\x1a\n", json.dumps({"png": "x"}).encode()])
-def test_what_is_no_png_is_bad_input(body: bytes, served: TestClient) -> None:
+def test_anything_but_a_png_is_invalid_input(body: bytes, served: TestClient) -> None:
     assert_problem(served.post("/verify", content=body), 422, "body", f"{len(body)} bytes")
 
 
-def test_a_damaged_png_is_no_error_of_ours(served: TestClient) -> None:
+def test_a_damaged_png_is_never_a_server_error(served: TestClient) -> None:
     png = bytearray(ask(served, **QUERY).content)
     for position in range(33, len(png), 997):
         damaged = bytes(png[:position]) + bytes([png[position] ^ 0xFF]) + bytes(png[position + 1 :])
@@ -108,6 +109,6 @@ def test_a_damaged_png_is_no_error_of_ours(served: TestClient) -> None:
         assert answer.status_code == 422 or not answer.json()["reproduced"]
 
 
-def test_a_sheet_of_1024_may_be_sent(served: TestClient) -> None:
+def test_a_grid_of_1024_images_is_within_the_body_limit(served: TestClient) -> None:
     assert verify(served, ask(served, **QUERY | {"n": 1024}).content)["reproduced"]
     assert_problem(served.post("/verify", content=bytes(5 << 20)), 413)

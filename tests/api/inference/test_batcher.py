@@ -1,4 +1,4 @@
-"""The dynamic batcher: same length, same order, whoever asks together."""
+"""The dynamic batcher returns one result per item, in order, whatever else is in the batch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from shared.errors import InvalidInput, Overloaded
 
 
 class Runner:
-    """Squares numbers, remembers its batches, and holds each batch until the gate is open."""
+    """Squares numbers, records its batches, and holds each batch until the gate is open."""
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
@@ -36,12 +36,12 @@ class Runner:
 
 
 def batcher(runner: Runner, *, max_batch: int = 4, max_waiting: int = 1000, **more: Any) -> DynamicBatcher[int, int]:
-    return DynamicBatcher(runner, ThreadPoolExecutor(more.get("lanes", 1)), max_batch, max_waiting, **more)
+    return DynamicBatcher(runner, ThreadPoolExecutor(more.get("workers", 1)), max_batch, max_waiting, **more)
 
 
 @hypothesis_settings(deadline=None, max_examples=60)
 @given(st.lists(st.lists(st.integers(0, 1000), min_size=1, max_size=11), min_size=1, max_size=12), st.integers(1, 7))
-def test_everybody_gets_their_own_results_in_order(requests: list[list[int]], max_batch: int) -> None:
+def test_each_caller_gets_its_own_results_in_order(requests: list[list[int]], max_batch: int) -> None:
     runner = Runner()
 
     async def scenario() -> list[list[int]]:
@@ -53,7 +53,7 @@ def test_everybody_gets_their_own_results_in_order(requests: list[list[int]], ma
     assert max(len(batch) for batch in runner.batches) <= max_batch
 
 
-def test_what_waits_while_a_batch_runs_becomes_the_next_batch() -> None:
+def test_items_that_wait_while_a_batch_runs_become_the_next_batch() -> None:
     runner = Runner()
 
     async def scenario() -> None:
@@ -65,16 +65,16 @@ def test_what_waits_while_a_batch_runs_becomes_the_next_batch() -> None:
         rest = [asyncio.create_task(subject.submit(items)) for items in ([2], [3, 4], [5, 6])]
         await asyncio.sleep(0)
         assert subject.waiting == 5
-        # When it ends
+        # When the batch ends
         runner.gate.set()
         await asyncio.gather(first, *rest)
 
     asyncio.run(scenario())
-    # Then nobody waited for company, and the next batch took all there was room for, splitting the last request
+    # Then the first item did not wait for others, and the next batch was full, with the last request split
     assert runner.batches == [[1], [2, 3, 4, 5], [6]]
 
 
-def test_a_failing_batch_fails_its_own_callers_alone() -> None:
+def test_a_failing_batch_fails_its_own_callers_only() -> None:
     async def scenario() -> tuple[list[int] | BaseException, ...]:
         subject = batcher(Runner(), max_batch=1)
         calls = (subject.submit([2]), subject.submit([-1]), subject.submit([3]))
@@ -85,7 +85,7 @@ def test_a_failing_batch_fails_its_own_callers_alone() -> None:
     assert isinstance(bad, ValueError)
 
 
-def test_a_runner_that_loses_an_item_is_found_out() -> None:
+def test_a_runner_that_returns_too_few_results_is_an_error() -> None:
     async def scenario() -> None:
         subject: DynamicBatcher[int, int] = DynamicBatcher(lambda items: items[1:], ThreadPoolExecutor(1), 4, 100)
         await subject.submit([1, 2])
@@ -104,9 +104,9 @@ def test_too_many_waiting_items_are_refused_at_once() -> None:
         await asyncio.to_thread(runner.started.wait, 60)
         waiting = asyncio.create_task(subject.submit([3, 4, 5]))
         await asyncio.sleep(0)
-        with pytest.raises(Overloaded, match="3 images wait and 5 may"):
+        with pytest.raises(Overloaded, match="3 of 5 images waiting"):
             await subject.submit([6, 7, 8])
-        # What fits still gets in, and all that got in is done
+        # A request that fits is still accepted, and all accepted requests are completed
         fits = asyncio.create_task(subject.submit([6, 7]))
         await asyncio.sleep(0)
         runner.gate.set()
@@ -115,7 +115,7 @@ def test_too_many_waiting_items_are_refused_at_once() -> None:
     asyncio.run(scenario())
 
 
-def test_how_long_to_stay_away_follows_from_the_measured_rate() -> None:
+def test_retry_after_follows_from_the_measured_rate() -> None:
     runner = Runner()
     now_s = iter([0.0, 2.0, 2.0, 5.0, 5.0])  # when a batch begins, when it ends, ...
 
@@ -137,7 +137,7 @@ def test_how_long_to_stay_away_follows_from_the_measured_rate() -> None:
         await asyncio.sleep(0)
         assert subject.waiting == 33
         # Then they take 20.6 seconds
-        with pytest.raises(Overloaded, match="33 images wait and 40 may") as caught:
+        with pytest.raises(Overloaded, match="33 of 40 images waiting") as caught:
             await subject.submit([0] * 8)
         assert caught.value.retry_after_s == 21
         waiting.cancel()
@@ -148,7 +148,7 @@ def test_how_long_to_stay_away_follows_from_the_measured_rate() -> None:
 
 
 @pytest.mark.parametrize(("batch_s", "retry_after_s"), [(0.001, 1), (1.0, 2), (500.0, 60)])
-def test_nobody_is_sent_away_for_less_than_a_second_or_more_than_a_minute(batch_s: float, retry_after_s: int) -> None:
+def test_retry_after_is_between_a_second_and_a_minute(batch_s: float, retry_after_s: int) -> None:
     runner = Runner()
     now_s = iter([0.0, batch_s, batch_s])
 
@@ -162,7 +162,7 @@ def test_nobody_is_sent_away_for_less_than_a_second_or_more_than_a_minute(batch_
         also = asyncio.create_task(subject.submit([3]))
         await asyncio.sleep(0)
         with pytest.raises(Overloaded) as caught:
-            subject.check_room(1)
+            subject.check_capacity(1)
         assert caught.value.retry_after_s == retry_after_s
         for task in (waiting, also):
             task.cancel()
@@ -172,14 +172,14 @@ def test_nobody_is_sent_away_for_less_than_a_second_or_more_than_a_minute(batch_
     asyncio.run(scenario())
 
 
-def test_what_would_never_fit_is_wrong_and_not_early() -> None:
+def test_a_request_larger_than_the_queue_is_invalid_input() -> None:
     subject = batcher(Runner(), max_waiting=5)
 
     with pytest.raises(InvalidInput, match="at most 5"):
         asyncio.run(subject.submit([1] * 6))
 
 
-def test_the_work_of_a_caller_that_went_away_is_dropped() -> None:
+def test_the_items_of_a_cancelled_caller_are_not_run() -> None:
     runner = Runner()
 
     async def scenario() -> None:

@@ -1,4 +1,4 @@
-"""Which model is served: only a sound one, swapped in when it is warm, moved only when told."""
+"""The model pool serves only valid models, and changes models only when they are warm and promoted."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ import pytest
 from fastapi.testclient import TestClient
 
 from services.api.app import create_app
-from services.api.inference.engine import OnnxEngine, has_cuda_device
+from services.api.inference.devices import has_cuda_device
+from services.api.inference.engine import OnnxEngine
 from shared.errors import CorruptArtifact, NoModelReady
 from shared.settings import Settings
 from shared.storage.model_registry import GENERATOR_FILE, ModelRegistry
 from tests.api.conftest import CLASSES, LATENT, publish, wait_until_ready
 from tests.api.graphs import make_generator
+from tests.processes import wait_for
 
 
 def served(client: TestClient) -> str:
@@ -35,7 +37,7 @@ def test_a_model_published_while_the_api_runs_is_served_without_a_restart(
     assert served(client) == "late"
 
 
-def test_a_second_model_changes_nothing_until_it_is_promoted(serving: TestClient, registry: ModelRegistry) -> None:
+def test_a_second_model_is_not_the_default_until_it_is_promoted(serving: TestClient, registry: ModelRegistry) -> None:
     publish(registry, "second")
     assert served(serving) == "first"
 
@@ -60,7 +62,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("graph", BROKEN.values(), ids=BROKEN.keys())
-def test_a_broken_model_is_never_served_and_the_old_one_stays(
+def test_a_broken_model_is_never_served_and_the_old_model_stays(
     graph: bytes, serving: TestClient, registry: ModelRegistry
 ) -> None:
     publish(registry, "broken", graph=graph)
@@ -80,18 +82,18 @@ def test_a_broken_model_is_never_served_and_the_old_one_stays(
     (make_generator(LATENT, len(CLASSES) - 1), "fails on its first batch"),
     (make_generator(LATENT + 1, len(CLASSES)), "manifest says 8"),
 ])  # fmt: skip
-def test_a_model_says_why_it_is_not_served_before_anybody_has_asked_for_its_images(
+def test_a_newly_published_model_shows_why_it_cannot_be_served(
     graph: bytes, why: str, serving: TestClient, registry: ModelRegistry
 ) -> None:
     publish(registry, "broken", graph=graph)
+    serving.app.state.kiln.store.announce()  # type: ignore[attr-defined]
 
-    assert why in serving.get("/models/broken").json()["refused"]
+    view = wait_for(lambda: serving.get("/models/broken").json(), lambda view: view["refused"] is not None)
+    assert why in view["refused"]
     assert serving.get("/models/first").json()["refused"] is None
 
 
-def test_a_damaged_alias_takes_nothing_from_anybody(
-    serving: TestClient, registry: ModelRegistry, settings: Settings
-) -> None:
+def test_a_damaged_alias_keeps_its_model(serving: TestClient, registry: ModelRegistry, settings: Settings) -> None:
     registry.set_alias("candidate", "first")
     for alias in ("default", "candidate"):
         (settings.data / "artifacts" / "aliases" / alias).write_bytes(b'{"model_')
@@ -104,7 +106,7 @@ def test_a_damaged_alias_takes_nothing_from_anybody(
     assert served(serving) == "second"
 
 
-def test_a_manifest_belongs_to_the_model_it_lies_under(
+def test_a_manifest_in_the_folder_of_another_model_is_refused(
     serving: TestClient, registry: ModelRegistry, settings: Settings
 ) -> None:
     publish(registry, "second")
@@ -113,10 +115,10 @@ def test_a_manifest_belongs_to_the_model_it_lies_under(
 
     answer = serving.get("/generate", params={"class": "cat", "model": "second"})
     assert answer.status_code == 503
-    assert "is that of first" in answer.json()["detail"]
+    assert "names model 'first'" in answer.json()["detail"]
 
 
-def test_a_model_whose_file_changed_since_is_never_served(
+def test_a_model_whose_file_was_changed_is_never_served(
     serving: TestClient, registry: ModelRegistry, settings: Settings
 ) -> None:
     publish(registry, "tampered")
@@ -129,14 +131,14 @@ def test_a_model_whose_file_changed_since_is_never_served(
     assert "not the file that was published" in answer.json()["detail"]
 
 
-def test_a_model_says_what_it_runs_on_and_what_it_takes(serving: TestClient) -> None:
+def test_a_model_in_memory_shows_its_provider_and_its_memory(serving: TestClient) -> None:
     view = serving.get("/models/first").json()
 
     assert view["provider"] == ("CUDAExecutionProvider" if has_cuda_device() else "CPUExecutionProvider")
     assert view["memory_bytes"] > len(make_generator(LATENT, len(CLASSES)))
 
 
-def test_a_deleted_model_is_gone_and_one_in_use_is_not_deleted(
+def test_a_deleted_model_is_not_served_and_a_model_in_use_is_not_deleted(
     serving: TestClient, registry: ModelRegistry, settings: Settings
 ) -> None:
     publish(registry, "second")
@@ -153,8 +155,8 @@ def test_a_deleted_model_is_gone_and_one_in_use_is_not_deleted(
     assert [path.name for path in (settings.data / "artifacts" / "models" / "second").iterdir()] == []
 
 
-def test_the_least_used_model_leaves_when_memory_is_short(settings: Settings, registry: ModelRegistry) -> None:
-    """The hand-made model takes about 3 MB with its buffers; so one beside that of an alias is too much for 1 MiB."""
+def test_the_least_recently_used_model_is_evicted_first(settings: Settings, registry: ModelRegistry) -> None:
+    """The test model takes about 3 MB with its buffers, so an alias and one more model exceed 1 MiB."""
     for model_id in ("first", "second", "third"):
         publish(registry, model_id)
     with TestClient(create_app(settings.model_copy(update={"model_memory_mb": 1}))) as client:
@@ -166,20 +168,20 @@ def test_the_least_used_model_leaves_when_memory_is_short(settings: Settings, re
         assert client.get("/generate", params={"class": "cat", "model": "second"}).status_code == 200
 
 
-def test_readiness_names_the_model_and_the_provider(serving: TestClient) -> None:
+def test_readyz_names_the_model_and_the_provider(serving: TestClient) -> None:
     ready = serving.get("/readyz").json()
 
     provider = "CUDAExecutionProvider" if has_cuda_device() else "CPUExecutionProvider"
     assert ready == {"status": "ready", "model_id": "first", "provider": provider}
 
 
-def test_without_cuda_where_it_is_required_no_engine_opens(settings: Settings) -> None:
+def test_when_cuda_is_required_and_absent_no_engine_opens(settings: Settings) -> None:
     if has_cuda_device():
         pytest.skip("this machine has CUDA")
     with pytest.raises(NoModelReady, match="KILN_REQUIRE_CUDA"):
         OnnxEngine(make_generator(LATENT, 10), LATENT, 10, settings.model_copy(update={"require_cuda": True}))
 
 
-def test_the_latent_length_must_be_the_manifests(settings: Settings) -> None:
+def test_the_graph_must_take_the_latent_length_of_the_manifest(settings: Settings) -> None:
     with pytest.raises(CorruptArtifact, match="manifest says 9"):
         OnnxEngine(make_generator(LATENT, 10), LATENT + 1, 10, settings)

@@ -1,4 +1,4 @@
-"""A fresh installation serves the model that ships with Kiln; one with models of its own is left alone."""
+"""A new installation serves the starter model; an installation with other models does not change."""
 
 from __future__ import annotations
 
@@ -23,39 +23,39 @@ SHIPPED = ROOT / "models" / "starter"
 
 @pytest.fixture
 def starter(tmp_path: Path) -> Path:
-    """A model's folder, as another installation published it."""
+    """The folder of a model that another installation published."""
     publish(ModelRegistry(ArtifactStore(f"file://{tmp_path}/elsewhere")), "starter")
     return tmp_path / "elsewhere" / "models" / "starter"
 
 
-def test_a_fresh_installation_serves_the_starter_model(settings: Settings, starter: Path) -> None:
+def test_a_new_installation_serves_the_starter_model(settings: Settings, starter: Path) -> None:
     # Given an installation that has trained nothing
     fresh = settings.model_copy(update={"starter": starter})
     with TestClient(create_app(fresh)) as client:
         wait_until_ready(client)
-        # When somebody asks for cats, Then they come from it
+        # When a client requests cats, Then they come from the starter model
         answer = client.get("/generate", params={"class": "cat", "n": 16})
         assert (answer.status_code, answer.headers["x-kiln-model"]) == (200, "starter")
         (model,) = client.get("/models").json()["data"]
         assert (model["manifest"]["id"], model["aliases"]) == ("starter", ["default"])
 
 
-def test_an_installation_with_a_model_of_its_own_is_left_alone(starter: Path, registry: ModelRegistry) -> None:
+def test_an_installation_with_a_model_does_not_get_the_starter_model(starter: Path, registry: ModelRegistry) -> None:
     publish(registry, "own")
     publish_starter(registry, starter)
     assert [manifest.id for manifest in registry.list()] == ["own"]
     assert registry.aliases() == {DEFAULT_ALIAS: "own"}
 
 
-def test_what_is_published_twice_is_there_once(starter: Path, registry: ModelRegistry) -> None:
-    """Two APIs of one installation, or one that is started again."""
+def test_publishing_the_starter_model_twice_stores_it_once(starter: Path, registry: ModelRegistry) -> None:
+    """Two APIs of one installation start, or one starts again."""
     for _ in range(2):
         publish_starter(registry, starter)
     assert [manifest.id for manifest in registry.list()] == ["starter"]
 
 
 @pytest.mark.parametrize("damage", ["no folder", "another graph", "no graph", "no manifest"])
-def test_a_starter_that_is_damaged_or_absent_is_no_model(damage: str, starter: Path, registry: ModelRegistry) -> None:
+def test_a_damaged_starter_model_is_not_published(damage: str, starter: Path, registry: ModelRegistry) -> None:
     (graph,) = starter.glob(f"*.{GENERATOR_FILE}")
     match damage:
         case "no folder":
@@ -70,12 +70,12 @@ def test_a_starter_that_is_damaged_or_absent_is_no_model(damage: str, starter: P
     assert (registry.list(), registry.aliases()) == ([], {})
 
 
-def test_the_shipped_model_answers_for_every_class(settings: Settings) -> None:
+def test_the_shipped_model_generates_every_class(settings: Settings) -> None:
     # Given a fresh clone
     with TestClient(create_app(settings.model_copy(update={"starter": SHIPPED}))) as client:
         wait_until_ready(client)
         (model,) = client.get("/models").json()["data"]
-        # When each class is asked for, Then there are sixteen images of it
+        # When each class is requested, Then there are sixteen images of it
         for name in model["manifest"]["classes"]:
             answer = client.get("/generate", params={"class": name, "n": 16})
             assert answer.status_code == 200, answer.text
@@ -83,7 +83,7 @@ def test_the_shipped_model_answers_for_every_class(settings: Settings) -> None:
                 assert sheet.size == (128, 128)
 
 
-def test_the_shipped_model_is_small_and_its_classes_can_be_told_apart() -> None:
+def test_the_shipped_model_is_small_and_the_classifier_recognises_its_classes() -> None:
     manifest, files = read_folder(SHIPPED)
     assert len(files[GENERATOR_FILE]) <= 10 * 2**20
     assert PREVIEW_FILE in files

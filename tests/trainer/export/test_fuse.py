@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from services.api.inference.soft_labels import SHARES, with_shares
+from services.api.inference.soft_labels import SOFT_LABELS, with_soft_labels
 from services.trainer.export.fuse import _Doubling, _SquareBySquare, folded
 from services.trainer.export.onnx import export_generator
 from services.trainer.networks.build import build_networks
@@ -107,17 +107,17 @@ def test_classes_mix_in_folded_tables_as_in_the_original_ones() -> None:
     # Given a network whose class 0 is three parts of class 3 and one of class 7
     config = KINDS["resnet, conditional"]
     generator = trained(config)
-    graph = with_shares(export_generator(generator, config))
+    graph = with_soft_labels(export_generator(generator, config))
     assert graph is not None
     for module in generator.modules():
         if isinstance(module, nn.Embedding):
             module.weight.data[0] = 0.75 * module.weight[3] + 0.25 * module.weight[7]
-    z, shares = torch.randn(5, 8), torch.zeros(5, 10)
-    shares[:, 3], shares[:, 7] = 0.75, 0.25
+    z, weights = torch.randn(5, 8), torch.zeros(5, 10)
+    weights[:, 3], weights[:, 7] = 0.75, 0.25
     # When the exported graph mixes them, Then it is that class
     with torch.no_grad():
         expected = generator(z, torch.zeros(5, dtype=torch.int64))
-    torch.testing.assert_close(run(graph, z=z, **{SHARES: shares}), expected, rtol=0, atol=ATOL)
+    torch.testing.assert_close(run(graph, z=z, **{SOFT_LABELS: weights}), expected, rtol=0, atol=ATOL)
 
 
 def test_each_part_of_a_dispatch_is_folded() -> None:
