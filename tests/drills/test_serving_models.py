@@ -67,7 +67,7 @@ def test_models_that_are_wrong(server: Server, drill: Drill) -> None:
     why = {model_id: said for model_id, (_, said) in WRONG.items()}
     for model_id, (graph, _) in WRONG.items():
         publish(registry, model_id, graph=graph)
-    for model_id, said in (("no-file", "lost its file"), ("bit-flipped", "not the file that was published")):
+    for model_id, said in (("no-file", "lacks its file"), ("bit-flipped", "does not match the digest")):
         publish(registry, model_id)
         (file,) = (models / model_id).glob(f"*{GENERATOR_FILE}")
         data = bytearray(file.read_bytes())

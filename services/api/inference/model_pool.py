@@ -7,7 +7,6 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from typing import Any, ParamSpec, TypeVar
 
 from services.api.inference.loaded_model import LoadedModel
@@ -33,8 +32,7 @@ class ModelPool:
         self._aliases: dict[str, LoadedModel] = {}
         self._loaded: OrderedDict[str, LoadedModel] = OrderedDict()  # the least recently used first
         self._loading: dict[str, asyncio.Task[LoadedModel]] = {}
-        self._known: set[str] | None = None  # ids of all models at the last refresh
-        self.refused: dict[str, str] = {}  # model id -> why it cannot be served
+        self.refused: dict[str, str] = {}  # model id -> why it could not be loaded
         self._moving_alias = asyncio.Lock()
         self._loaders = ThreadPoolExecutor(LOAD_THREADS, thread_name_prefix="model-load")
         self._readers = ThreadPoolExecutor(READ_THREADS, thread_name_prefix="registry")
@@ -70,10 +68,9 @@ class ModelPool:
             raise NoModelReady(f"model '{name}' cannot be served: {error}") from error
 
     async def refresh(self) -> None:
-        """Brings memory in step with the registry; a failure with one alias or model does not stop the others.
+        """Brings memory in step with the registry; a failure with one alias does not stop the others.
 
-        Each alias moves once the model that it points at is warm. Deleted models are evicted. A newly published model
-        is loaded once, so that `refused` says what is wrong with it.
+        Each alias moves once the model that it points at is warm. Deleted models are evicted.
         """
         for alias in {*await self._read(self._registry.alias_names), *self._aliases}:
             try:
@@ -85,10 +82,6 @@ class ModelPool:
         ids = set(await self._read(self._registry.ids))
         for model_id in set(self._loaded) - ids:
             self.evict(model_id)  # another replica deleted it
-        for model_id in sorted(ids - self._known) if self._known is not None else ():
-            with suppress(Exception):  # noted in `refused`
-                await self._load(model_id)
-        self._known = ids
 
     async def promote(self, alias: str, model_id: str) -> None:
         """Points the alias at a model once that is warm here; a model that cannot be served is not promoted.

@@ -13,10 +13,9 @@ from services.api.inference.devices import has_cuda_device
 from services.api.inference.engine import OnnxEngine
 from shared.errors import CorruptArtifact, NoModelReady
 from shared.settings import Settings
-from shared.storage.model_registry import GENERATOR_FILE, ModelRegistry
+from shared.storage.model_registry import GENERATOR_FILE, PREVIEW_FILE, ModelRegistry
 from tests.api.conftest import CLASSES, LATENT, publish, wait_until_ready
 from tests.api.graphs import make_generator
-from tests.processes import wait_for
 
 
 def served(client: TestClient) -> str:
@@ -82,15 +81,25 @@ def test_a_broken_model_is_never_served_and_the_old_model_stays(
     (make_generator(LATENT, len(CLASSES) - 1), "fails on its first batch"),
     (make_generator(LATENT + 1, len(CLASSES)), "manifest says 8"),
 ])  # fmt: skip
-def test_a_newly_published_model_shows_why_it_cannot_be_served(
+def test_a_broken_model_shows_why_it_cannot_be_served_after_the_first_request(
     graph: bytes, why: str, serving: TestClient, registry: ModelRegistry
 ) -> None:
     publish(registry, "broken", graph=graph)
-    serving.app.state.kiln.store.announce()  # type: ignore[attr-defined]
+    assert serving.get("/generate", params={"class": "cat", "model": "broken"}).status_code == 503
 
-    view = wait_for(lambda: serving.get("/models/broken").json(), lambda view: view["refused"] is not None)
-    assert why in view["refused"]
+    assert why in serving.get("/models/broken").json()["refused"]
     assert serving.get("/models/first").json()["refused"] is None
+
+
+@pytest.mark.parametrize("path", ["/models/second", "/models", "/models/second/preview.png"])
+def test_a_key_that_may_only_read_never_makes_the_api_load_a_model(
+    path: str, serving: TestClient, registry: ModelRegistry
+) -> None:
+    publish(registry, "second", more={PREVIEW_FILE: b"a PNG"})
+    assert serving.get(path).status_code == 200
+
+    view = serving.get("/models/second").json()
+    assert (view["provider"], view["memory_bytes"], view["refused"]) == (None, None, None)
 
 
 def test_a_damaged_alias_keeps_its_model(serving: TestClient, registry: ModelRegistry, settings: Settings) -> None:
@@ -128,7 +137,7 @@ def test_a_model_whose_file_was_changed_is_never_served(
     answer = serving.get("/generate", params={"class": "cat", "model": "tampered"})
 
     assert answer.status_code == 503
-    assert "not the file that was published" in answer.json()["detail"]
+    assert "does not match the digest" in answer.json()["detail"]
 
 
 def test_a_model_in_memory_shows_its_provider_and_its_memory(serving: TestClient) -> None:
