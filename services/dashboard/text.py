@@ -114,8 +114,10 @@ def time_ago(moment: datetime | None) -> str:
 
 
 def format_count(n: float) -> str:
-    """12, 3,400, 1.2 M."""
-    return f"{n / 1e6:,.1f} M" if n >= 1e6 else f"{n:,.0f}"
+    """12, 3,400, 1.2 M, 250 M."""
+    if n < 1e6:
+        return f"{n:,.0f}"
+    return f"{n / 1e6:,.1f} M" if n < 1e8 else f"{n / 1e6:,.0f} M"
 
 
 def format_value(value: object) -> str:

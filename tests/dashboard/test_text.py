@@ -35,6 +35,6 @@ def test_numbers_and_times_are_formatted_for_people() -> None:
     now = datetime.now(UTC)
 
     assert [duration(s) for s in (None, 7, 250, 7380)] == ["", "7 s", "4 min 10 s", "2 h 03 min"]
-    assert [format_count(n) for n in (12, 3400, 1_234_567)] == ["12", "3,400", "1.2 M"]
+    assert [format_count(n) for n in (12, 3400, 1_234_567, 10**9)] == ["12", "3,400", "1.2 M", "1,000 M"]
     assert time_ago(now - timedelta(hours=3)) == "3 hours ago"
     assert format_value([0.25, None, True]) == "0.25, –, yes"

@@ -52,7 +52,12 @@ def thin(curve: Points, max_points: int = MAX_POINTS) -> Points:
 
 
 def line_chart(
-    series: Mapping[str, Points], title: str, *, smoothing: float = 0.0, is_log: bool = False
+    series: Mapping[str, Points],
+    title: str,
+    *,
+    smoothing: float = 0.0,
+    is_log: bool = False,
+    x_label: str = "training images",
 ) -> dict[str, Any]:
     """Options of a line chart with one curve per name; smoothed curves have the raw ones faintly behind them."""
     drawn = []
@@ -69,14 +74,15 @@ def line_chart(
     axis = {"axisLabel": text | {":formatter": SHORT_NUMBER, "hideOverlap": True},
             "splitLine": {"lineStyle": {"color": GRID}}}  # fmt: skip
     return {
-        "aria": {"enabled": True, "label": {"description": f"{title} by images seen: {', '.join(series)}"}},
+        "aria": {"enabled": True, "label": {"description": f"{title} by {x_label}: {', '.join(series)}"}},
         "textStyle": {"fontFamily": "system-ui, sans-serif"},
-        "grid": {"left": 52, "right": 18, "top": 34, "bottom": 30},
+        "grid": {"left": 52, "right": 18, "top": 34, "bottom": 44},
         "legend": {"data": list(series), "top": 0, "left": 0, "icon": "roundRect", "itemWidth": 14, "itemHeight": 4,
                    "itemGap": 16, "type": "scroll", "textStyle": text | {"fontSize": 12}},
         "tooltip": {"trigger": "axis", "confine": True, "axisPointer": {"lineStyle": {"color": GREY}},
                     ":valueFormatter": "(v) => v === undefined ? '' : String(+Number(v).toPrecision(5))"},
-        "xAxis": axis | {"type": "value", "min": "dataMin", "max": "dataMax", "splitLine": {"show": False},
+        "xAxis": axis | {"type": "value", "name": x_label, "nameLocation": "middle", "nameGap": 26,
+                         "nameTextStyle": text, "min": "dataMin", "max": "dataMax", "splitLine": {"show": False},
                          "axisLine": {"lineStyle": {"color": GRID}}},
         "yAxis": axis | {"type": "log" if is_log else "value", "scale": True},
         "series": drawn,
@@ -89,10 +95,9 @@ def trials_chart(values: Points, metric: str, is_min: bool) -> dict[str, Any]:
     for number, value in values:
         so_far = best[-1][1] if best else value
         best.append((number, min(so_far, value) if is_min else max(so_far, value)))
-    options = line_chart({"trials": values, "best so far": best}, f"{metric} by trial")
+    options = line_chart({"trials": values, "best so far": best}, f"{metric} by trial", x_label="trial")
     trials, _, line, _ = options["series"]
     trials |= {"type": "scatter", "symbolSize": 8}
     line |= {"step": "end", "showSymbol": False}
     options["xAxis"] |= {"minInterval": 1}
-    options["aria"]["label"]["description"] = f"{metric} of each trial, and the best value so far"
     return options

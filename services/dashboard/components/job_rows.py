@@ -40,7 +40,8 @@ class JobRow:
         with box("job", "li") as self.element:
             with box("stack tight"):
                 link(job_title(job), f"/jobs/{job.id}", "name")
-                text(f"{job.preset} · {job.dataset} · {job.id}", "span", "id")
+                text(f"{job.preset} · {job.dataset}", "span", "id")
+                text(job.id, "span", "id")
             self._pill = StatusPill()
             with box("wide stack tight"):
                 self._bar = ProgressBar(f"Progress of {job_title(job)}")

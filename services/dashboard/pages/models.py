@@ -77,7 +77,7 @@ class ModelsPage:
             f"on {manifest['device']}",
             "Classes": ", ".join(manifest["classes"]) if manifest["conditional"] else "unconditional",
             "Latent size": manifest["latent_dim"],
-            "ONNX parity": f"max. difference to PyTorch {manifest['parity']['max_abs_difference']:.1e}",
+            "ONNX parity": f"within {manifest['parity']['max_abs_difference']:.1e} of PyTorch",
         }  # fmt: skip
         if model.provider:
             values["Loaded with"] = model.provider.removesuffix("ExecutionProvider")

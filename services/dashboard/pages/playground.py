@@ -231,7 +231,7 @@ class Playground:
         arguments = [f"{name}={value}" for name, value in options.items()]
         if "class" in selection.query:
             arguments.insert(0, repr(selection.label))
-        self._python.text = f"images = Kiln({url!r}).generate({', '.join(arguments)})"
+        self._python.text = f"from kiln import Kiln\nimages = Kiln({url!r}).generate({', '.join(arguments)})"
 
 
 def _title(model: ModelData) -> str:
