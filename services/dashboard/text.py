@@ -30,6 +30,7 @@ class Action:
     """How one action on a job is presented, on its button and in its confirmation dialog."""
 
     label: str
+    confirm_label: str
     question: str
     consequence: str
     while_running: str = ""  # shown after the request while the job still runs
@@ -38,17 +39,22 @@ class Action:
 
 ACTIONS = {
     "pause": Action(
-        "Pause", "Pause this job?", "It saves a checkpoint and frees its worker.", "pausing after the current step."
+        "Pause", "Pause job", "Pause this job?",
+        "It saves a checkpoint and frees its worker.",
+        "pausing after the current step.",
     ),
     "resume": Action(
-        "Resume", "Resume this job?", "It joins the queue and continues from its last checkpoint.",
+        "Resume", "Resume job", "Resume this job?",
+        "It joins the queue and continues from its last checkpoint.",
     ),
     "finish": Action(
-        "Finish now", "Stop training and keep the model?", "The model is exported and published in its present state.",
+        "Finish now", "Finish now", "Stop training and keep the model?",
+        "The model is exported and published in its present state.",
         "finishing after the current step.",
     ),
     "cancel": Action(
-        "Cancel", "Cancel this job?", "Training stops and no model is published. Sample grids and metrics are kept.",
+        "Cancel", "Cancel job", "Cancel this job?",
+        "Training stops and no model is published. Sample grids and metrics are kept.",
         "stopping.", is_destructive=True,
     ),
 }  # fmt: skip

@@ -64,7 +64,7 @@ def test_a_job_is_cancelled_from_the_list_after_a_confirmation(visitor: Visitor,
     visitor.click_in_dialog("Back")
     assert stack.job(job_id)["status"] in ("queued", "running")
     row.get_by_role("button", name="Cancel").click()
-    visitor.click_in_dialog("Cancel")
+    visitor.click_in_dialog("Cancel job")
     expect(page.locator(".toast")).to_contain_text("one too many: ")
 
     stack.wait_until_over(job_id)

@@ -26,7 +26,7 @@ def show_actions(page: Page, job: JobData, parent: Element, on_done: OnDone, cla
             consequence = f"{job_title(job)}: {action.consequence}"
             on_confirm = _request_action(page, job, name, on_done)
             dialog = confirmation(
-                action.question, consequence, action.label, on_confirm, is_destructive=action.is_destructive
+                action.question, consequence, action.confirm_label, on_confirm, is_destructive=action.is_destructive
             )
         with parent:
             opener = button(action.label, _opens(dialog), f"{classes} {'quiet' if action.is_destructive else ''}")
