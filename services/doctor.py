@@ -5,15 +5,15 @@ from __future__ import annotations
 import ctypes
 import json
 import shutil
-import socket
 import sys
 from collections.abc import Iterator
 from importlib import metadata
 from typing import Any
-from urllib.parse import urlsplit
 
-from shared.errors import InvalidInput
+from shared.errors import EvictingStore, InvalidInput, StoreUnavailable
+from shared.redis_url import without_password
 from shared.settings import Settings, read_settings
+from shared.storage.redis import connect, redis_errors, require_no_eviction
 
 MIN_FREE_GB = 10.0  # checkpoints and sample grids of a few long runs
 CONNECT_S = 2.0
@@ -80,14 +80,19 @@ def _datasets(settings: Settings) -> Finding:
 
 
 def _redis(settings: Settings) -> Finding:
-    parts = urlsplit(settings.redis_url)
-    address = (parts.hostname or "127.0.0.1", parts.port or 6379)
-    fix = "`kiln up` starts a Redis of its own; otherwise start redis-server or set KILN_REDIS_URL"
+    client, address = connect(settings.redis_url, CONNECT_S), without_password(settings.redis_url)
     try:
-        socket.create_connection(address, CONNECT_S).close()
-    except OSError as error:
-        return _finding("Redis", False, f"nothing listens on {address[0]}:{address[1]}: {error}", fix)
-    return _finding("Redis", True, f"listens on {address[0]}:{address[1]}")
+        with redis_errors():
+            client.ping()
+        require_no_eviction(client)
+    except EvictingStore as error:
+        return _finding("Redis", False, str(error), "change the policy; until then, the API accepts no jobs")
+    except StoreUnavailable as error:
+        fix = "`kiln up` starts a Redis of its own; otherwise start redis-server or set KILN_REDIS_URL"
+        return _finding("Redis", False, f"no response at {address}: {error}", fix)
+    finally:
+        client.close()
+    return _finding("Redis", True, f"responds at {address}")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ KilnError
 ├── StaleFence               a write by a worker that has lost its lease
 ├── Unavailable              a temporary failure; retry later
 │   ├── StoreUnavailable
+│   │   └── EvictingStore
 │   ├── NoModelReady
 │   ├── Overloaded
 │   └── Draining
@@ -188,6 +189,12 @@ class Unavailable(KilnError):
 
 class StoreUnavailable(Unavailable):
     """Redis, which stores the jobs and the queue, does not respond."""
+
+
+class EvictingStore(StoreUnavailable):
+    """Redis may delete keys to free memory, and would lose accepted jobs."""
+
+    retry_after_s = 60  # an administrator has to change the policy
 
 
 class NoModelReady(Unavailable):

@@ -56,6 +56,12 @@ def celery_url(url: str) -> str:
     return url
 
 
+def without_password(url: str) -> str:
+    """The URL for logs and messages."""
+    parts = urlsplit(url)
+    return _join(parts._replace(netloc=parts.netloc.rpartition("@")[2]), {})
+
+
 def _read_options(url: str, parts: SplitResult) -> dict[str, str]:
     """The query's options, with `db` for both names of the database. Raises InvalidInput."""
     is_socket = parts.scheme in ("unix", "redis+socket")

@@ -42,6 +42,7 @@ from shared.storage.pubsub import Announcements
 log = logging.getLogger("kiln.api")
 
 JOB_THREADS = 128
+REDIS_CHECK_S = 60.0
 RESCAN_S = 5.0  # interval at which models are looked for, in case an announcement was lost
 
 
@@ -57,6 +58,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         tasks = (
             PeriodicTask("reaper", reaper.run, settings.lease_s / 3),
             PeriodicTask("sweeps", state.sweep_runner.advance_all, INTERVAL_S),
+            PeriodicTask("redis", state.store.require_no_eviction, REDIS_CHECK_S),  # logs the error
         )
         for task in tasks:
             task.start()

@@ -11,9 +11,10 @@ import threading
 from contextlib import closing
 from typing import Any
 
-from celery.signals import worker_shutting_down
+from celery.signals import worker_ready, worker_shutting_down
 
 from services.trainer.worker.supervisor import Supervisor
+from shared.errors import StoreUnavailable
 from shared.jobs.store import RedisJobStore
 from shared.settings import read_settings
 from shared.storage.artifacts import ArtifactStore
@@ -22,6 +23,7 @@ from shared.storage.model_registry import ModelRegistry
 
 logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 
+log = logging.getLogger("kiln.worker")
 settings = read_settings()
 app = make_celery(settings)
 _leaving = threading.Event()
@@ -30,6 +32,15 @@ _leaving = threading.Event()
 @worker_shutting_down.connect  # type: ignore[untyped-decorator]
 def _on_shutdown(**_: Any) -> None:
     _leaving.set()
+
+
+@worker_ready.connect  # type: ignore[untyped-decorator]
+def _on_ready(**_: Any) -> None:
+    with closing(RedisJobStore(settings.redis_url)) as store:
+        try:
+            store.require_no_eviction()
+        except StoreUnavailable as error:
+            log.error("%s", error)
 
 
 @app.task(name=TRAINING_TASK)  # type: ignore[untyped-decorator]

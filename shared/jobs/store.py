@@ -16,7 +16,17 @@ from typing import Any, Protocol
 from shared.errors import UnknownJob
 from shared.jobs.record import Event, Job, JobStatus
 from shared.storage.pubsub import CHANNEL, channel_of
-from shared.storage.redis import TIMEOUT_S, Idempotency, connect, create_once, from_redis, key, redis_errors, transact
+from shared.storage.redis import (
+    TIMEOUT_S,
+    Idempotency,
+    connect,
+    create_once,
+    from_redis,
+    key,
+    redis_errors,
+    require_no_eviction,
+    transact,
+)
 
 Change = Callable[[Job, datetime], Job]
 Metrics = dict[str, float]  # one row of the series; `nimg` is its position
@@ -36,6 +46,7 @@ class JobStore(Protocol):
     """Every method raises StoreUnavailable during an outage, and UnknownJob for an id that the store does not have."""
 
     def ping(self) -> None: ...
+    def require_no_eviction(self) -> None: ...
     def now(self) -> datetime: ...
     def create(self, make: Callable[[datetime], Job], idempotency: Idempotency | None = None) -> tuple[Job, bool]: ...
     def get(self, job_id: str) -> Job: ...
@@ -66,6 +77,10 @@ class RedisJobStore:
     def ping(self) -> None:
         with redis_errors():
             self._redis.ping()
+
+    def require_no_eviction(self) -> None:
+        """Raises EvictingStore if Redis may delete jobs to free memory."""
+        require_no_eviction(self._redis)
 
     def now(self) -> datetime:
         """The time of Redis. Leases are measured by this clock only."""

@@ -15,7 +15,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError, ResponseError, WatchError
 from redis.retry import Retry
 
-from shared.errors import IdempotencyMismatch, StoreUnavailable
+from shared.errors import EvictingStore, IdempotencyMismatch, StoreUnavailable
 
 T = TypeVar("T")
 
@@ -76,6 +76,20 @@ def from_redis(time: tuple[int, int]) -> datetime:
     return datetime.fromtimestamp(seconds, UTC).replace(microsecond=microseconds)
 
 
+def require_no_eviction(client: Any) -> None:
+    """Raises EvictingStore if Redis deletes keys when its memory is full. Does nothing if Redis hides its policy."""
+    with redis_errors():
+        try:
+            policy = client.info("memory").get("maxmemory_policy", "noeviction")
+        except ResponseError:  # this user may not run INFO
+            return
+    if policy != "noeviction":
+        raise EvictingStore(
+            f"Redis may lose accepted jobs: its maxmemory-policy is {policy}. "
+            "Set it to noeviction, for example with `redis-cli CONFIG SET maxmemory-policy noeviction`"
+        )
+
+
 def transact(client: Any, watched: str, attempt: Callable[[Any], T]) -> T:
     """Runs `attempt(pipe)`: it reads, calls `pipe.multi()` and queues its writes, which then happen together.
 
@@ -93,8 +107,9 @@ def create_once(
     """Stores a new record with `write(pipe)`, unless the Idempotency-Key has made one before.
 
     Returns the id of the record that the key stands for: `record_id`, or that of the first request with the key.
-    Raises IdempotencyMismatch if the first request had another body, and StoreUnavailable.
+    Raises IdempotencyMismatch if the first request had another body, StoreUnavailable, and EvictingStore.
     """
+    require_no_eviction(client)
     record, note = key(kind, record_id), _note_key(kind, idempotency)
 
     def attempt(pipe: Any) -> str:

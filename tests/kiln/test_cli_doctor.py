@@ -28,7 +28,7 @@ def test_doctor_lists_problems_and_how_to_correct_them(command: Run, tmp_path: P
     alone = run(f"http://127.0.0.1:{free_port()}", tmp_path, "doctor")
     assert alone.returncode == 1
     assert "kiln up" in alone.stdout
-    assert "nothing listens on 127.0.0.1:1" in alone.stdout
+    assert "no response at redis://127.0.0.1:1" in alone.stdout
 
 
 def test_doctor_shows_the_warnings_of_readyz(monkeypatch: pytest.MonkeyPatch) -> None:

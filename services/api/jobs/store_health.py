@@ -1,27 +1,35 @@
-"""Checks whether Redis responds, with one thread however many probes arrive."""
+"""Checks whether Redis responds and keeps jobs, with one thread however many probes arrive."""
 
 from __future__ import annotations
 
 import asyncio
 
-from shared.errors import StoreUnavailable
+from shared.errors import EvictingStore, StoreUnavailable
 from shared.jobs.store import JobStore
 
 PROBE_TIMEOUT_S = 1.0  # shorter than the store's own timeouts: a probe needs its response soon
 
 
 class StoreHealth:
-    """All concurrent probes share one PING, so that a Redis that hangs blocks one thread only."""
+    """All concurrent probes share one check, so that a Redis that hangs blocks one thread only."""
 
     def __init__(self, store: JobStore) -> None:
         self._store = store
-        self._ping: asyncio.Future[None] | None = None
+        self._probe: asyncio.Future[list[str]] | None = None
 
-    async def check(self) -> None:
-        """Raises StoreUnavailable when there is no response within PROBE_TIMEOUT_S."""
-        if self._ping is None or self._ping.done():
-            self._ping = asyncio.ensure_future(asyncio.to_thread(self._store.ping))
-        await asyncio.wait({self._ping}, timeout=PROBE_TIMEOUT_S)
-        if not self._ping.done():
+    async def check(self) -> list[str]:
+        """Returns warnings. Raises StoreUnavailable when there is no response within PROBE_TIMEOUT_S."""
+        if self._probe is None or self._probe.done():
+            self._probe = asyncio.ensure_future(asyncio.to_thread(self._ask))
+        await asyncio.wait({self._probe}, timeout=PROBE_TIMEOUT_S)
+        if not self._probe.done():
             raise StoreUnavailable(f"the job store has not responded for {PROBE_TIMEOUT_S:g} s")
-        self._ping.result()
+        return self._probe.result()
+
+    def _ask(self) -> list[str]:
+        self._store.ping()
+        try:
+            self._store.require_no_eviction()
+        except EvictingStore as error:
+            return [str(error)]
+        return []

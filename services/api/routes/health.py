@@ -22,6 +22,6 @@ async def readyz(state: State) -> Readiness:
     """Redis responds and the default model is warm: it has run a batch. Otherwise 503 with the reason."""
     if state.drain.is_on:
         raise Draining("draining: this process is shutting down")
-    await state.store_health.check()
+    warnings = await state.store_health.check()
     model = await state.models.get(None)
-    return Readiness(model_id=model.manifest.id, provider=model.provider)
+    return Readiness(model_id=model.manifest.id, provider=model.provider, warnings=warnings)

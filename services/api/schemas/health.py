@@ -21,3 +21,4 @@ class Readiness(BaseModel):
     status: Literal["ready"] = "ready"
     model_id: str
     provider: str
+    warnings: list[str] = []

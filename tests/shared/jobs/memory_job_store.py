@@ -28,6 +28,9 @@ class MemoryJobStore:
     def ping(self) -> None:
         pass
 
+    def require_no_eviction(self) -> None:
+        pass
+
     def now(self) -> datetime:
         return self._clock()
 
