@@ -10,8 +10,8 @@ from nicegui import background_tasks, ui
 from nicegui.element import Element
 
 from kiln import ApiError, Event, NotFound, Unavailable
-from services.dashboard.components.elements import box, button, heading, link, text
 from services.dashboard.connection import REQUEST_ERRORS, Connection
+from services.dashboard.elements.html import box, button, heading, link, text
 from services.dashboard.text import error_message
 
 T = TypeVar("T")

@@ -1,1 +1,1 @@
-"""The parts that pages are made of: HTML elements, charts, image grids, rows of jobs, the form of a new job."""
+"""Parts of pages that show data of the API: job rows, job actions, the job form, curves, samples, image details."""

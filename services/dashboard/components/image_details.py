@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from kiln import ModelData
-from services.dashboard.components.dialogs import close_dialog, dialog, open_dialog
-from services.dashboard.components.elements import box, button, facts, heading, link, text
-from services.dashboard.components.image_grid import ImageGrid, show_tile
+from services.dashboard.elements.dialogs import close_dialog, dialog, open_dialog
+from services.dashboard.elements.html import box, button, facts, heading, link, text
+from services.dashboard.elements.image_grid import ImageGrid, show_tile
 
 STEPS = 10  # of each interpolation towards a neighbour
 

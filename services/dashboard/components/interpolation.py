@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from kiln import ModelData
-from services.dashboard.components.elements import box, heading, text
-from services.dashboard.components.fields import select, slider
-from services.dashboard.components.image_grid import ImageGrid, show_grid, show_tile
+from services.dashboard.elements.fields import select, slider
+from services.dashboard.elements.html import box, heading, text
+from services.dashboard.elements.image_grid import ImageGrid, show_grid, show_tile
 from services.dashboard.page import Page
 
 STEPS = 16

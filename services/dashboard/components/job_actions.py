@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 from nicegui.element import Element
 
 from kiln import JobData
-from services.dashboard.components.dialogs import confirmation, open_dialog
-from services.dashboard.components.elements import button
+from services.dashboard.elements.dialogs import confirmation, open_dialog
+from services.dashboard.elements.html import button
 from services.dashboard.page import Page
 from services.dashboard.text import ACTIONS, ACTIONS_BY_STATUS, job_title
 

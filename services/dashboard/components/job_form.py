@@ -10,9 +10,9 @@ from nicegui import ui
 
 from kiln import InvalidInput
 from services.dashboard.components.config_fields import ConfigField, read_config_fields
-from services.dashboard.components.elements import box, button, heading, table, text
-from services.dashboard.components.fields import Field, select, text_field
 from services.dashboard.connection import REQUEST_ERRORS
+from services.dashboard.elements.fields import Field, select, text_field
+from services.dashboard.elements.html import box, button, heading, table, text
 from services.dashboard.page import Page
 from services.dashboard.text import format_value
 

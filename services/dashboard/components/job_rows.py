@@ -6,7 +6,7 @@ from nicegui.element import Element
 from nicegui.elements.mixins.text_element import TextElement
 
 from kiln import JobData
-from services.dashboard.components.elements import box, link, text
+from services.dashboard.elements.html import box, link, text
 from services.dashboard.text import duration, failure_message, format_count, job_title, time_ago
 
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from nicegui import ui
 from nicegui.element import Element
 
-from services.dashboard.components.charts import ACCURACIES, FIGURES, LABELS, LOSSES, Row, line_chart, points
-from services.dashboard.components.elements import box, chart, heading, text
-from services.dashboard.components.fields import checkbox, slider
+from services.dashboard.elements.charts import ACCURACIES, FIGURES, LABELS, LOSSES, Row, line_chart, points
+from services.dashboard.elements.fields import checkbox, slider
+from services.dashboard.elements.html import box, chart, heading, text
 
 SHOWN_APART = {*LOSSES, *ACCURACIES, *FIGURES, "nimg"}
 

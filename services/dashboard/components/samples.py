@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from services.dashboard.components.elements import box, heading, image, link, text
-from services.dashboard.components.fields import Field, slider
 from services.dashboard.connection import REQUEST_ERRORS
+from services.dashboard.elements.fields import Field, slider
+from services.dashboard.elements.html import box, heading, image, link, text
 from services.dashboard.page import Page
 from services.dashboard.text import format_count
 

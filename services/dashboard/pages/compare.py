@@ -10,10 +10,10 @@ from fastapi import Request
 from nicegui import ui
 
 from kiln import JobData
-from services.dashboard.components.charts import ACCURACIES, FIGURES, LABELS, LOSSES, line_chart, points
-from services.dashboard.components.elements import box, chart, heading, image, link, table, text
-from services.dashboard.components.fields import checkbox, slider
 from services.dashboard.connection import Connection
+from services.dashboard.elements.charts import ACCURACIES, FIGURES, LABELS, LOSSES, line_chart, points
+from services.dashboard.elements.fields import checkbox, slider
+from services.dashboard.elements.html import box, chart, heading, image, link, table, text
 from services.dashboard.page import Page, open_page, page_at
 from services.dashboard.text import format_count, format_value, job_title
 

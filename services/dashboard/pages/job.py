@@ -8,12 +8,12 @@ from urllib.parse import urlencode
 from nicegui import ui
 
 from kiln import Event, JobData, NotFound
-from services.dashboard.components.elements import box, figure, heading, link, table, text
 from services.dashboard.components.job_actions import show_actions
 from services.dashboard.components.job_rows import ProgressBar, StatusPill, progress_line
 from services.dashboard.components.live_curves import LiveCurves
 from services.dashboard.components.samples import Samples
 from services.dashboard.connection import Connection
+from services.dashboard.elements.html import box, figure, heading, link, table, text
 from services.dashboard.page import Page, open_page, page_at
 from services.dashboard.text import duration, failure_message, format_value, job_title
 

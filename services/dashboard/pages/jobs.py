@@ -5,12 +5,12 @@ from __future__ import annotations
 from fastapi import Request
 
 from kiln import JobData, JobStatus
-from services.dashboard.components.elements import box, button, text
-from services.dashboard.components.fields import select
 from services.dashboard.components.job_actions import show_actions
 from services.dashboard.components.job_form import JobForm
 from services.dashboard.components.job_rows import JobRow
 from services.dashboard.connection import Connection
+from services.dashboard.elements.fields import select
+from services.dashboard.elements.html import box, button, text
 from services.dashboard.page import Page, open_page, page_at
 
 JOBS_LISTED = 50

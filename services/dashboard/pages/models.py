@@ -7,9 +7,9 @@ from typing import Any
 from urllib.parse import urlencode
 
 from kiln import ModelData
-from services.dashboard.components.dialogs import confirmation, open_dialog
-from services.dashboard.components.elements import box, button, facts, figure, heading, image, link, table, text
 from services.dashboard.connection import Connection
+from services.dashboard.elements.dialogs import confirmation, open_dialog
+from services.dashboard.elements.html import box, button, facts, figure, heading, image, link, table, text
 from services.dashboard.page import Page, open_page, page_at
 from services.dashboard.text import duration, format_count, format_value
 

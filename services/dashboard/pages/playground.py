@@ -13,12 +13,12 @@ from fastapi import Request
 from nicegui import ui
 
 from kiln import ModelData
-from services.dashboard.components.elements import box, button, copyable_code, text
-from services.dashboard.components.fields import Field, number_field, radio_chips, select, slider, text_field
 from services.dashboard.components.image_details import ImageDetails
-from services.dashboard.components.image_grid import ImageGrid, show_grid
 from services.dashboard.components.interpolation import Interpolation
 from services.dashboard.connection import Connection
+from services.dashboard.elements.fields import Field, number_field, radio_chips, select, slider, text_field
+from services.dashboard.elements.html import box, button, copyable_code, text
+from services.dashboard.elements.image_grid import ImageGrid, show_grid
 from services.dashboard.page import Page, open_page, page_at
 from services.dashboard.text import format_count
 

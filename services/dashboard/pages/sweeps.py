@@ -6,11 +6,11 @@ import json
 from urllib.parse import urlencode
 
 from kiln import NotFound, SweepData
-from services.dashboard.components.charts import Points, trials_chart
-from services.dashboard.components.dialogs import confirmation, open_dialog
-from services.dashboard.components.elements import box, button, chart, figure, heading, image, link, table, text
 from services.dashboard.components.job_rows import ProgressBar
 from services.dashboard.connection import Connection
+from services.dashboard.elements.charts import Points, trials_chart
+from services.dashboard.elements.dialogs import confirmation, open_dialog
+from services.dashboard.elements.html import box, button, chart, figure, heading, image, link, table, text
 from services.dashboard.page import Page, open_page, page_at
 from services.dashboard.text import format_value, time_ago
 

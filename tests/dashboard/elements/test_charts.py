@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.dashboard.components.charts import line_chart, smooth, thin, trials_chart
+from services.dashboard.elements.charts import line_chart, smooth, thin, trials_chart
 
 
 def test_smoothing_corrects_the_bias_of_the_first_points() -> None:

@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 
 from nicegui.element import Element
 
-from services.dashboard.components.elements import box
+from services.dashboard.elements.html import box
 
 OnSelect = Callable[[int], Awaitable[None] | None]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.dashboard.components.image_grid import ImageGrid
+from services.dashboard.elements.image_grid import ImageGrid
 
 
 def test_a_grid_knows_the_position_and_the_address_of_each_tile() -> None:

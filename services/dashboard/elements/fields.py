@@ -8,7 +8,7 @@ from typing import Any
 from nicegui.element import Element
 from nicegui.events import GenericEventArguments
 
-from services.dashboard.components.elements import box, styled, text
+from services.dashboard.elements.html import box, styled, text
 
 OnText = Callable[[str], Awaitable[None] | None]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from nicegui import ui
 from nicegui.element import Element
 
-from services.dashboard.components.elements import OnClick, box, button, heading, text
+from services.dashboard.elements.html import OnClick, box, button, heading, text
 
 
 def dialog(title: str, classes: str = "") -> Element:
