@@ -83,7 +83,7 @@ def test_a_step_that_exceeds_its_time_is_killed_with_its_child_processes(tmp_pat
     )
     # When its time is up
     done = gpu._run([sys.executable, "-c", code], {}, 2.0, tmp_path / "none.json")
-    # Then neither process is left, and the output up to that moment is kept
+    # Then neither process is left, and the output up to that moment is reported
     assert (done["status"], done["printed"], done["figures"]) == ("ended after 2 s", "begun\n", None)
     child = int(pid_file.read_text())
     with contextlib.suppress(psutil.NoSuchProcess):
