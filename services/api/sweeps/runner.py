@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from services.api.sweeps import optuna_study
@@ -37,6 +37,7 @@ class SweepRunner:
     jobs: JobStore
     registry: ModelRegistry
     enqueue: Callable[[Job], Job]
+    _judged_nimg: dict[str, int] = field(default_factory=dict)  # job id -> its last metrics row that was considered
 
     def start(self, spec: SweepSpec, name: str | None, idempotency: Idempotency | None) -> Sweep:
         """Stores a sweep with a validated spec and submits its first trials. Raises IdempotencyMismatch."""
@@ -125,14 +126,23 @@ class SweepRunner:
     def _cancel_if_due(self, sweep: Sweep, trial: Trial, job: Job) -> Job:
         if sweep.stopping:
             return self._cancel(job, f"sweep {sweep.id} is stopped")
-        if sweep.spec.pruning and trial.pruned_at is None and job.status is JobStatus.RUNNING:
+        if sweep.spec.pruning and trial.pruned_at is None and self._has_new_value(sweep, job):
             values = intermediate_values(self.jobs.metrics(job.id), sweep, job)
-            if values and optuna_study.should_prune(sweep, trial.number, values):
+            if optuna_study.should_prune(sweep, trial.number, values):
                 change = partial(sweep_transitions.prune, number=trial.number, percent=max(values))
                 trial = self.sweeps.update(sweep.id, change).trials[trial.number]
         if trial.pruned_at is None:
             return job
         return self._cancel(job, f"pruned at {trial.pruned_at} % of its budget: worse than the median of its sweep")
+
+    def _has_new_value(self, sweep: Sweep, job: Job) -> bool:
+        """Whether a running job has reported the objective since the last call. Optuna needs no other look at it."""
+        if job.status is not JobStatus.RUNNING:
+            return False
+        rows = self.jobs.metrics(job.id, self._judged_nimg.get(job.id, -1))
+        if rows:
+            self._judged_nimg[job.id] = int(rows[-1]["nimg"])
+        return any(sweep.spec.objective.metric in row for row in rows)
 
     def _cancel(self, job: Job, message: str) -> Job:
         if job.request == "cancel":
@@ -143,6 +153,7 @@ class SweepRunner:
 
     def _record_result(self, sweep: Sweep, trial: Trial, job: Job) -> None:
         """Records the state and the value of a trial whose job is over."""
+        self._judged_nimg.pop(job.id, None)
         rows = self.jobs.metrics(job.id)
         tell = partial(
             sweep_transitions.tell, number=trial.number, intermediate_values=intermediate_values(rows, sweep, job)

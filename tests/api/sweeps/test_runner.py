@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 
 from services.api.sweeps import optuna_study
@@ -243,6 +244,48 @@ def test_without_pruning_all_trials_complete(lab: Lab) -> None:
     sweep = lab.run(lab.start(n_trials=16), train_until_cancelled)
 
     assert {trial.state for trial in sweep.trials} == {TrialState.COMPLETE}
+
+
+@pytest.fixture
+def studies(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """All Optuna studies that are built."""
+    built: list[Any] = []
+    create = optuna.create_study
+
+    def counting(*args: Any, **kwargs: Any) -> Any:
+        built.append(create(*args, **kwargs))
+        return built[-1]
+
+    monkeypatch.setattr(optuna, "create_study", counting)
+    return built
+
+
+def test_a_running_trial_is_judged_once_per_reported_value(lab: Lab, studies: list[Any]) -> None:
+    # Given a running trial, and a second one that waits
+    sweep = lab.start(n_trials=9, pruning=True)
+    job = lab.claim()
+    assert job is not None
+    lab.runner.advance(sweep)
+    suggested = len(studies)
+
+    # When several rounds pass without a value, with the same value, and with rows that lack the objective
+    for _ in range(3):
+        lab.runner.advance(lab.sweeps.get(sweep.id))
+    assert len(studies) == suggested
+    lab.report(job, 100, loss_g=1.0)
+    for _ in range(3):
+        lab.runner.advance(lab.sweeps.get(sweep.id))
+    assert len(studies) == suggested + 1
+    lab.report(job, 200, loss_d=1.0)
+    for _ in range(3):
+        lab.runner.advance(lab.sweeps.get(sweep.id))
+    assert len(studies) == suggested + 1
+
+    # Then the next value leads to one more study
+    lab.report(job, 300, loss_g=2.0)
+    lab.runner.advance(lab.sweeps.get(sweep.id))
+    lab.runner.advance(lab.sweeps.get(sweep.id))
+    assert len(studies) == suggested + 2
 
 
 # Interruptions

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 from functools import partial
 from typing import Any
 
+import optuna
 import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
@@ -128,6 +130,28 @@ def test_a_sweep_is_shown_with_its_trials_and_plots(client: TestClient) -> None:
         assert drawn.content != earlier.content
         with Image.open(io.BytesIO(drawn.content)) as image:
             assert image.width == 800
+
+
+def test_optuna_does_not_block_the_event_loop(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_event_loop: list[bool] = []
+    create = optuna.create_study
+
+    def recording(*args: Any, **kwargs: Any) -> Any:
+        try:
+            asyncio.get_running_loop()
+            in_event_loop.append(True)
+        except RuntimeError:
+            in_event_loop.append(False)
+        return create(*args, **kwargs)
+
+    monkeypatch.setattr(optuna, "create_study", recording)
+    sweep_id = client.post("/sweeps", json=BODY | {"pruning": True}).json()["id"]
+    train(state_of(client), sweep_id)
+    assert client.get(f"/sweeps/{sweep_id}/importances.png").status_code == 200
+    assert client.post("/sweeps", json=BODY).status_code == 202
+
+    assert len(in_event_loop) >= 4
+    assert not any(in_event_loop)
 
 
 def test_cancelling_a_sweep_cancels_its_waiting_jobs(client: TestClient) -> None:
