@@ -7,16 +7,21 @@ from functools import partial
 from services.api.jobs.submit import enqueue
 from shared.jobs import transitions
 from shared.jobs.record import Job, RequestedAction
-from shared.jobs.store import JobStore
+from shared.jobs.store import Change, JobStore
 from shared.storage.celery_app import Broker
 
 
-def request_action(job_id: str, action: RequestedAction, store: JobStore) -> Job:
+def request_action(job_id: str, action: RequestedAction, store: JobStore, broker: Broker) -> Job:
     """Cancels, pauses or finishes the job. Raises UnknownJob and IllegalTransition."""
-    return store.update(job_id, partial(transitions.request_action, request=action))
+    return _update(job_id, partial(transitions.request_action, request=action), store, broker)
 
 
 def resume(job_id: str, store: JobStore, broker: Broker) -> Job:
     """Queues a paused or lost job again. Raises UnknownJob and IllegalTransition."""
-    job = store.update(job_id, transitions.resume)
+    return _update(job_id, transitions.resume, store, broker)
+
+
+def _update(job_id: str, change: Change, store: JobStore, broker: Broker) -> Job:
+    """Applies the change, and sends the job at once if it is now queued without a message."""
+    job = store.update(job_id, change)
     return enqueue(job, store, broker) if job.is_unsent else job

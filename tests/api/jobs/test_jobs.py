@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from functools import partial
@@ -15,7 +16,7 @@ from services.api.jobs.reaper import Reaper
 from services.api.state import AppState
 from shared.configs.presets import PRESETS
 from shared.jobs import transitions
-from shared.jobs.record import JobStatus, new_job
+from shared.jobs.record import Job, JobStatus, Reason, new_job
 from shared.settings import Settings
 from shared.storage.celery_app import TRAINING_QUEUE
 
@@ -130,6 +131,37 @@ def test_presets_list_parameter_counts_and_sources(client: TestClient) -> None:
     assert presets["wgan-gp"]["parameters"] == {"generator": 3_448_576, "discriminator": 2_637_312}
     assert "report 1" in presets["wgan-gp"]["sources"]["lr"]
     assert client.get("/presets/tiny").json() == presets["tiny"]
+
+
+def claim(state: AppState, job_id: str) -> Job:
+    return state.store.update(job_id, partial(transitions.claim, worker="w", lease_s=60))
+
+
+@pytest.mark.parametrize(
+    ("release", "action"),
+    [
+        (partial(transitions.release, status=JobStatus.PAUSED), "finish"),
+        (partial(transitions.release, status=JobStatus.QUEUED), "finish"),
+        (partial(transitions.release, status=JobStatus.PAUSED), "resume"),
+        (partial(transitions.finish, status=JobStatus.LOST, reason=Reason.WORKER_LOST), "resume"),
+    ],
+)
+def test_a_job_that_goes_on_is_sent_at_once(
+    client: TestClient, state: AppState, settings: Settings, release: Callable[..., Job], action: str
+) -> None:
+    # Given a job that a worker has taken from the queue, trained, and given back or lost
+    job_id = client.post("/jobs", json=TINY).json()["id"]
+    with redis.Redis.from_url(settings.redis_url) as broker:
+        broker.delete(TRAINING_QUEUE)
+    state.store.update(job_id, partial(release, fence=claim(state, job_id).fence))
+
+    # When its user finishes or resumes it
+    answer = client.post(f"/jobs/{job_id}/{action}")
+
+    # Then it is in the queue without waiting for the reaper, which would send it after a third of a lease
+    assert (answer.status_code, answer.json()["status"]) == (202, "queued")
+    assert state.store.get(job_id).enqueued_at is not None
+    assert messages(settings) == 1
 
 
 class TestReaper:
