@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
@@ -96,6 +97,12 @@ class Settings(BaseSettings):
         description="Origins whose web pages may call the API, separated by commas, or `*` for all. Default: only the "
         "API's own origin.",
     )
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Host names under which clients reach the API, separated by commas: `kiln.example.org`, "
+        "`*.example.org`, or `*` for all. IP addresses, names without a dot, `*.local` and `*.internal` are always "
+        "allowed. Default: only these, or all hosts if there are API keys.",
+    )
 
     drain_s: float = Field(
         0.5,
@@ -150,12 +157,10 @@ class Settings(BaseSettings):
 
     _keys: tuple[ApiKey, ...] = PrivateAttr(())
 
-    @field_validator("cors_origins", mode="before")
+    @field_validator("cors_origins", "allowed_hosts", mode="before")
     @classmethod
-    def _split(cls, origins: Any) -> Any:
-        return (
-            tuple(part.strip() for part in origins.split(",") if part.strip()) if isinstance(origins, str) else origins
-        )
+    def _split(cls, text: Any) -> Any:
+        return tuple(part.strip() for part in text.split(",") if part.strip()) if isinstance(text, str) else text
 
     @field_validator("cors_origins")
     @classmethod
@@ -167,6 +172,14 @@ class Settings(BaseSettings):
             ):
                 raise ValueError(f"{origin} is not an origin such as https://example.org or http://localhost:8080")
         return origins
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _are_hosts(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        for host in hosts:
+            if host != "*" and not re.fullmatch(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*", host):
+                raise ValueError(f"{host} is not a host name such as kiln.example.org or *.example.org")
+        return hosts
 
     @field_validator("fast_paths")
     @classmethod

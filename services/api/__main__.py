@@ -10,6 +10,7 @@ from contextlib import suppress
 import uvicorn
 
 from services.api.app import create_app
+from services.api.http_protocol import ProblemProtocol
 from services.api.server import GRACE_S, DrainingServer
 from shared.errors import InvalidInput
 from shared.settings import read_settings
@@ -37,6 +38,7 @@ def main() -> int:
         log_config=None,
         timeout_graceful_shutdown=GRACE_S,
         access_log=settings.access_log,
+        http=ProblemProtocol,
     )
     with suppress(KeyboardInterrupt):  # a second Ctrl-C
         DrainingServer(config, app.state.drain).run()

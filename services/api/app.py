@@ -12,11 +12,14 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from services.api import errors, openapi
+from services.api.auth import AuthorizeBody
 from services.api.images.class_sampling import HEADERS as CLASS_SAMPLING_HEADERS
 from services.api.inference.starter_model import publish_starter
 from services.api.jobs.reaper import Reaper
+from services.api.middleware.allowed_hosts import AllowedHosts
 from services.api.middleware.body_limit import BodyLimit
 from services.api.middleware.draining import CloseWhenDraining, Drain
+from services.api.middleware.repeated_parameters import RepeatedParameters
 from services.api.periodic import PeriodicTask
 from services.api.routes import (
     docs,
@@ -77,9 +80,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app = FastAPI(title="Kiln", summary="Train class-conditional GANs as durable jobs, and serve their images.",
                   lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)  # fmt: skip
     app.state.drain = Drain(settings.drain_s)
+    app.state.routes = []
     errors.install(app)
     _add_middleware(app, settings)
-    app.state.routes = []
     modules = (  # routes are tried in this order: the one that has to be fast comes first
         generate, jobs, events, training_plots, interpolate, verify, models, sweeps, presets, health, metrics, docs,
     )  # fmt: skip
@@ -92,8 +95,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 def _add_middleware(app: FastAPI, settings: Settings) -> None:
     """The last one added is the outermost."""
+    app.add_middleware(RepeatedParameters)
     larger = {"/verify": settings.max_png_bytes}
     app.add_middleware(BodyLimit, settings.max_body_bytes, settings.body_timeout_s, larger)
+    app.add_middleware(AuthorizeBody, settings.keys, app.state.routes)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -102,6 +107,8 @@ def _add_middleware(app: FastAPI, settings: Settings) -> None:
             allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "If-None-Match", "Last-Event-ID"],
             expose_headers=["ETag", "Location", "Retry-After", "X-Kiln-Model", "X-Kiln-Seed", *CLASS_SAMPLING_HEADERS],
         )
+    # A page that reaches the API by DNS rebinding has no key: with keys, any host is allowed by default.
+    app.add_middleware(AllowedHosts, settings.allowed_hosts or (("*",) if settings.keys else ()))
     app.add_middleware(SecurityHeaders, headers=errors.SECURITY_HEADERS)
     app.add_middleware(CloseWhenDraining, drain=app.state.drain)
 

@@ -66,10 +66,14 @@ def problem(
     return JSONResponse(body, status, headers=dict(headers or {}), media_type=PROBLEM_JSON)
 
 
-async def _on_kiln_error(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, KilnError)
+def problem_of(error: KilnError) -> JSONResponse:
     problems = error.problems if isinstance(error, errors.InvalidInput) else ()
     return problem(status_of(error), str(error), problems, _headers(error))
+
+
+async def _on_kiln_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, KilnError)
+    return problem_of(error)
 
 
 def _headers(error: KilnError) -> dict[str, str]:

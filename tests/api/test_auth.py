@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import os
 import pkgutil
@@ -300,3 +301,52 @@ def test_origins_are_a_comma_separated_list(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("KILN_CORS_ORIGINS", "a.example")
     with pytest.raises(InvalidInput, match="is not an origin"):
         read_settings()
+
+
+# Bodies
+
+
+async def _refused(app: Any, method: str, path: str, headers: dict[str, str]) -> tuple[int, dict[bytes, bytes]]:
+    """Status and headers of the response to a request whose body never arrives."""
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        raise AssertionError("the body was read")
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+    scope = {
+        "type": "http", "method": method, "path": path, "raw_path": path.encode(), "query_string": b"", "headers": raw,
+        "http_version": "1.1", "scheme": "http", "server": ("test", 80), "client": ("test", 1), "root_path": "",
+    }  # fmt: skip
+    await app(scope, receive, send)
+    return sent[0]["status"], dict(sent[0]["headers"])
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "status"),
+    [
+        ("POST", "/verify", {}, 401),
+        ("POST", "/verify", bearer(STRANGER), 401),
+        ("POST", "/verify", bearer(KEYS["read"]), 403),
+        ("POST", "/jobs", {"Transfer-Encoding": "chunked"}, 401),
+        ("POST", "/jobs", bearer(KEYS["generate"]) | {"Transfer-Encoding": "chunked"}, 403),
+        ("PUT", "/aliases/default", bearer(KEYS["read"]), 403),
+        ("GET", "/jobs", {}, 401),
+        ("POST", "/no/such/path", {}, 401),
+    ],
+)
+def test_a_body_is_not_read_without_a_key_that_may_send_it(
+    tmp_path: Path, method: str, path: str, headers: dict[str, str], status: int
+) -> None:
+    app = create_app(Settings(data=tmp_path, api_keys=SETTING))
+    sized = headers if "Transfer-Encoding" in headers else headers | {"Content-Length": str(4 << 20)}
+
+    answered, answer_headers = asyncio.run(_refused(app, method, path, sized))
+
+    assert answered == status
+    assert answer_headers[b"content-type"] == b"application/problem+json"
+    assert answer_headers[b"connection"] == b"close"
+    assert answer_headers[b"x-content-type-options"] == b"nosniff"

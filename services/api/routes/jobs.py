@@ -9,6 +9,7 @@ from fastapi.responses import JSONResponse
 
 from services.api.auth import READ, TRAIN
 from services.api.jobs import control
+from services.api.jobs.listing import list_by_status
 from services.api.jobs.submit import resolve_request, submit
 from services.api.jobs.tables import as_csv
 from services.api.schemas.jobs import (
@@ -44,7 +45,7 @@ def create_job(
 @router.get("", dependencies=[READ])
 def list_jobs(query: Annotated[JobListQuery, Query()], state: State) -> JobList:
     """Lists jobs, newest first."""
-    page = state.store.list(query.status, query.after, query.limit)
+    page = list_by_status(query.status, query.after, query.limit, state.store)
     return JobList(data=[JobView.of(job) for job in page.jobs], has_more=page.has_more)
 
 
@@ -71,13 +72,13 @@ def get_metrics(job_id: str, query: Annotated[MetricsQuery, Query()], request: R
 @router.post("/{job_id}/cancel", status_code=202, dependencies=[TRAIN])
 def cancel_job(job_id: str, state: State) -> JobView:
     """Cancels the job. Does nothing if the job is over."""
-    return JobView.of(control.request_action(job_id, "cancel", state.store))
+    return JobView.of(control.request_action(job_id, "cancel", state.store, state.broker))
 
 
 @router.post("/{job_id}/pause", status_code=202, dependencies=[TRAIN])
 def pause_job(job_id: str, state: State) -> JobView:
     """Writes a checkpoint and frees the worker. Continue with /resume."""
-    return JobView.of(control.request_action(job_id, "pause", state.store))
+    return JobView.of(control.request_action(job_id, "pause", state.store, state.broker))
 
 
 @router.post("/{job_id}/resume", status_code=202, dependencies=[TRAIN])
@@ -89,4 +90,4 @@ def resume_job(job_id: str, state: State) -> JobView:
 @router.post("/{job_id}/finish", status_code=202, dependencies=[TRAIN])
 def finish_job(job_id: str, state: State) -> JobView:
     """Stops training now, and exports and publishes the model as it is."""
-    return JobView.of(control.request_action(job_id, "finish", state.store))
+    return JobView.of(control.request_action(job_id, "finish", state.store, state.broker))

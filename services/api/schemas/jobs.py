@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from services.api.schemas.partial_schema import partial_schema
 from services.api.schemas.request import RequestModel
@@ -35,10 +35,19 @@ class JobRequest(RequestModel):
     name: Annotated[str | None, Field(max_length=200, description="A label of your choice; it changes nothing.")] = None
 
 
+def _split_commas(texts: Any) -> Any:
+    """`["failed,lost"]` -> `["failed", "lost"]`"""
+    return [part.strip() for text in texts for part in text.split(",")] if isinstance(texts, list) else texts
+
+
 class JobListQuery(RequestModel):
     """Query of GET /jobs."""
 
-    status: JobStatus | None = None
+    status: Annotated[
+        tuple[JobStatus, ...],
+        BeforeValidator(_split_commas),
+        Field(description="One status, or several: repeat the parameter or separate them by commas. Default: all."),
+    ] = ()
     after: Annotated[str | None, Field(max_length=100, description="Id of the last job of the previous page.")] = None
     limit: Annotated[int, Field(ge=1, le=100)] = 20
 
