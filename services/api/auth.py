@@ -67,7 +67,7 @@ class AuthorizeBody:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and self._keys and _has_body(scope):
             try:
-                check_key(self._keys, await _bearer(Request(scope)), self._scopes_at(scope))
+                check_key(self._keys, await bearer(Request(scope)), self._scopes_at(scope))
             except KilnError as error:
                 response = problem_of(error)
                 response.headers["Connection"] = "close"  # the unread body makes the connection useless
