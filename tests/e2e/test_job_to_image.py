@@ -3,23 +3,12 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import pytest
 from PIL import Image
 
-from tests.processes import Stack, running_stack, small_overrides, wait_for, write_color_dataset
-
-
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """A stack with a data set of two colours."""
-    folder = tmp_path_factory.mktemp("e2e")
-    write_color_dataset(folder / "datasets")
-    with running_stack(folder / "data", folder / "datasets") as stack:
-        yield stack
+from tests.processes import Stack, running_stack, small_overrides, wait_for
 
 
 def test_a_job_on_cifar10_ends_in_images_of_cats(cifar10_root: Path, tmp_path: Path) -> None:

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from shared.configs.presets import PRESETS
-from tests.processes import Stack, running_stack, write_color_dataset
+from tests.processes import Stack
 
 QUICK = ("dcgan-softmax", "bndrhl")  # ReLU and softmax; batch norm and dropout
 LATER = sorted(PRESETS.keys() - set(QUICK))
-
-
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    folder = tmp_path_factory.mktemp("presets")
-    write_color_dataset(folder / "datasets")
-    with running_stack(folder / "data", folder / "datasets") as stack:
-        yield stack
 
 
 def budget(name: str, iterations: int = 2) -> dict[str, Any]:
