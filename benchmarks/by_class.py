@@ -61,7 +61,7 @@ def measure(
 ) -> ClassResult:
     params = {"class": name, "n": count, "seed": SEED, "model": model, "columns": count} | sampling
     try:
-        response = kiln.get("/generate", accept="image/png", **params)
+        response = kiln.get("/generate", params, accept="image/png")
     except InvalidInput as error:  # too few images were accepted, or the model has no such class
         return ClassResult("-", 0.0, 0.0, 0.0, str(error))
     probabilities = classifier.probabilities(_tiles(response.content, count))

@@ -123,7 +123,7 @@ def save_pictures(kiln: Kiln, reports: Mapping[str, Any], outcomes: Mapping[str,
         wanted.append((table["picture"], "/compare", {"jobs": ids}))
     for name, path, params in wanted:
         try:
-            picture = Image.open(io.BytesIO(kiln.get(path, accept="image/png", **params).content)).convert("RGB")
+            picture = Image.open(io.BytesIO(kiln.get(path, params, accept="image/png").content)).convert("RGB")
             # 256 colours: grids of small images look the same, at a third of the size.
             picture.quantize(256).save(folder / f"{name}.png", optimize=True)
         except ApiError as error:  # a job that never started has no grids

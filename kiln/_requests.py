@@ -15,11 +15,8 @@ import httpx2
 from PIL import Image
 from pydantic import BaseModel
 
-from kiln.errors import ERRORS, ApiError, Conflict, InvalidInput, NotFound, Unauthorized, Unavailable
+from kiln.errors import ERRORS, ApiError
 from kiln.types import JobData, JobPage, ModelData, VerificationData
-
-# The dashboard imports these from here.
-__all__ = ["ApiError", "Conflict", "InvalidInput", "JobData", "ModelData", "NotFound", "Unauthorized", "Unavailable"]
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
@@ -106,8 +103,9 @@ def metrics(job_id: str, after_nimg: int) -> Call[list[dict[str, float]]]:
     return Call("GET", f"/jobs/{path_segment(job_id)}/metrics", _data, params={"after": after_nimg})
 
 
-def list_samples(job_id: str) -> Call[list[dict[str, Any]]]:
-    return Call("GET", f"/jobs/{path_segment(job_id)}/samples", _data)
+def sample_positions(job_id: str) -> Call[list[int]]:
+    path = f"/jobs/{path_segment(job_id)}/samples"
+    return Call("GET", path, lambda response: [int(row["nimg"]) for row in _data(response)])
 
 
 def sample_png(job_id: str, nimg: int) -> Call[bytes]:
@@ -211,18 +209,9 @@ def verify(png: bytes) -> Call[VerificationData]:
 # The server itself
 
 
-def openapi() -> Call[dict[str, Any]]:
-    """The OpenAPI document."""
-    return Call("GET", "/openapi.json", _json)
-
-
 def get(path: str, params: Mapping[str, Any], accept: str) -> Call[httpx2.Response]:
     """GET on any path, in the media type `accept`, as an unparsed response."""
     return Call("GET", path, lambda response: response, params=params, headers={"Accept": accept})
-
-
-# The dashboard's old names for these.
-act, description, file, download = job_action, openapi, get, get
 
 
 def path_segment(name: str) -> str:

@@ -68,9 +68,9 @@ class AsyncKiln:
         """Whether the server reproduces this PNG from the provenance inside it."""
         return await self.send(_requests.verify(png))
 
-    async def get(self, path: str, *, accept: str = "*/*", **params: Any) -> httpx2.Response:
+    async def get(self, path: str, params: Mapping[str, Any] | None = None, *, accept: str = "*/*") -> httpx2.Response:
         """The response to GET on any path of the API, for what has no method here: plots, CSV, the OpenAPI document."""
-        return await self.send(_requests.get(path, params, accept))
+        return await self.send(_requests.get(path, params or {}, accept))
 
     async def is_ready(self) -> bool:
         """Whether a model is loaded and the server can reach Redis. Sends one request, without retries."""
@@ -221,8 +221,12 @@ class AsyncJobs:
 
     async def samples(self, job_id: str) -> Sequence[tuple[int, Image.Image]]:
         """The sample grids, oldest first: (images seen, grid)."""
-        positions = [row["nimg"] for row in await self._kiln.send(_requests.list_samples(job_id))]
+        positions = await self.sample_positions(job_id)
         return [(nimg, _requests.decode_image(await self.sample_png(job_id, nimg))) for nimg in positions]
+
+    async def sample_positions(self, job_id: str) -> Sequence[int]:
+        """Images seen at each sample grid, oldest first."""
+        return await self._kiln.send(_requests.sample_positions(job_id))
 
     async def sample_png(self, job_id: str, nimg: int) -> bytes:
         """The sample grid after `nimg` images."""

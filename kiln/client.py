@@ -73,9 +73,9 @@ class Kiln:
         """Whether the server reproduces this PNG from the provenance inside it."""
         return self.send(_requests.verify(png))
 
-    def get(self, path: str, *, accept: str = "*/*", **params: Any) -> httpx2.Response:
+    def get(self, path: str, params: Mapping[str, Any] | None = None, *, accept: str = "*/*") -> httpx2.Response:
         """The response to GET on any path of the API, for what has no method here: plots, CSV, the OpenAPI document."""
-        return self.send(_requests.get(path, params, accept))
+        return self.send(_requests.get(path, params or {}, accept))
 
     def is_ready(self) -> bool:
         """Whether a model is loaded and the server can reach Redis. Sends one request, without retries."""
@@ -223,8 +223,12 @@ class Jobs:
 
     def samples(self, job_id: str) -> Sequence[tuple[int, Image.Image]]:
         """The sample grids, oldest first: (images seen, grid)."""
-        positions = [row["nimg"] for row in self._kiln.send(_requests.list_samples(job_id))]
+        positions = self.sample_positions(job_id)
         return [(nimg, _requests.decode_image(self.sample_png(job_id, nimg))) for nimg in positions]
+
+    def sample_positions(self, job_id: str) -> Sequence[int]:
+        """Images seen at each sample grid, oldest first."""
+        return self._kiln.send(_requests.sample_positions(job_id))
 
     def sample_png(self, job_id: str, nimg: int) -> bytes:
         """The sample grid after `nimg` images."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 import httpx2
-import typer
 
 from kiln.client import Kiln
 from kiln.errors import KilnError
@@ -21,10 +20,8 @@ def complete_preset(incomplete: str) -> list[str]:
     return _matching(incomplete, lambda kiln: [preset["name"] for preset in kiln.presets.list()])
 
 
-def complete_override(context: typer.Context, incomplete: str) -> list[str]:
-    """The fields of the preset that stands earlier in the line, or of `tiny`."""
-    preset = context.params.get("preset") or "tiny"
-    return _matching(incomplete, lambda kiln: [f"{field}=" for field in kiln.presets.get(preset)["config"]])
+def complete_override(incomplete: str) -> list[str]:
+    return _matching(incomplete, _fields)
 
 
 def complete_status(incomplete: str) -> list[str]:
@@ -41,6 +38,10 @@ def complete_model(incomplete: str) -> list[str]:
 
 def complete_sweep(incomplete: str) -> list[str]:
     return _matching(incomplete, lambda kiln: [sweep.id for sweep in kiln.sweeps.list()])
+
+
+def _fields(kiln: Kiln) -> Iterable[str]:
+    return dict.fromkeys(f"{field}=" for preset in kiln.presets.list() for field in preset["config"])
 
 
 def _statuses(kiln: Kiln) -> list[str]:

@@ -81,10 +81,7 @@ for panel, commands in PANELS.items():
 def main() -> None:
     """Runs the command line. Every expected error is one line on standard error and an exit code."""
     try:
-        try:
-            app(prog_name="kiln")
-        finally:
-            sys.stdout.flush()  # a full disk must be noticed here and not when the interpreter ends
+        app(prog_name="kiln")
     except (CommandFailed, InvalidSetting) as error:
         _fail(str(error), getattr(error, "code", BAD_INPUT))
     except ApiError as error:

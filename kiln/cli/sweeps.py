@@ -125,7 +125,7 @@ def compare(
             rows = kiln.jobs.compare(job_ids)
             show(as_json, rows, lambda: _comparison(rows))
             return
-        response = kiln.get("/compare", accept=MEDIA_TYPES[output.suffix], jobs=",".join(job_ids))
+        response = kiln.get("/compare", {"jobs": ",".join(job_ids)}, accept=MEDIA_TYPES[output.suffix])
     write_file(output, response.content)
     show(as_json, {"file": str(output), "bytes": len(response.content)}, lambda: str(output))
 

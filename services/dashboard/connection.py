@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx2
 
-from kiln import ApiError, AsyncKiln, _requests
+from kiln import ApiError, AsyncKiln
 from kiln.settings import ClientSettings
 
 REQUEST_ERRORS = (httpx2.TransportError, ApiError)  # what a request to the API can raise
@@ -31,7 +31,7 @@ class Connection:
     async def openapi(self) -> dict[str, Any]:
         """The API's OpenAPI document, at most OPENAPI_MAX_AGE_S old. Raises REQUEST_ERRORS."""
         if time.monotonic() - self._openapi_read_at_s > OPENAPI_MAX_AGE_S:
-            self._openapi = await self.kiln.send(_requests.openapi())
+            self._openapi = (await self.kiln.get("/openapi.json")).json()
             self._openapi_read_at_s = time.monotonic()
         return self._openapi
 
@@ -48,16 +48,12 @@ class Connection:
         if (cached := self._cache.get(key)) is not None:
             self._cache.move_to_end(key)
             return cached
-        response = await self.kiln.send(_requests.download(f"/{path}", query, accept))
+        response = await self.kiln.get(f"/{path}", query, accept=accept)
         if "seed" in query and "model" in query:
             self._cache[key] = response
             if len(self._cache) > CACHED_FILES:
                 self._cache.popitem(last=False)
         return response
-
-    async def sample_positions(self, job_id: str) -> list[int]:
-        """Images seen at each sample grid of the job, oldest first. Raises REQUEST_ERRORS."""
-        return [int(row["nimg"]) for row in await self.kiln.send(_requests.list_samples(job_id))]
 
     async def close(self) -> None:
         await self.kiln.close()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from services.dashboard.connection import REQUEST_ERRORS
 from services.dashboard.elements.fields import Field, slider
 from services.dashboard.elements.html import box, heading, image, link, text
@@ -12,7 +14,7 @@ from services.dashboard.text import format_count
 class Samples:
     def __init__(self, page: Page, job_id: str) -> None:
         self.page, self._job_id = page, job_id
-        self._positions: list[int] = []  # images seen at each grid
+        self._positions: Sequence[int] = []  # images seen at each grid
         self._index = -1  # of the grid that is shown
         self._slider: Field | None = None
         with box("card", tag="section", **{"aria-label": "Samples"}):
@@ -28,7 +30,7 @@ class Samples:
     async def refresh(self) -> None:
         """Reads the list of grids. The newest one is shown, unless the user has moved the slider to an older one."""
         try:
-            positions = await self.page.connection.sample_positions(self._job_id)
+            positions = await self.page.kiln.jobs.sample_positions(self._job_id)
         except REQUEST_ERRORS as error:
             self.page.show_error(error)
             return

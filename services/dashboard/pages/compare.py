@@ -92,8 +92,7 @@ class ComparePage:
             self.page.toast(f"Only the first {MAX_JOBS} of {len(self._selected)} selected jobs are shown.")
         series = await self.page.request(asyncio.gather(*(kiln.jobs.series(job_id) for job_id in selected)))
         rows = await self.page.request(kiln.jobs.compare(selected) if selected else asyncio.sleep(0, []))
-        positions = self.page.connection.sample_positions
-        grids = await self.page.request(asyncio.gather(*(positions(job_id) for job_id in selected)))
+        grids = await self.page.request(asyncio.gather(*(kiln.jobs.sample_positions(job_id) for job_id in selected)))
         if series is None or rows is None or grids is None or request != self._requests:
             return
         self._result.clear()
@@ -134,7 +133,7 @@ class ComparePage:
                 options = line_chart(by_job, TITLES[name], smoothing=self._smoothing, is_log=is_log)
                 chart(options, TITLES[name], "chart small")
 
-    def _draw_samples(self, grids: dict[str, tuple[str, list[int]]]) -> None:
+    def _draw_samples(self, grids: dict[str, tuple[str, Sequence[int]]]) -> None:
         with box("card", tag="section", **{"aria-label": "Samples"}):
             heading("Latest samples")
             with box("side-by-side"):
