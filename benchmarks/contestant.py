@@ -19,7 +19,8 @@ import torch
 
 from benchmarks.peer import PeerTraining, train_instead
 from benchmarks.plain_pytorch import PlainTraining
-from services.trainer.data.datasets import ImageDataset, Sampler
+from services.trainer.data.datasets import ImageDataset
+from services.trainer.data.sampler import Sampler
 from services.trainer.training.compiler import check_compiler
 from services.trainer.training.cuda_graph import make_iteration
 from services.trainer.training.runtime import PLAIN, fastest

@@ -1,7 +1,7 @@
-"""The Celery worker: takes a job's id from the queue and hands it to the supervisor. Imports no torch.
+"""The Celery worker: takes a job id from the queue and passes it to the supervisor. Imports no torch.
 
-Started with `python -m celery -A services.trainer.tasks worker --pool threads --concurrency 1`: one job at a time, in a
-thread of the main process, so that SIGTERM reaches the supervisor and no process lies between it and the trainer.
+Start it with `python -m celery -A services.trainer.tasks worker --pool threads --concurrency 1`: one job at a time, in
+a thread of the main process, so that SIGTERM reaches the supervisor and the trainer is a direct child.
 """
 
 from __future__ import annotations

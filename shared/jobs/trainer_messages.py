@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
@@ -68,6 +69,24 @@ class FailureLine(_Line):
 TrainerLine = Annotated[
     ProgressLine | MetricsLine | EventLine | ResultLine | ClassifierLine | FailureLine, Field(discriminator="kind")
 ]
+
+SendMessage = Callable[[TrainerLine], None]
+
+
+class SendEvent(Protocol):
+    """Sends an event of a run; `data` holds figures for programs, such as `nimg`."""
+
+    def __call__(self, kind: str, message: str, **data: Any) -> None: ...
+
+
+def event_sender(send: SendMessage) -> SendEvent:
+    """A function that wraps events into messages and sends them."""
+
+    def send_event(kind: str, message: str, **data: Any) -> None:
+        send(EventLine(event=Event(kind=kind, message=message, data=data)))
+
+    return send_event
+
 
 _ADAPTER: TypeAdapter[TrainerLine] = TypeAdapter(TrainerLine)
 

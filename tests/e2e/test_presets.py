@@ -63,7 +63,7 @@ def test_a_job_continues_from_the_checkpoint_of_another_job(stack: Stack) -> Non
     assert [row["nimg"] for row in rows] == [256, 512, 768]
     assert rows[:2] == earlier
     events = stack.http.get(f"/jobs/{job['id']}/events").json()["data"]
-    assert f"going on from {start} after 256 images" in [event["message"] for event in events]
+    assert f"continuing from {start} after 256 images" in [event["message"] for event in events]
     # And a checkpoint that does not exist is refused
     response = stack.http.post("/jobs", json={"preset": "bndrhl", "overrides": {"from_checkpoint": f"{first['id']}@1"}})
     assert response.status_code == 422

@@ -44,7 +44,7 @@ def random_images(count: int = 100, num_classes: int = 10) -> ImageDataset:
 
 
 def small_classifier(folder: Path, classes: tuple[str, ...] = (), *, width: int = 8) -> Classifier:
-    """A classifier that was never trained, whose files are written into the folder; of `class-0` to `class-9`."""
+    """An untrained classifier over `class-0` to `class-9`, with its files in the folder."""
     torch.manual_seed(0)
     classes = classes or random_images().classes
     classifier = Classifier(width, len(classes))
@@ -58,8 +58,19 @@ def small_classifier(folder: Path, classes: tuple[str, ...] = (), *, width: int 
     return classifier
 
 
+class EventLog(list[tuple[str, str]]):
+    """Collects (kind, message) of the events that are sent to it."""
+
+    def __call__(self, kind: str, message: str, **data: Any) -> None:
+        self.append((kind, message))
+
+    @property
+    def kinds(self) -> list[str]:
+        return [kind for kind, _ in self]
+
+
 class LinearCritic(Discriminator):
-    """score = <weight, image>: its gradient is its weight, wherever one looks."""
+    """score = <weight, image>; its gradient is its weight everywhere."""
 
     def __init__(self, *leading: float) -> None:
         super().__init__()

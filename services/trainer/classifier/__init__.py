@@ -1,1 +1,1 @@
-"""The classifier whose features and guesses all metrics are taken from, trained by Kiln itself."""
+"""Kiln's own classifier, whose features and predictions all metrics use."""

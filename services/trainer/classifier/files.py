@@ -1,4 +1,4 @@
-"""From a trained classifier to its files, with the proof that they agree, and back."""
+"""Writes a trained classifier to its files, checks the ONNX graph against torch, and loads it back."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PARITY_LIMIT = 1e-3  # of logits and features, which are of the order of ten
 
 
 def export_classifier(classifier: Classifier) -> tuple[dict[str, bytes], Parity]:
-    """The bytes of both files, and how far the graph is from torch. Raises ParityFailed.
+    """The bytes of both files, and the largest difference between the graph and torch. Raises ParityFailed.
 
     The graph: images [N, 3, 32, 32] float32 in [-1, 1] -> logits [N, classes], features [N, D]; any N.
     """
@@ -32,9 +32,9 @@ def export_classifier(classifier: Classifier) -> tuple[dict[str, bytes], Parity]
 
 
 def load_classifier(folder: Path) -> tuple[Classifier, ClassifierManifest]:
-    """The classifier of a folder, on the CPU, ready to guess. Raises UnknownClassifier, CorruptArtifact."""
+    """The classifier of a folder, on the CPU, in evaluation mode. Raises UnknownClassifier, CorruptArtifact."""
     manifest = read_manifest(folder)
-    with torch.device("meta"):  # initial weights would be thrown away, and their draws would change a run around this
+    with torch.device("meta"):  # drawing initial weights would change the random state of the run that loads this
         network = Classifier(manifest.config.width, len(manifest.classes))
     network.load_state_dict(safetensors.torch.load(read_file(folder, manifest, WEIGHTS_FILE)), assign=True)
     return network.eval().requires_grad_(False).to(memory_format=torch.channels_last), manifest
@@ -49,8 +49,8 @@ def _check_parity(graph: bytes, network: Classifier) -> Parity:
         with torch.no_grad():
             expected = [tensor.numpy() for tensor in network(images)]
         actual = session.run(["logits", "features"], {"images": images.numpy()})
-        for ours, theirs in zip(expected, actual, strict=True):
-            worst = max(worst, float(np.abs(ours - np.asarray(theirs)).max()))
+        for torch_output, onnx_output in zip(expected, actual, strict=True):
+            worst = max(worst, float(np.abs(torch_output - np.asarray(onnx_output)).max()))
     if not worst <= PARITY_LIMIT:
-        raise ParityFailed(f"ONNX and torch differ by {worst:.3g} where {PARITY_LIMIT:g} is allowed")
+        raise ParityFailed(f"the outputs of ONNX and torch differ by {worst:.3g}; the limit is {PARITY_LIMIT:g}")
     return Parity(max_abs_difference=worst, batch_sizes=PARITY_BATCH_SIZES)

@@ -1,4 +1,4 @@
-"""One classifier from data set to files: what `python -m services.trainer train-classifier` does."""
+"""One classifier run: loads the data set, trains, measures on test images and writes the files."""
 
 from __future__ import annotations
 
@@ -12,12 +12,20 @@ from pathlib import Path
 from services.trainer.classifier.files import export_classifier
 from services.trainer.classifier.training import ClassifierState, class_accuracies, train
 from services.trainer.data.datasets import load_dataset
-from services.trainer.runs.checkpoint import Checkpoints
-from services.trainer.runs.run import device_name, load_newest, pick_device, run_folder, tell
+from services.trainer.runs.checkpoint import Checkpoints, load_newest
+from services.trainer.runs.device import device_name, pick_device
+from services.trainer.runs.spec import run_folder
 from shared.configs.classifier import ClassifierConfig
 from shared.errors import BadConfig
 from shared.jobs.record import Job
-from shared.jobs.trainer_messages import ClassifierLine, MetricsLine, ProgressLine, StopSignal, TrainerLine
+from shared.jobs.trainer_messages import (
+    ClassifierLine,
+    MetricsLine,
+    ProgressLine,
+    SendMessage,
+    StopSignal,
+    event_sender,
+)
 from shared.settings import Settings
 from shared.storage.artifacts import ArtifactStore
 from shared.storage.classifier_files import ClassifierManifest, write_classifier
@@ -25,7 +33,7 @@ from shared.storage.classifier_files import ClassifierManifest, write_classifier
 
 @dataclass(frozen=True)
 class ClassifierSpec:
-    """What to train, under which name, and where its files go."""
+    """What to train, under which name, and the folder of its files."""
 
     run_id: str
     config: ClassifierConfig
@@ -38,40 +46,41 @@ class ClassifierSpec:
 def train_classifier(
     spec: ClassifierSpec,
     settings: Settings,
-    emit: Callable[[TrainerLine], None],
+    send: SendMessage,
     should_stop: Callable[[], StopSignal | None],
 ) -> ClassifierManifest | None:
-    """Trains, going on from the last checkpoint if there is one, measures on the test images and writes the files.
+    """Trains, resuming from the last checkpoint if there is one, measures on the test images and writes the files.
 
-    None when it was told to leave before the end. Raises TrainingFailed.
+    Returns None if a stop signal ended it before its budget. Raises TrainingFailed.
     """
+    send_event = event_sender(send)
     device = pick_device(settings)
     images = load_dataset(settings.dataset_root, spec.dataset).to(device)
     test = load_dataset(settings.dataset_root, spec.dataset, "test")
     state = ClassifierState(spec.config, len(images.classes), device)
     checkpoints = Checkpoints(ArtifactStore(settings.artifact_url), spec.run_id, spec.attempt)
-    _restore(state, checkpoints, emit)
+    _restore(state, checkpoints, send)
     started_s = time.monotonic() - state.wall_seconds
     total_nimg = spec.config.epochs * len(images)
-    what = f"{len(images):,} images of {len(images.classes)} classes, {total_nimg:,} to see, on {device_name(device)}"
-    tell(emit, "started", what)
+    size = f"{len(images):,} images of {len(images.classes)} classes, {total_nimg:,} images to train on"
+    send_event("started", f"{size}, on {device_name(device)}")
 
     def save() -> None:
         state.wall_seconds = time.monotonic() - started_s
         checkpoints.save(state.cur_nimg, state.state_dict())
-        tell(emit, "checkpoint", f"checkpoint after {state.cur_nimg:,} images", nimg=state.cur_nimg)
+        send_event("checkpoint", f"checkpoint after {state.cur_nimg:,} images", nimg=state.cur_nimg)
 
     def tick(row: dict[str, float]) -> None:
-        emit(MetricsLine(row=row))
+        send(MetricsLine(row=row))
         rate = row["images_per_second"]
-        emit(ProgressLine(images_seen=state.cur_nimg, images_per_second=rate, images_total=total_nimg))
+        send(ProgressLine(images_seen=state.cur_nimg, images_per_second=rate, images_total=total_nimg))
 
     if train(state, images, tick, save, should_stop) == "leave":
         return None
-    tell(emit, "measuring", f"training is done; measuring on {len(test):,} test images")
+    send_event("measuring", f"training is done; measuring on {len(test):,} test images")
     accuracies = class_accuracies(state.result, test)
     files, parity = export_classifier(state.result)
-    is_right = accuracies * test.labels.bincount(minlength=len(test.classes))
+    correct = accuracies * test.labels.bincount(minlength=len(test.classes))
     draft = ClassifierManifest(
         created_at=datetime.now(UTC),
         dataset=spec.dataset,
@@ -79,7 +88,7 @@ def train_classifier(
         config=spec.config,
         feature_dim=state.result.linear.in_features,
         test_images=len(test),
-        test_accuracy=round(is_right.sum().item() / len(test), 6),
+        test_accuracy=round(correct.sum().item() / len(test), 6),
         class_accuracy=dict(zip(images.classes, accuracies.tolist(), strict=True)),
         images_seen=state.cur_nimg,
         wall_seconds=round(state.wall_seconds, 3),
@@ -91,25 +100,23 @@ def train_classifier(
     return write_classifier(spec.folder, draft, files)
 
 
-def run_job(
-    job: Job, settings: Settings, emit: Callable[[TrainerLine], None], should_stop: Callable[[], StopSignal | None]
-) -> bool:
-    """A classifier as a job; False when it was told to leave before the end. Raises TrainingFailed."""
+def run_job(job: Job, settings: Settings, send: SendMessage, should_stop: Callable[[], StopSignal | None]) -> bool:
+    """Trains the classifier of a job; False if a stop signal ended it before its budget. Raises TrainingFailed."""
     assert isinstance(job.config, ClassifierConfig)
     folder = run_folder(settings, job.id) / f"export-{job.attempt}"
     spec = ClassifierSpec(job.id, job.config, job.dataset, folder, ("POST", "/jobs"), job.attempt)
-    manifest = train_classifier(spec, settings, emit, should_stop)
+    manifest = train_classifier(spec, settings, send, should_stop)
     if manifest is None:
         return False
-    emit(ClassifierLine(manifest=manifest, folder=str(folder)))
+    send(ClassifierLine(manifest=manifest, folder=str(folder)))
     return True
 
 
-def _restore(state: ClassifierState, checkpoints: Checkpoints, emit: Callable[[TrainerLine], None]) -> None:
-    saved = load_newest(checkpoints, emit)
+def _restore(state: ClassifierState, checkpoints: Checkpoints, send: SendMessage) -> None:
+    saved = load_newest(checkpoints, send)
     if saved is None:
         return
     if ClassifierConfig.model_validate_json(saved["config"]) != state.config:
-        raise BadConfig("the run's checkpoint was trained with another config; start a run of another name")
+        raise BadConfig("the run's checkpoint was trained with another config; start a run with another name")
     state.load_state_dict(saved)
-    tell(emit, "resumed", f"going on after {state.cur_nimg:,} images", nimg=state.cur_nimg)
+    event_sender(send)("resumed", f"resuming after {state.cur_nimg:,} images", nimg=state.cur_nimg)

@@ -1,4 +1,4 @@
-"""Training a classifier: one visible loop, exact when resumed, and its accuracy on images it never saw."""
+"""Trains a classifier in one visible loop that resumes exactly, and measures its accuracy on test images."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from services.trainer.classifier.network import Classifier
 from services.trainer.data.augment import crop, cutout, flip, to_unit_range
-from services.trainer.data.datasets import ImageDataset, Sampler
+from services.trainer.data.datasets import ImageDataset
+from services.trainer.data.sampler import Sampler
 from shared.configs.classifier import ClassifierConfig
 from shared.errors import Diverged
 from shared.jobs.trainer_messages import StopSignal
@@ -23,7 +24,7 @@ EVAL_BATCH = 500
 
 
 class ClassifierState:
-    """Network, average, optimizer, position and random state: all that a run carries from step to step."""
+    """Everything that a run carries from step to step: network, average, optimizer, position and random state."""
 
     def __init__(self, config: ClassifierConfig, num_classes: int, device: torch.device) -> None:
         torch.manual_seed(config.seed)
@@ -31,9 +32,9 @@ class ClassifierState:
         self.network = Classifier(config.width, num_classes).to(device).to(memory_format=torch.channels_last)
         decay = 0.5 ** (config.batch_size / config.ema_halflife_nimg) if config.ema_halflife_nimg else 0.0
         averaging = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
-        # Batch statistics are averaged with the weights: they belong together.
+        # Batch statistics are averaged together with the weights.
         self.average = AveragedModel(self.network, multi_avg_fn=averaging, use_buffers=True)
-        # torch's default order of parameters: those of one axis are biases, and scales and shifts of batch norms.
+        # Parameters with one axis are biases, and scales and shifts of batch norms.
         weights = [p for p in self.network.parameters() if p.ndim > 1]
         others = [p for p in self.network.parameters() if p.ndim == 1]
         self.optimizer = torch.optim.SGD(
@@ -43,12 +44,12 @@ class ClassifierState:
             nesterov=True,
         )
         self.cur_nimg = 0
-        self.wall_seconds = 0.0  # over all attempts; decides nothing
+        self.wall_seconds = 0.0  # over all attempts; for information only
         self.sums = torch.zeros(3, dtype=torch.float64, device=device)  # of the tick: loss, correct, images
 
     @property
     def result(self) -> Classifier:
-        """The network to measure and to keep: the averaged one, if there is averaging."""
+        """The network to evaluate and export: the averaged one, if the config has averaging."""
         chosen = self.average.module if self.config.ema_halflife_nimg else self.network
         assert isinstance(chosen, Classifier)
         return chosen
@@ -85,9 +86,9 @@ def train(
     on_checkpoint: Callable[[], None],
     should_stop: Callable[[], StopSignal | None],
 ) -> Literal["leave", "done"]:
-    """Trains in place until all epochs are over or it is told to stop; ends with a checkpoint in any case.
+    """Trains in place until all epochs are over or a stop signal arrives; always ends with a checkpoint.
 
-    `on_tick` gets a row: nimg, loss, accuracy (on the augmented images), lr, images_per_second. Raises Diverged.
+    `on_tick` receives a row: nimg, loss, accuracy (on the augmented images), lr, images_per_second. Raises Diverged.
     """
     config = state.config
     total_nimg = config.epochs * len(dataset)
@@ -132,7 +133,7 @@ def step(state: ClassifierState, images: Tensor, labels: Tensor, lr: float) -> N
 
 
 def augment(images: Tensor, config: ClassifierConfig) -> Tensor:
-    """Flip, crop and cutout, each image by its own draw. [N, 3, H, W] uint8 -> float32 in [-1, 1]."""
+    """Flips, crops and cuts out of each image at random. [N, 3, H, W] uint8 -> float32 in [-1, 1]."""
     count, _, height, width = images.shape
     if config.flip:
         images = flip(images, torch.rand(count, device=images.device) < 0.5)
@@ -147,7 +148,7 @@ def augment(images: Tensor, config: ClassifierConfig) -> Tensor:
 
 
 def shrink(images: Tensor, config: ClassifierConfig, position: float) -> Tensor:
-    """Images of `small_px` in the first part of the run: coarse shapes come first, at a fraction of the work.
+    """Downscales images to `small_px` in the first part of the run, where coarse shapes suffice and steps are cheap.
 
     Progressive resizing, as in fastai's entry to DAWNBench (2018); the rest of the run is at full size.
     """
@@ -157,9 +158,9 @@ def shrink(images: Tensor, config: ClassifierConfig, position: float) -> Tensor:
 
 
 def one_cycle(config: ClassifierConfig, position: float) -> float:
-    """Share of the highest learning rate at `position` in [0, 1]: a linear rise, then half a cosine down to zero.
+    """Fraction of the peak learning rate at `position` in [0, 1]: a linear rise, then half a cosine down to zero.
 
-    Smith and Topin 2018, arXiv:1708.07120, without their change of momentum.
+    Smith and Topin 2018, arXiv:1708.07120, without its change of momentum.
     """
     if position < config.warmup:
         return position / config.warmup
@@ -167,14 +168,14 @@ def one_cycle(config: ClassifierConfig, position: float) -> float:
 
 
 def class_accuracies(network: nn.Module, dataset: ImageDataset) -> Tensor:
-    """Share of the images of each class that the network calls by their class. -> float64 [classes]."""
+    """Share of the images of each class that the network recognises. -> float64 [classes]."""
     device = next(network.parameters()).device
     network.eval()
     with torch.no_grad():
-        guesses = [
+        predictions = [
             network(to_unit_range(part.to(device)))[0].argmax(1) for part in torch.split(dataset.images, EVAL_BATCH)
         ]
-    is_right = (torch.cat(guesses) == dataset.labels.to(device)).double().cpu()
+    is_right = (torch.cat(predictions) == dataset.labels.to(device)).double().cpu()
     labels = dataset.labels.cpu()
     return torch.stack([is_right[labels == label].mean() for label in range(len(dataset.classes))])
 

@@ -1,1 +1,1 @@
-"""What `python -m services.trainer ...` does, and how it prints."""
+"""The commands of `python -m services.trainer`, and how they print."""

@@ -1,22 +1,22 @@
-"""`python -m services.trainer evaluate MODEL`: the figures of shipped files, as a table or as JSON."""
+"""`python -m services.trainer evaluate MODEL`: prints the metrics of models as a table or as JSON."""
 
 from __future__ import annotations
 
+import argparse
 import functools
 import json
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from services.trainer.data.datasets import load_dataset
-from services.trainer.metrics.evaluation import Evaluator, open_evaluator
-from services.trainer.metrics.extractor import find_extractor
-from services.trainer.metrics.subjects import open_subject
-from services.trainer.runs.run import device_name, pick_device
-from shared.configs.presets import MIN_EVAL_IMAGES
-from shared.errors import InvalidInput
+from shared.configs.train import MIN_EVAL_IMAGES
+from shared.errors import InvalidInput, KilnError
 from shared.settings import Settings
+
+if TYPE_CHECKING:
+    from services.trainer.metrics.evaluation import Evaluator
 
 COLUMNS = (  # (field, heading, format)
     ("fid", "FID", "{:.3f}"),
@@ -31,44 +31,74 @@ COLUMNS = (  # (field, heading, format)
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What to measure and how."""
+    """Which models to evaluate, and how."""
 
     models: tuple[str, ...]
     images: int
     seed: int
     extractor: str
     weights: Path | None
-    dataset: str  # of snapshots; models say themselves what they were trained on
+    dataset: str  # of snapshots; models name their own
 
 
-def evaluate(asked: Evaluation, settings: Settings, say: Callable[[str], None]) -> list[dict[str, Any]]:
-    """One record for each model: its name, images seen and metrics.
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("models", nargs="+", metavar="MODEL", help="a model's id, its folder, or weights/*.safetensors")
+    parser.add_argument("-n", "--images", type=int, default=50_000, help="images to generate (default: 50,000)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of their latents and classes (default: 0)")
+    parser.add_argument("--extractor", default="classifier", help="classifier (Kiln's own, the default) or inception")
+    parser.add_argument("--weights", type=Path, help="file with the weights of Inception")
+    parser.add_argument("--dataset", default="cifar10", help="training data of snapshots; models name their own")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+
+def run(settings: Settings, options: argparse.Namespace) -> int:
+    """Returns the exit status. Raises InvalidInput."""
+    fields = {name: value for name, value in vars(options).items() if name not in ("command", "call", "json", "models")}
+    try:
+        records = evaluate(Evaluation(models=tuple(options.models), **fields), settings, _print_status)
+    except InvalidInput:
+        raise
+    except KilnError as error:
+        _print_status(f"{type(error).__name__}: {error}")
+        return 1
+    print(json.dumps(records, indent=2) if options.json else table(records))
+    return 0
+
+
+def evaluate(evaluation: Evaluation, settings: Settings, on_status: Callable[[str], None]) -> list[dict[str, Any]]:
+    """One record per model: its name, images seen and metrics.
 
     Raises InvalidInput, NotFound, CorruptArtifact, BadDataset.
     """
-    if asked.images < MIN_EVAL_IMAGES:
-        raise InvalidInput.of("images", asked.images, f"at least {MIN_EVAL_IMAGES} are needed")
+    from services.trainer.data.datasets import load_dataset
+    from services.trainer.metrics.evaluation import open_evaluator
+    from services.trainer.metrics.extractor import find_extractor
+    from services.trainer.metrics.subjects import open_subject
+    from services.trainer.runs.device import device_name, pick_device
+
+    if evaluation.images < MIN_EVAL_IMAGES:
+        raise InvalidInput.of("images", evaluation.images, f"must be at least {MIN_EVAL_IMAGES}")
     device = pick_device(settings)
-    extractor = find_extractor(asked.extractor, asked.weights, settings, device)
+    extractor = find_extractor(evaluation.extractor, evaluation.weights, settings, device)
 
     @functools.cache
     def evaluator(dataset: str) -> Evaluator:
-        say(f"features of the real images of {dataset}; they are kept in {settings.data / 'cache'}")
+        on_status(f"computing features of the real images of {dataset}; they are cached in {settings.data / 'cache'}")
         return open_evaluator(extractor, settings, dataset, load_dataset(settings.dataset_root, dataset))
 
     records = []
-    for name in asked.models:
-        # The file of a snapshot does not say what it was trained on.
-        subject = open_subject(name, settings, lambda: len(evaluator(asked.dataset).dataset.classes), device)
-        say(f"{subject.name}: {asked.images:,} images, on {device_name(device)}")
-        against = evaluator(subject.dataset or asked.dataset)
-        metrics = against.evaluate(subject.generator, subject.config, asked.images, asked.seed)
+    for name in evaluation.models:
+        # The file of a snapshot does not name its data set.
+        subject = open_subject(name, settings, lambda: len(evaluator(evaluation.dataset).dataset.classes), device)
+        on_status(f"{subject.name}: {evaluation.images:,} images, on {device_name(device)}")
+        reference = evaluator(subject.dataset or evaluation.dataset)
+        metrics = reference.evaluate(subject.generator, subject.config, evaluation.images, evaluation.seed)
         records.append({"model": subject.name, "images_seen": subject.images_seen, "metrics": metrics.model_dump()})
     return records
 
 
 def table(records: Iterable[dict[str, Any]]) -> str:
-    """The records as text: a row each, one of real images for scale, and how it was measured."""
+    """The records as text: a row per model, one of real images for comparison, and the protocol."""
     rows, protocols = [["model", "images seen", *(heading for _, heading, _ in COLUMNS)]], dict[str, None]()
     for record in records:
         metrics = record["metrics"]
@@ -80,14 +110,18 @@ def table(records: Iterable[dict[str, Any]]) -> str:
         rows.append(
             [record["model"], f"{record['images_seen']:,}", *_cells(metrics, None if real is None else real["fid"])]
         )
-        told = {name: value for name, value in protocol.items() if name not in ("class_accuracy", "kid_std")}
-        protocols[json.dumps(told)] = None
+        shown = {name: value for name, value in protocol.items() if name not in ("class_accuracy", "kid_std")}
+        protocols[json.dumps(shown)] = None
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
     return "\n".join([*lines, *protocols])
 
 
-def _cells(figures: dict[str, Any], floor: float | None) -> list[str]:
+def _cells(metrics: dict[str, Any], floor: float | None) -> list[str]:
     if floor:
-        figures = figures | {"fid_of_floor": figures["fid"] / floor}
-    return ["" if figures.get(field) is None else form.format(figures[field]) for field, _, form in COLUMNS]
+        metrics = metrics | {"fid_of_floor": metrics["fid"] / floor}
+    return ["" if metrics.get(field) is None else form.format(metrics[field]) for field, _, form in COLUMNS]
+
+
+def _print_status(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

@@ -1,1 +1,1 @@
-"""Data sets, their sampler and augmentation."""
+"""Reads, samples and augments data sets."""

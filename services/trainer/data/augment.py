@@ -1,7 +1,7 @@
-"""Augmentation of whole batches on the device, with the semantics of torchvision.transforms.v2.
+"""Augments whole batches on the device, with the semantics of torchvision.transforms.v2.
 
-Order: flip, rotate, crop. Images come as uint8 [N, 3, H, W] and leave as float32 in [-1, 1]; pixels that rotation or
-padding bring in from outside are black (-1), as torchvision's default fill.
+Order: flip, rotate, crop. Input is uint8 [N, 3, H, W], output float32 in [-1, 1]. Pixels from outside the image, by
+rotation or padding, are black (-1), as with torchvision's default fill.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ def to_unit_range(images: Tensor) -> Tensor:
 
 
 def to_bytes(images: Tensor) -> Tensor:
-    """float -1..1 -> uint8 0..255, rounded to nearest; what lies outside is cut off."""
+    """float -1..1 -> uint8 0..255, rounded to nearest and clamped."""
     return images.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
 
 
 def augment(images: Tensor, config: TrainConfig) -> Tensor:
-    """Each image transformed by its own draw from torch's global generator. [N, 3, H, W] uint8 -> float32."""
+    """Transforms each image at random, with torch's global generator. [N, 3, H, W] uint8 -> float32."""
     count, device = len(images), images.device
     if config.flip:
         images = flip(images, torch.rand(count, device=device) < 0.5)
@@ -56,7 +56,7 @@ def rotate(images: Tensor, degrees: Tensor) -> Tensor:
 
 
 def crop(images: Tensor, top: Tensor, left: Tensor, padding: int) -> Tensor:
-    """Pads with black on all sides, then cuts image i out at (top[i], left[i]) in its old size."""
+    """Pads with black on all sides, then crops image i at (top[i], left[i]) to its original size."""
     count, _, height, width = images.shape
     padded = F.pad(images, (padding, padding, padding, padding))
     rows = top[:, None] + torch.arange(height, device=images.device)  # [N, H]
@@ -67,9 +67,9 @@ def crop(images: Tensor, top: Tensor, left: Tensor, padding: int) -> Tensor:
 
 
 def cutout(images: Tensor, top: Tensor, left: Tensor, side_px: int) -> Tensor:
-    """Blackens a square of image i whose corner is at (top[i], left[i]); DeVries and Taylor 2017, arXiv:1708.04552.
+    """Blackens a square of image i with its corner at (top[i], left[i]); DeVries and Taylor 2017, arXiv:1708.04552.
 
-    Corners may lie outside, so that squares may be cut off by the border, as in the paper.
+    Squares may extend beyond the border, as in the paper.
     """
     rows = torch.arange(images.shape[2], device=images.device)
     columns = torch.arange(images.shape[3], device=images.device)

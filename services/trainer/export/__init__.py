@@ -1,1 +1,1 @@
-"""From torch to ONNX, with the proof that both agree."""
+"""Exports torch networks to ONNX and verifies that both compute the same."""

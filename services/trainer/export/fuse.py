@@ -1,8 +1,8 @@
-"""A generator as it is exported: the same images in fewer passes and with fewer multiplications.
+"""Rewrites a trained generator for inference: the same images with fewer layers and multiplications.
 
-What never changes any more is worked out beforehand, in double precision: batch norm becomes part of the tables of
-classes or of the convolution before it, and doubling part of the convolution after it. Which form is quickest is a
-matter of what onnxruntime does with it on a CPU; docs/explanation/serving.md has the measurements.
+Constants are computed once, in double precision: batch norm is merged into the class tables or into the convolution
+before it, and upsampling into the convolution after it. The forms were chosen by their speed in onnxruntime on a CPU;
+see docs/explanation/serving.md.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from services.trainer.networks import dcgan, keras_dcgan, resnet
 from services.trainer.networks.cpu.resample import double_filters
 from services.trainer.networks.layers import ConditionalBatchNorm2d
 
-FEWEST_CHANNELS = 16  # onnxruntime's convolutions make so many at a time; of three, most of the work would be lost
+MIN_CHANNELS = 16  # onnxruntime computes 16 output channels at a time; with 3, most of that work is wasted
 PHASES = tuple(product((0, 1), repeat=2))  # (row, column) of a pixel within its 2x2 square
 
 
-def folded(generator: nn.Module) -> nn.Module:
-    """A copy in evaluation mode, on the CPU, that makes the same images; a network it does not know stays as it is."""
+def fuse_for_inference(generator: nn.Module) -> nn.Module:
+    """A copy in evaluation mode on the CPU that generates the same images; unknown networks are only copied."""
     network = copy.deepcopy(generator).cpu().eval().to(memory_format=torch.contiguous_format).requires_grad_(False)
     if isinstance(network, resnet.Generator):
         network.blocks = nn.ModuleList(_Block(cast(resnet.GeneratorBlock, block)) for block in network.blocks)
@@ -33,14 +33,14 @@ def folded(generator: nn.Module) -> nn.Module:
         network.norm = nn.Identity()  # type: ignore[assignment]
         network.to_rgb = _SquareBySquare(network.to_rgb)  # type: ignore[assignment]
     elif isinstance(network, dcgan.Generator):
-        _fold_dcgan(network)
+        _fuse_dcgan(network)
     elif isinstance(network, keras_dcgan.Generator):
         network.to_rgb = _SquareBySquare(network.to_rgb)  # type: ignore[assignment]
     return network
 
 
 class _ClassAffine(nn.Module):
-    """Conditional batch norm with its statistics in the tables: scale[y] * x + shift[y]."""
+    """Conditional batch norm merged with its statistics: scale[y] * x + shift[y]."""
 
     def __init__(self, norm: ConditionalBatchNorm2d) -> None:
         super().__init__()
@@ -55,14 +55,14 @@ class _ClassAffine(nn.Module):
 
 
 class _NoNorm(nn.Module):
-    """In place of a norm that went into the convolution before it."""
+    """Replaces a norm that was merged into the convolution before it."""
 
     def forward(self, x: Tensor, _labels: Tensor) -> Tensor:
         return x
 
 
 class _Doubling(nn.Module):
-    """A transposed convolution, 4x4, stride two, as four of 2x2: one for each pixel of a square.
+    """A transposed 4x4 convolution of stride 2 as four 2x2 convolutions, one per pixel of each 2x2 output square.
 
     Filters [C, D, 4, 4], bias [D]: [N, C, H, W] -> [N, D, 2H, 2W].
     """
@@ -76,21 +76,21 @@ class _Doubling(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         images = []
         for (row, column), filters in zip(PHASES, self.filters, strict=True):
-            # The upper pixels of the squares see the row above them, the lower ones the row below.
+            # Upper output pixels use the input row above, lower ones the row below.
             padded = F.pad(x, (1 - column, column, 1 - row, row))
             images.append(F.conv2d(padded, filters, self.bias))
         return _interleave(images)
 
 
 class _SquareBySquare(nn.Module):
-    """A 3x3 convolution to few channels as one of 4x4, stride two, that makes the four pixels of a square at once.
+    """A 3x3 convolution to few channels as a 4x4 convolution of stride 2 that computes four pixels at once.
 
-    With three colours, twelve of sixteen lanes have work in place of three: [N, C, H, W] -> [N, D, H, W].
+    With three colours it uses 12 of 16 SIMD lanes instead of 3: [N, C, H, W] -> [N, D, H, W].
     """
 
     def __init__(self, convolution: nn.Conv2d) -> None:
         super().__init__()
-        weight = convolution.weight  # [D, C, 3, 3], at its place within the window of 4x4 for each pixel
+        weight = convolution.weight  # [D, C, 3, 3], placed in the 4x4 window of each pixel
         windows = [F.pad(weight, (column, 1 - column, row, 1 - row)) for row, column in PHASES]
         self.filters = nn.Parameter(torch.cat(windows))
         self.bias = nn.Parameter(cast(Tensor, convolution.bias).repeat(len(PHASES)))
@@ -101,7 +101,7 @@ class _SquareBySquare(nn.Module):
 
 
 class _Block(nn.Module):
-    """What resnet.GeneratorBlock computes."""
+    """Computes what resnet.GeneratorBlock computes."""
 
     def __init__(self, block: resnet.GeneratorBlock) -> None:
         super().__init__()
@@ -116,19 +116,19 @@ class _Block(nn.Module):
         return h + F.interpolate(self.shortcut(x), scale_factor=2.0, mode="nearest")
 
 
-def _fold_dcgan(network: dcgan.Generator) -> None:
-    for place, norm in enumerate(cast(list[ConditionalBatchNorm2d], list(network.norms))):
-        convolution = cast(nn.ConvTranspose2d, network.convolutions[place])
-        if convolution.stride == (2, 2) and convolution.out_channels >= FEWEST_CHANNELS:
+def _fuse_dcgan(network: dcgan.Generator) -> None:
+    for i, norm in enumerate(cast(list[ConditionalBatchNorm2d], list(network.norms))):
+        convolution = cast(nn.ConvTranspose2d, network.convolutions[i])
+        if convolution.stride == (2, 2) and convolution.out_channels >= MIN_CHANNELS:
             filters = convolution.weight.double()
             bias = torch.zeros(convolution.out_channels, dtype=torch.float64)
-            network.convolutions[place], network.norms[place] = _doubling_and_norm(filters, bias, norm)
+            network.convolutions[i], network.norms[i] = _doubling_and_norm(filters, bias, norm)
         elif norm.scale is not None:
-            network.norms[place] = _ClassAffine(norm)
+            network.norms[i] = _ClassAffine(norm)
 
 
 def _doubling_and_norm(filters: Tensor, bias: Tensor, norm: ConditionalBatchNorm2d) -> tuple[_Doubling, nn.Module]:
-    """Filters [C, D, 4, 4] and bias [D] in double precision; a norm that knows no class becomes part of them."""
+    """Filters [C, D, 4, 4] and bias [D] in double precision; an unconditional norm is merged into them."""
     if norm.scale is not None:
         return _Doubling(filters, bias), _ClassAffine(norm)
     scale, shift = _affine(norm.norm)
@@ -136,11 +136,11 @@ def _doubling_and_norm(filters: Tensor, bias: Tensor, norm: ConditionalBatchNorm
 
 
 def _scale_outputs(block: _Block, norm: nn.BatchNorm2d) -> None:
-    """Makes the norm of a block's sum part of both summands."""
+    """Merges the norm after a block into both summands of the block."""
     scale, shift = _affine(norm)
-    for convolution, more in ((block.conv2, shift), (block.shortcut, torch.zeros_like(shift))):
+    for convolution, extra in ((block.conv2, shift), (block.shortcut, torch.zeros_like(shift))):
         convolution.weight.copy_(convolution.weight * scale[:, None, None, None])
-        cast(Tensor, convolution.bias).copy_(cast(Tensor, convolution.bias) * scale + more)
+        cast(Tensor, convolution.bias).copy_(cast(Tensor, convolution.bias) * scale + extra)
 
 
 def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
@@ -156,7 +156,7 @@ def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 def _interleave(images: list[Tensor]) -> Tensor:
     """The four pixels of each square [N, D, H, W], in the order of PHASES -> [N, D, 2H, 2W].
 
-    By Concat, which copies; onnxruntime's DepthToSpace and Transpose take several times as long for pairs of floats.
+    Exported as Concat: onnxruntime's DepthToSpace and Transpose take several times as long for pairs of floats.
     """
     channels, height, width = images[0].shape[1:]
     upper, lower = (torch.stack(images[i : i + 2], dim=4).flatten(3) for i in (0, 2))  # [N, D, H, 2W]

@@ -1,4 +1,4 @@
-"""From a torch generator to an ONNX graph that computes the same images, with the proof."""
+"""Exports a torch generator to an ONNX graph and checks that both generate the same images."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
-from services.trainer.export.fuse import folded
-from services.trainer.export.per_class_graph import dispatching
+from services.trainer.export.fuse import fuse_for_inference
+from services.trainer.export.per_class_graph import merge_per_class_graphs
 from services.trainer.networks.per_class_generator import PerClassGenerator
 from shared.configs.presets import TrainConfig
 from shared.errors import ParityFailed
 from shared.storage.model_registry import Parity
 
-PARITY_BATCH_SIZES = (1, 2, 37)  # one, the smallest real batch, and an odd one that no kernel is tuned for
+PARITY_BATCH_SIZES = (1, 2, 37)  # 37: an odd size that no kernel is tuned for
 PARITY_LIMIT = 1e-4  # of a range of 2; half a step of an 8-bit pixel is 39 times that
 
 
 class _Graph(nn.Module):
-    """The signature every model has: z [N, latent] float32, labels [N] int64 -> images [N, 3, 32, 32] in [-1, 1]."""
+    """The signature of every model: z [N, latent] float32, labels [N] int64 -> images [N, 3, 32, 32] in [-1, 1]."""
 
     def __init__(self, generator: nn.Module) -> None:
         super().__init__()
@@ -39,19 +39,19 @@ class _Graph(nn.Module):
 def export_generator(generator: nn.Module, config: TrainConfig) -> bytes:
     """ONNX bytes of the generator in evaluation mode, with a dynamic batch; labels are an input even if unused.
 
-    The graph is that of `networks.folded`, which makes the same images; check_parity compares it with the original.
+    The graph is the one of `fuse_for_inference`; check_parity compares it with the original network.
     """
     if isinstance(generator, PerClassGenerator):
-        return dispatching([export_generator(part, config) for part in generator.parts])
+        return merge_per_class_graphs([export_generator(part, config) for part in generator.parts])
     inputs = {"z": torch.randn(2, config.latent_dim), "labels": torch.zeros(2, dtype=torch.int64)}
-    return to_onnx(_Graph(folded(generator)), inputs, ["images"])
+    return to_onnx(_Graph(fuse_for_inference(generator)), inputs, ["images"])
 
 
 def to_onnx(network: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[str]) -> bytes:
-    """ONNX bytes of a network on the CPU; `inputs`, by the names of its arguments, are examples of any batch size."""
+    """ONNX bytes of a network on the CPU; `inputs` maps argument names to example tensors of any batch size."""
     batch = torch.export.Dim("batch", min=1)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's remarks about its own internals
+        warnings.simplefilter("ignore")  # the exporter's warnings about its own internals
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         program = torch.onnx.export(
             network,
@@ -87,7 +87,7 @@ def check_parity(graph: bytes, generator: nn.Module, config: TrainConfig, num_cl
 
 
 def _without_provenance(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Drops the stack traces that the exporter writes into every node: they name files of the machine it ran on."""
+    """Removes the stack traces that the exporter writes into every node; they name files of this machine."""
     del model.metadata_props[:]
     for graph in (model.graph, *model.functions):
         del graph.metadata_props[:]

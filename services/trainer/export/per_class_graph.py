@@ -1,7 +1,8 @@
-"""Several generators in one ONNX graph with the signature of one; what networks.dispatch is in torch.
+"""Merges the ONNX graphs of several generators, one per class, into one graph with the usual signature.
 
-For each class there is an If: its branch takes the latents of that class out of the batch, runs that class's generator
-on them and puts the images where they belong. A class that nobody asked for costs nothing, and no weight is copied.
+The torch counterpart is networks.per_class_generator. Each class has an `If` node whose branch gathers the latents of
+that class, runs its generator and scatters the images back into the batch. A class without images in a batch costs
+nothing, and no weight is copied.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from onnx import GraphProto, NodeProto, TensorProto, compose, helper, numpy_help
 IMAGE = (3, 32, 32)
 
 
-def dispatching(graphs: Sequence[bytes]) -> bytes:
-    """One graph, z [N, latent], labels [N] -> images [N, 3, 32, 32], out of one graph of that signature per class."""
+def merge_per_class_graphs(graphs: Sequence[bytes]) -> bytes:
+    """Merges one graph per class; every graph maps z [N, latent], labels [N] -> images [N, 3, 32, 32]."""
     models = [onnx.load_from_string(graph) for graph in graphs]
     if any(model.functions for model in models):
         raise ValueError("the exporter is expected to inline its functions")
@@ -27,19 +28,19 @@ def dispatching(graphs: Sequence[bytes]) -> bytes:
     ]
     constants = [numpy_helper.from_array(np.array(IMAGE, dtype=np.int64), "image")]
     for label, model in enumerate(models):
-        nodes += _choice(label, model)
+        nodes += _class_nodes(label, model)
         constants.append(numpy_helper.from_array(np.array(label, dtype=np.int64), f"label_{label}"))
     nodes.append(helper.make_node("Identity", [f"images_{len(models)}"], ["images"]))
     output = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", *IMAGE])
-    whole = helper.make_graph(nodes, "dispatch", list(models[0].graph.input), [output], constants)
-    result = helper.make_model(whole, opset_imports=models[0].opset_import, ir_version=models[0].ir_version)
+    merged = helper.make_graph(nodes, "per_class", list(models[0].graph.input), [output], constants)
+    result = helper.make_model(merged, opset_imports=models[0].opset_import, ir_version=models[0].ir_version)
     onnx.checker.check_model(result)
     data: bytes = result.SerializeToString()
     return data
 
 
-def _choice(label: int, model: onnx.ModelProto) -> list[NodeProto]:
-    """images_<label> -> images_<label + 1>, in which the images of this class are there."""
+def _class_nodes(label: int, model: onnx.ModelProto) -> list[NodeProto]:
+    """images_<label> -> images_<label + 1>, with the images of this class filled in."""
     before, after = f"images_{label}", f"images_{label + 1}"
     idle = helper.make_graph(
         [helper.make_node("Identity", [before], [f"same_{label}"])], f"without_{label}", [], [_any(f"same_{label}")]

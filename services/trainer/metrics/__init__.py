@@ -1,1 +1,1 @@
-"""How good generated images are, in figures that say how they were taken."""
+"""Quality metrics of generated images, each with the protocol it was measured by."""

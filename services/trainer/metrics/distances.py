@@ -1,7 +1,6 @@
-"""Figures from features and class probabilities: FID, KID, Inception Score, precision and recall. Pure; float64.
+"""Computes FID, KID, Inception Score, precision and recall from features and logits. Pure functions in float64.
 
-Features are [N, D] of any float type, one row per image; what order they come in matters to no figure but the Inception
-Score's splits.
+Features are [N, D] of any float type, one row per image. Their order matters only for the Inception Score's splits.
 """
 
 from __future__ import annotations
@@ -22,9 +21,9 @@ class Moments:
 
 
 def moments(features: Tensor) -> Moments:
-    """Raises ValueError for fewer than two rows, whose covariance is not defined."""
+    """Mean and covariance of features [N, D]. Raises ValueError for fewer than two rows."""
     if len(features) < 2:
-        raise ValueError(f"{len(features)} features have no covariance")
+        raise ValueError(f"a covariance needs at least 2 features, not {len(features)}")
     centred = features.double()
     mean = centred.mean(0)
     centred = centred - mean
@@ -34,8 +33,8 @@ def moments(features: Tensor) -> Moments:
 def frechet_distance(a: Moments, b: Moments) -> float:
     """FID (Heusel et al. 2017, arXiv:1706.08500, eq. 6): |m_a - m_b|^2 + tr(A + B - 2 (A B)^(1/2)).
 
-    tr (A B)^(1/2) is the sum of the singular values of A^(1/2) B^(1/2). Unlike the root of A B, which is not symmetric
-    and may come out complex, both roots are taken of symmetric matrices, and they exist for singular ones too.
+    tr (A B)^(1/2) is the sum of the singular values of A^(1/2) B^(1/2). Both roots are of symmetric matrices and exist
+    even if those are singular, whereas A B is not symmetric and its root may be complex.
     """
     shift = (a.mean - b.mean).square().sum()
     cross = torch.linalg.svdvals(_root(a.covariance) @ _root(b.covariance)).sum()
@@ -45,7 +44,7 @@ def frechet_distance(a: Moments, b: Moments) -> float:
 def _root(matrix: Tensor) -> Tensor:
     """The symmetric square root of a symmetric positive semi-definite matrix."""
     values, vectors = torch.linalg.eigh(matrix)
-    # A covariance has no negative eigenvalues; rounding gives it some of the order of 1e-16.
+    # A covariance has no negative eigenvalues; rounding produces some of the order of 1e-16.
     root: Tensor = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
     return root
 
@@ -61,8 +60,8 @@ class KernelDistance:
 def kernel_distance(real: Tensor, fake: Tensor, *, subsets: int, subset_size: int, seed: int) -> KernelDistance:
     """KID (Binkowski et al. 2018, arXiv:1801.01401, section 4): unbiased squared MMD, kernel (x.y / D + 1)^3.
 
-    Each subset is `subset_size` images of either side, drawn without replacement. Raises ValueError when a side has
-    fewer than that, or a subset fewer than two.
+    Each subset is `subset_size` real and generated images, drawn without replacement. Raises ValueError if there are
+    fewer images than that, or if `subset_size` is below 2.
     """
     if not 2 <= subset_size <= min(len(real), len(fake)):
         raise ValueError(f"subsets of {subset_size} cannot be drawn from {len(real)} and {len(fake)} features")
@@ -76,7 +75,7 @@ def kernel_distance(real: Tensor, fake: Tensor, *, subsets: int, subset_size: in
 
 
 def squared_mmd(x: Tensor, y: Tensor) -> Tensor:
-    """The unbiased estimate from [N, D] and [M, D] (Gretton et al. 2012, lemma 6); near zero it may be negative."""
+    """Unbiased estimate from [N, D] and [M, D] (Gretton et al. 2012, lemma 6); it can be negative near zero."""
     within_x, within_y, across = _kernel(x, x), _kernel(y, y), _kernel(x, y)
     n, m = len(x), len(y)
     return (
@@ -93,7 +92,7 @@ def _kernel(x: Tensor, y: Tensor) -> Tensor:
 def inception_score(logits: Tensor, splits: int = 10) -> float:
     """exp of the mean divergence of p(class | image) from p(class); Salimans et al. 2016, arXiv:1606.03498, section 4.
 
-    The mean over `splits` consecutive parts, as usual. Between 1 (nothing is told apart) and the number of classes.
+    The mean over `splits` consecutive parts, as usual. Ranges from 1 (worst) to the number of classes.
     """
     scores = []
     for part in logits.double().chunk(min(splits, len(logits))):
@@ -104,28 +103,31 @@ def inception_score(logits: Tensor, splits: int = 10) -> float:
 
 
 def precision_and_recall(real: Tensor, fake: Tensor, k: int = 3, chunk: int = 2000) -> tuple[float, float]:
-    """Share of fake images within the real ones' reach, and the reverse; Kynkaanniemi et al. 2019, arXiv:1904.06991.
+    """Share of generated images inside the real manifold, and vice versa; Kynkaanniemi et al. 2019, arXiv:1904.06991.
 
-    An image's reach is the distance to its k-th neighbour among its own kind (eq. 1-2). `chunk` bounds the memory:
-    distances of so many images to all others are held at a time. Raises ValueError when a side has k images or fewer.
+    A manifold is the union of balls around its images, each reaching to the k-th nearest neighbour (eq. 1-2). `chunk`
+    images are compared with all others at a time, which bounds the memory. Raises ValueError if real or generated
+    images are k or fewer.
     """
     if min(len(real), len(fake)) <= k:
-        raise ValueError(f"{len(real)} real and {len(fake)} fake features have no {k}-th neighbours")
+        raise ValueError(
+            f"precision needs more than {k} features; there are {len(real)} real and {len(fake)} generated"
+        )
     real, fake = real.double(), fake.double()
-    real_reach, fake_reach = _reach(real, k, chunk), _reach(fake, k, chunk)
-    return _covered(fake, real, real_reach, chunk), _covered(real, fake, fake_reach, chunk)
+    real_radii, fake_radii = _radii(real, k, chunk), _radii(fake, k, chunk)
+    return _covered(fake, real, real_radii, chunk), _covered(real, fake, fake_radii, chunk)
 
 
-def _reach(features: Tensor, k: int, chunk: int) -> Tensor:
-    """Distance [N] of each row to its k-th neighbour; the nearest of all is the row itself."""
+def _radii(features: Tensor, k: int, chunk: int) -> Tensor:
+    """Distance [N] of each row to its k-th neighbour; k + 1, because the nearest row is the row itself."""
     return torch.cat([_distances(part, features).kthvalue(k + 1).values for part in torch.split(features, chunk)])
 
 
-def _covered(points: Tensor, centres: Tensor, reach: Tensor, chunk: int) -> float:
-    hits = [(_distances(part, centres) <= reach).any(1) for part in torch.split(points, chunk)]
+def _covered(points: Tensor, centres: Tensor, radii: Tensor, chunk: int) -> float:
+    hits = [(_distances(part, centres) <= radii).any(1) for part in torch.split(points, chunk)]
     return float(torch.cat(hits).double().mean())
 
 
 def _distances(x: Tensor, y: Tensor) -> Tensor:
-    """[N, M], by matrix products; in float64, for small differences of large squares are what is looked for."""
+    """[N, M], by matrix products; in float64, because small differences of large squares matter."""
     return torch.cdist(x, y, compute_mode="use_mm_for_euclid_dist")

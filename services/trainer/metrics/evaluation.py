@@ -1,4 +1,4 @@
-"""Measuring a generator: its images' figures beside those of real ones, with the protocol they were taken by."""
+"""Evaluates a generator: metrics of its images and of real ones, with the protocol they were measured by."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from services.trainer.data.augment import to_bytes
-from services.trainer.data.datasets import ImageDataset, Sampler, load_dataset
-from services.trainer.metrics.collapse import signs
+from services.trainer.data.datasets import ImageDataset, load_dataset
+from services.trainer.data.sampler import Sampler
+from services.trainer.metrics.collapse import collapse_signals
 from services.trainer.metrics.distances import (
     frechet_distance,
     inception_score,
@@ -19,7 +20,7 @@ from services.trainer.metrics.distances import (
     moments,
     precision_and_recall,
 )
-from services.trainer.metrics.extractor import BATCH, Extracted, Extractor, Hear, extract, hear_nothing
+from services.trainer.metrics.extractor import BATCH, Extracted, Extractor, OnBatch, extract, ignore_batch
 from services.trainer.metrics.reference import dataset_digest, real_features
 from shared.configs.presets import MIN_EVAL_IMAGES, TrainConfig
 from shared.errors import BadDataset
@@ -28,7 +29,7 @@ from shared.storage.artifacts import ArtifactStore
 from shared.storage.model_registry import ModelMetrics
 
 KID_SUBSETS, KID_SUBSET_SIZE = 100, 1000  # as in Binkowski et al. and torchmetrics
-NEIGHBOURS, NEIGHBOUR_IMAGES = 3, 10_000  # k of Kynkaanniemi et al.; all pairs of 50,000 would take a CPU an hour
+NEIGHBOURS, NEIGHBOUR_IMAGES = 3, 10_000  # k of Kynkaanniemi et al.; all pairs of 50,000 take an hour on a CPU
 SCORE_SPLITS = 10
 
 # (z [N, latent] float32, labels [N] int64) -> images [N, 3, 32, 32] in [-1, 1]
@@ -39,16 +40,16 @@ Figures = dict[str, float]
 def generate(
     generator: Generator, latent_dim: int, labels: Tensor, seed: int, device: torch.device
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Images of the given labels [N] as uint8, in batches; a function of generator, labels and seed alone."""
-    # Drawn at once: what torch draws depends on how much is drawn at a time.
+    """Batches of uint8 images with labels [N]; they depend on the generator, labels and seed only."""
+    # Drawn at once, because the values that torch draws depend on how many are drawn in one call.
     latents = torch.randn(len(labels), latent_dim, generator=torch.Generator().manual_seed(seed))
-    for z, wanted in zip(torch.split(latents, BATCH), torch.split(labels, BATCH), strict=True):
+    for z, batch_labels in zip(torch.split(latents, BATCH), torch.split(labels, BATCH), strict=True):
         with torch.no_grad():
-            yield to_bytes(generator(z.to(device), wanted.to(device))), wanted
+            yield to_bytes(generator(z.to(device), batch_labels.to(device))), batch_labels
 
 
 def labels_like(dataset: ImageDataset, count: int, seed: int) -> Tensor:
-    """Labels [count] in the data set's own proportions: those of images drawn without replacement, over and over."""
+    """Labels [count] in the data set's proportions: labels of its images in random order, epoch after epoch."""
     return dataset.labels.cpu()[Sampler(len(dataset), seed).batch(0, count)]
 
 
@@ -58,33 +59,33 @@ def fid(fake: Extracted, reference: Extracted) -> Figures:
 
 def kid(fake: Extracted, reference: Extracted) -> Figures:
     size = min(KID_SUBSET_SIZE, len(fake), len(reference))
-    found = kernel_distance(reference.features, fake.features, subsets=KID_SUBSETS, subset_size=size, seed=0)
-    return {"kid": found.mean, "kid_std": found.std}
+    distance = kernel_distance(reference.features, fake.features, subsets=KID_SUBSETS, subset_size=size, seed=0)
+    return {"kid": distance.mean, "kid_std": distance.std}
 
 
-def score(fake: Extracted, reference: Extracted) -> Figures:
+def inception(fake: Extracted, reference: Extracted) -> Figures:
     return {"inception_score": inception_score(fake.logits, SCORE_SPLITS)}
 
 
-def neighbourhoods(fake: Extracted, reference: Extracted) -> Figures:
+def manifold(fake: Extracted, reference: Extracted) -> Figures:
     real = reference.features[Sampler(len(reference), seed=0).batch(0, min(NEIGHBOUR_IMAGES, len(reference)))]
     precision, recall = precision_and_recall(real, fake.features[:NEIGHBOUR_IMAGES], NEIGHBOURS)
     return {"precision": precision, "recall": recall}
 
 
-ALL_MEASURES = (fid, kid, score, neighbourhoods)
-QUICK_MEASURES = (fid, score)  # for every so often during a run
+ALL_MEASURES = (fid, kid, inception, manifold)
+QUICK_MEASURES = (fid, inception)  # for measurements during a run
 
 Measure = Callable[[Extracted, Extracted], Figures]
 
 
 def measure(fake: Extracted, reference: Extracted, measures: Iterable[Measure] = ALL_MEASURES) -> Figures:
-    """All figures that the measures give; a lower FID and KID is better, more of the others is."""
-    return {name: value for one in measures for name, value in one(fake, reference).items()}
+    """All figures of the measures; lower is better for FID and KID, higher for the others."""
+    return {name: value for compute in measures for name, value in compute(fake, reference).items()}
 
 
 def class_accuracies(extracted: Extracted, classes: tuple[str, ...]) -> dict[str, float]:
-    """Share of the images of each class that are recognised as what they are to show; only of classes that occur."""
+    """Share of the images of each class that the classifier recognises; classes without images are left out."""
     is_right = (extracted.logits.argmax(1) == extracted.labels).double()
     labels = extracted.labels
     return {
@@ -95,20 +96,20 @@ def class_accuracies(extracted: Extracted, classes: tuple[str, ...]) -> dict[str
 
 
 def accuracy(extracted: Extracted) -> float:
-    """Share of the images that are recognised as what they are to show."""
+    """Share of the images that the classifier assigns to their class."""
     return (extracted.logits.argmax(1) == extracted.labels).double().mean().item()
 
 
 @dataclass(frozen=True)
 class Evaluator:
-    """What a generator is measured against: features of the training images, and figures of real ones for scale."""
+    """Measures generators against the features of a data set's training images."""
 
     extractor: Extractor
     dataset: ImageDataset
     dataset_digest: str
     reference: Extracted
     test: Extracted | None  # real images that the generator was not trained on
-    hear: Hear = hear_nothing
+    on_batch: OnBatch = ignore_batch
 
     def extract(self, generator: Generator, config: TrainConfig, count: int, seed: int = 0) -> Extracted:
         """Features of `count` generated images."""
@@ -116,17 +117,18 @@ class Evaluator:
             generator.eval()
         labels = labels_like(self.dataset, count, seed)
         images = generate(generator, config.latent_dim, labels, seed, self.extractor.device)
-        return extract(self.extractor, images, self.hear)
+        return extract(self.extractor, images, self.on_batch)
 
     def quick(self, generator: Generator, config: TrainConfig, count: int) -> Figures:
-        """FID, Inception Score, class accuracy and the signs of a collapse, for a row of the metrics series."""
+        """FID, Inception Score, class accuracy and collapse signals, for a row of the metrics series."""
         fake = self.extract(generator, config, count)
-        guesses = {"class_accuracy": accuracy(fake)} if self._knows_classes(config) else {}
-        seen = signs(fake, self.reference, conditional=config.conditional)
-        return measure(fake, self.reference, QUICK_MEASURES) | guesses | seen
+        figures = measure(fake, self.reference, QUICK_MEASURES)
+        if self._knows_classes(config):
+            figures["class_accuracy"] = accuracy(fake)
+        return figures | collapse_signals(fake, self.reference, conditional=config.conditional)
 
     def evaluate(self, generator: Generator, config: TrainConfig, count: int, seed: int = 0) -> ModelMetrics:
-        """All figures, with their protocol."""
+        """All metrics, with their protocol."""
         fake = self.extract(generator, config, count, seed)
         figures = measure(fake, self.reference)
         protocol = self.protocol(count, seed) | {"kid_std": figures.pop("kid_std"), "real": self.real_figures()}
@@ -136,7 +138,7 @@ class Evaluator:
         return ModelMetrics(**figures, protocol=protocol)
 
     def real_figures(self) -> dict[str, Any] | None:
-        """The same figures of the test images: the floor of FID and KID, and the scale of all others."""
+        """The same metrics of the test images: the floor of FID and KID, and the scale of the others."""
         if self.test is None:
             return None
         figures: dict[str, Any] = measure(self.test, self.reference)
@@ -145,7 +147,7 @@ class Evaluator:
         return {"split": "test", "images": len(self.test)} | figures
 
     def protocol(self, count: int, seed: int) -> dict[str, Any]:
-        """How the figures were taken: enough to take them again."""
+        """How the metrics were measured, in enough detail to repeat it."""
         return {
             "extractor": self.extractor.as_protocol() | {"features": self.reference.features.shape[1]},
             "images": count,
@@ -170,30 +172,30 @@ def make_evaluator(
     dataset: ImageDataset,
     test: ImageDataset | None,
     cache: ArtifactStore,
-    hear: Hear = hear_nothing,
+    on_batch: OnBatch = ignore_batch,
 ) -> Evaluator:
-    """Takes the real images' features from the cache, or computes them, which takes a CPU minutes the first time.
+    """Reads the real images' features from the cache, or computes them, which takes minutes on a CPU.
 
-    Raises BadDataset when there are too few images to measure anything by.
+    Raises BadDataset if there are too few real images.
     """
     if len(dataset) < MIN_EVAL_IMAGES:
-        raise BadDataset(f"{len(dataset)} real images are too few to measure by; at least {MIN_EVAL_IMAGES} are needed")
+        raise BadDataset(f"evaluation needs at least {MIN_EVAL_IMAGES} real images; the data set has {len(dataset)}")
     if test is not None and len(test) < MIN_EVAL_IMAGES:
         test = None
-    real = real_features(extractor, dataset, cache, hear)
-    real_test = None if test is None else real_features(extractor, test, cache, hear)
-    return Evaluator(extractor, dataset, dataset_digest(dataset), real, real_test, hear)
+    real = real_features(extractor, dataset, cache, on_batch)
+    real_test = None if test is None else real_features(extractor, test, cache, on_batch)
+    return Evaluator(extractor, dataset, dataset_digest(dataset), real, real_test, on_batch)
 
 
 def open_evaluator(
-    extractor: Extractor, settings: Settings, name: str, dataset: ImageDataset, hear: Hear = hear_nothing
+    extractor: Extractor, settings: Settings, name: str, dataset: ImageDataset, on_batch: OnBatch = ignore_batch
 ) -> Evaluator:
-    """Measures against the training images of the data set of that name; its test images, if any, for scale."""
+    """An evaluator for the named data set; its test images, if any, are measured for comparison."""
     try:
         test = load_dataset(settings.dataset_root, name, "test")
-    except BadDataset:  # a folder of one's own need not have a test split
+    except BadDataset:  # a user's data set may have no test split
         test = None
-    return make_evaluator(extractor, dataset, test, ArtifactStore(f"file://{settings.data / 'cache'}"), hear)
+    return make_evaluator(extractor, dataset, test, ArtifactStore(f"file://{settings.data / 'cache'}"), on_batch)
 
 
 def evaluate_generator(
@@ -207,8 +209,8 @@ def evaluate_generator(
     test: ImageDataset | None = None,
     seed: int = 0,
 ) -> ModelMetrics:
-    """Measures `count` images of a generator against the data set it was trained on, and `test` for scale.
+    """Measures `count` generated images against the training data, and the `test` images for comparison.
 
-    Batch statistics are taken as they are: those of averaged weights must have been re-estimated.
+    Uses the generator's batch statistics as they are; those of averaged weights must be re-estimated before.
     """
     return make_evaluator(extractor, dataset, test, cache).evaluate(generator, config, count, seed)

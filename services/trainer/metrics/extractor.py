@@ -1,4 +1,4 @@
-"""Networks that turn images into features and guesses: Kiln's own classifier, or the usual Inception."""
+"""Feature extractors for the metrics: Kiln's own classifier, or Inception-v3."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from shared.settings import Settings
 
 BATCH = 250
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
-INCEPTION_DIGEST = "6726825d"  # what its SHA-256 begins with
+INCEPTION_DIGEST = "6726825d"  # the first digits of its SHA-256
 
 # uint8 [N, 3, H, W] -> features [N, D], logits [N, K]
 Network = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -28,12 +28,12 @@ Network = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Extractor:
-    """A network, and what has to be told of it beside every figure that was taken with it."""
+    """A network, and its description for the protocol of every metric."""
 
     name: str
     digest: str  # SHA-256 of its weights
     resolution: int  # pixels, both ways, of the images it sees
-    classes: tuple[str, ...] | None  # what its guesses mean, if they mean classes of a data set
+    classes: tuple[str, ...] | None  # classes of its logits, if they are those of a data set
     test_accuracy: float | None
     run: Network
     device: torch.device
@@ -45,7 +45,7 @@ class Extractor:
 
 @dataclass(frozen=True)
 class Extracted:
-    """features float32 [N, D], logits float32 [N, K], labels int64 [N] of what the images are to show; on the CPU."""
+    """features float32 [N, D], logits float32 [N, K], labels int64 [N] of the intended classes; on the CPU."""
 
     features: Tensor
     logits: Tensor
@@ -55,14 +55,16 @@ class Extracted:
         return len(self.features)
 
 
-Hear = Callable[[int], None]  # how many images are done; called after each batch
+OnBatch = Callable[[int], None]  # called after each batch with the number of images done
 
 
-def hear_nothing(count: int) -> None:
-    """For those who do not want to know."""
+def ignore_batch(count: int) -> None:
+    """Does nothing."""
 
 
-def extract(extractor: Extractor, batches: Iterable[tuple[Tensor, Tensor]], hear: Hear = hear_nothing) -> Extracted:
+def extract(
+    extractor: Extractor, batches: Iterable[tuple[Tensor, Tensor]], on_batch: OnBatch = ignore_batch
+) -> Extracted:
     """Runs the network over (images uint8 [N, 3, H, W], labels [N]), batch after batch."""
     count = 0
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -71,7 +73,7 @@ def extract(extractor: Extractor, batches: Iterable[tuple[Tensor, Tensor]], hear
             features, logits = extractor.run(images.to(extractor.device))
             parts.append((features.float().cpu(), logits.float().cpu(), labels.cpu()))
             count += len(labels)
-            hear(count)
+            on_batch(count)
     features, logits, labels = (torch.cat(column) for column in zip(*parts, strict=True))
     return Extracted(features, logits, labels)
 
@@ -95,17 +97,17 @@ def classifier_extractor(folder: Path, device: torch.device) -> Extractor:
 def inception_extractor(weights: Path | None, device: torch.device) -> Extractor:
     """The Inception-v3 of the FID paper through torch-fidelity, which scales images to 299 pixels itself.
 
-    Features are the 2048 pooled ones, logits the 1008 without biases, as the Inception Score's authors take them.
-    Raises InvalidInput when torch-fidelity is not installed, or the file is not the one with the usual weights.
+    Features are the 2048 pooled ones; logits are the 1008 without biases, as in the Inception Score paper's code.
+    Raises InvalidInput if torch-fidelity is not installed, or the file does not hold the standard weights.
     """
     if weights is None or not weights.is_file():
         raise InvalidInput.of("weights", str(weights), f"expected a file: torch-fidelity's {INCEPTION_FILE}")
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
-    # With other weights the figures would not compare with anybody's. And torch-fidelity unpickles what it is given.
+    # Other weights give figures that cannot be compared with published ones. And torch-fidelity unpickles the file.
     if not digest.startswith(INCEPTION_DIGEST):
         raise InvalidInput.of("weights", str(weights), f"is not {INCEPTION_FILE}: its SHA-256 is {digest}")
     try:
-        # By name: no group of pyproject.toml has the package, for few want it.
+        # Imported by name, because the package is optional and in no group of pyproject.toml.
         fidelity = importlib.import_module("torch_fidelity.feature_extractor_inceptionv3")
     except ImportError:
         raise InvalidInput.of("extractor", "inception", "needs the package torch-fidelity") from None
@@ -128,4 +130,4 @@ def find_extractor(name: str, weights: Path | None, settings: Settings, device: 
         return classifier_extractor(settings.classifier, device)
     if name == "inception":
         return inception_extractor(weights, device)
-    raise InvalidInput.of("extractor", name, "there are classifier and inception")
+    raise InvalidInput.of("extractor", name, "must be classifier or inception")

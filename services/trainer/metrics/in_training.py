@@ -1,53 +1,51 @@
-"""Measuring a model while it is trained, and when it is done."""
+"""Evaluates a model during training and at its end."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 from services.trainer.data.datasets import ImageDataset
 from services.trainer.metrics.evaluation import Evaluator, open_evaluator
-from services.trainer.metrics.extractor import Hear, find_extractor
+from services.trainer.metrics.extractor import OnBatch, find_extractor
 from services.trainer.training.sampling import NORM_IMAGES, standing_statistics
 from services.trainer.training.state import Resumable
 from shared.errors import KilnError
+from shared.jobs.trainer_messages import SendEvent
 from shared.settings import Settings
 from shared.storage.model_registry import ModelMetrics
 
 HEARTBEAT_S = 60.0
 
-Tell = Callable[[str, str], None]  # (kind of event, message)
-
 
 def open_evaluation(
-    state: Resumable, settings: Settings, dataset_name: str, dataset: ImageDataset, tell: Tell
+    state: Resumable, settings: Settings, dataset_name: str, dataset: ImageDataset, send_event: SendEvent
 ) -> Evaluator | None:
-    """What the config's evaluations are made with. None if it wants none, or if it cannot be had, which is told.
+    """The evaluator of a run; None if the config has no evaluation, or if there is no usable classifier.
 
-    A run does not fail for want of a classifier: its model is as good without figures.
+    A missing classifier is an event and not an error: the model itself does not need it.
     """
     if not state.config.eval_images:
         return None
-    tell("evaluation", f"features of the real images, kept in {settings.data / 'cache'} for the next time")
+    send_event("evaluation", f"computing features of the real images; they are cached in {settings.data / 'cache'}")
     try:
         extractor = find_extractor("classifier", None, settings, state.device)
-        return open_evaluator(extractor, settings, dataset_name, dataset, now_and_then(tell))
+        return open_evaluator(extractor, settings, dataset_name, dataset, once_a_minute(send_event))
     except KilnError as error:
-        tell("evaluation", f"the model will have no figures: {error}")
+        send_event("evaluation", f"the model will have no metrics: {error}")
         return None
 
 
-def now_and_then(tell: Tell) -> Hear:
-    """Tells of the images measured about once a minute: one that is silent for long is taken for dead."""
-    told_s = time.monotonic()
+def once_a_minute(send_event: SendEvent) -> OnBatch:
+    """Sends an event about once a minute, because the supervisor kills a trainer that sends nothing for long."""
+    last_s = time.monotonic()
 
-    def hear(count: int) -> None:
-        nonlocal told_s
-        if time.monotonic() - told_s >= HEARTBEAT_S:
-            told_s = time.monotonic()
-            tell("evaluation", f"{count:,} images measured")
+    def on_batch(count: int) -> None:
+        nonlocal last_s
+        if time.monotonic() - last_s >= HEARTBEAT_S:
+            last_s = time.monotonic()
+            send_event("evaluation", f"{count:,} images measured")
 
-    return hear
+    return on_batch
 
 
 def is_due(state: Resumable) -> bool:
@@ -58,9 +56,9 @@ def is_due(state: Resumable) -> bool:
 
 
 def extend_last_row(state: Resumable, evaluator: Evaluator | None) -> None:
-    """Adds the figures of `Evaluator.quick` to the newest row of the series, if they are due.
+    """Adds the metrics of `Evaluator.quick` to the newest row of the series, if they are due.
 
-    The row is part of the state, so that they are in its checkpoints. The training itself is not touched.
+    The row is part of the state, and so of its checkpoints. Training itself is not affected.
     """
     if evaluator is None or not is_due(state):
         return
@@ -69,7 +67,7 @@ def extend_last_row(state: Resumable, evaluator: Evaluator | None) -> None:
 
 
 def final_metrics(state: Resumable, evaluator: Evaluator | None) -> ModelMetrics:
-    """All figures of the averaged generator as it is; null where there is no evaluator."""
+    """All metrics of the averaged generator; None without an evaluator."""
     if evaluator is None:
         return ModelMetrics()
     return evaluator.evaluate(state.ema, state.config, state.config.eval_images)

@@ -1,4 +1,4 @@
-"""Features of real images, computed once for each network and data set, then read from the data folder."""
+"""Caches the features of real images on disk, one file per network and data set."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from services.trainer.data.datasets import ImageDataset
-from services.trainer.metrics.extractor import Extracted, Extractor, Hear, batches_of, extract, hear_nothing
+from services.trainer.metrics.extractor import Extracted, Extractor, OnBatch, batches_of, extract, ignore_batch
 from shared.storage.artifacts import ArtifactStore
 
 _COLUMNS = ("features", "logits", "labels")
@@ -24,16 +24,16 @@ def dataset_digest(dataset: ImageDataset) -> str:
 
 
 def real_features(
-    extractor: Extractor, dataset: ImageDataset, cache: ArtifactStore, hear: Hear = hear_nothing
+    extractor: Extractor, dataset: ImageDataset, cache: ArtifactStore, on_batch: OnBatch = ignore_batch
 ) -> Extracted:
-    """What the extractor makes of the data set; from the cache if it was asked before."""
+    """Features of the data set's images, from the cache if present."""
     key = f"features/{extractor.name}-{extractor.digest[:16]}-{dataset_digest(dataset)[:16]}.npz"
     try:
         return _unpack(cache.read(key))
-    except (FileNotFoundError, ValueError):  # never asked, or a file that is no whole .npz of ours
-        found = extract(extractor, batches_of(dataset), hear)
-        cache.write(key, _pack(found))
-        return found
+    except (FileNotFoundError, ValueError):  # not cached yet, or damaged
+        extracted = extract(extractor, batches_of(dataset), on_batch)
+        cache.write(key, _pack(extracted))
+        return extracted
 
 
 def _pack(extracted: Extracted) -> bytes:
@@ -43,9 +43,9 @@ def _pack(extracted: Extracted) -> bytes:
 
 
 def _unpack(data: bytes) -> Extracted:
-    """Raises ValueError when the bytes are not what `_pack` made; numpy loads no pickles unless told to."""
+    """The inverse of `_pack`. Raises ValueError for other bytes; numpy does not load pickles by default."""
     try:
         with np.load(io.BytesIO(data)) as arrays:
             return Extracted(*(torch.from_numpy(arrays[name]) for name in _COLUMNS))
-    except Exception as error:  # zipfile, zlib and numpy each have their own
+    except Exception as error:  # zipfile, zlib and numpy raise different types
         raise ValueError(f"not a cache of features: {error}") from error

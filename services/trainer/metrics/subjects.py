@@ -1,4 +1,4 @@
-"""What can be measured: a model of the registry, a folder with a model's files, a snapshot of a run's weights."""
+"""Opens a model for evaluation: one of the registry, a folder with its files, or a snapshot of a run's weights."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from shared.storage.model_registry import GENERATOR_FILE, MANIFEST_FILE, ModelMa
 
 @dataclass(frozen=True)
 class Subject:
-    """A generator to measure, and what it was trained on. `dataset` is null where the files do not say it."""
+    """A generator to evaluate, and its training data set; None for a snapshot, whose file does not name it."""
 
     name: str
     generator: Generator
@@ -37,9 +37,9 @@ class Subject:
 
 
 def open_subject(name: str, settings: Settings, num_classes: Callable[[], int], device: torch.device) -> Subject:
-    """The model of that id, or at that path. `num_classes` is asked for a snapshot, whose file does not say it.
+    """Opens a model by id or path. `num_classes` is called for a snapshot only, whose file does not hold the number.
 
-    Raises InvalidInput for a path that is neither folder nor snapshot, UnknownModel, CorruptArtifact.
+    Raises InvalidInput for a path that is neither a folder nor a snapshot, UnknownModel, CorruptArtifact.
     """
     path = Path(name)
     if path.suffix == ".safetensors" and path.is_file():
@@ -47,18 +47,18 @@ def open_subject(name: str, settings: Settings, num_classes: Callable[[], int], 
     if path.is_dir():
         return _open_folder(path, device)
     if path.exists() or path.suffix:
-        raise InvalidInput.of("MODEL", name, "expected a model's id, its folder, or a run's weights/*.safetensors")
+        raise InvalidInput.of("MODEL", name, "must be a model's id, its folder, or a run's weights/*.safetensors")
     registry = ModelRegistry(ArtifactStore(settings.artifact_url))
     manifest = registry.get(name)
     return _of_manifest(manifest, registry.read_file(manifest, GENERATOR_FILE), device)
 
 
 def onnx_generator(graph: bytes, device: torch.device) -> Generator:
-    """The graph as a function of tensors; on CUDA where the session gets it, with images handed over by the CPU."""
+    """The graph as a function of tensors; runs on CUDA if available, and passes images through the CPU."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    wanted = ["CUDAExecutionProvider"] if device.type == "cuda" else []
-    session = onnxruntime.InferenceSession(graph, options, providers=[*wanted, "CPUExecutionProvider"])
+    gpu = ["CUDAExecutionProvider"] if device.type == "cuda" else []
+    session = onnxruntime.InferenceSession(graph, options, providers=[*gpu, "CPUExecutionProvider"])
 
     def run(z: Tensor, labels: Tensor) -> Tensor:
         (images,) = session.run(["images"], {"z": z.cpu().numpy(), "labels": labels.cpu().numpy()})
@@ -81,23 +81,23 @@ def _of_manifest(manifest: ModelManifest, graph: bytes, device: torch.device) ->
 
 
 def _open_snapshot(path: Path, num_classes: int, device: torch.device) -> Subject:
-    """The averaged generator of a run's weights, with batch statistics of its own."""
+    """The averaged generator of a snapshot, with standing batch statistics."""
     try:
         with safetensors.safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
-        about = json.loads(metadata["kiln"]) if "kiln" in metadata else _before_0_1(metadata)
-        config, nimg = TrainConfig.model_validate_json(json.dumps(about["config"])), int(about["nimg"])
+        stored = json.loads(metadata["kiln"]) if "kiln" in metadata else _before_0_1(metadata)
+        config, nimg = TrainConfig.model_validate_json(json.dumps(stored["config"])), int(stored["nimg"])
         weights = safetensors.torch.load_file(path)
         generator, _ = build_networks(config, num_classes)
-        own = {key.removeprefix("ema."): value for key, value in weights.items() if key.startswith("ema.")}
-        generator.load_state_dict(own)
+        ema = {key.removeprefix("ema."): value for key, value in weights.items() if key.startswith("ema.")}
+        generator.load_state_dict(ema)
     except (safetensors.SafetensorError, KeyError, ValueError, RuntimeError) as error:
-        raise CorruptArtifact(f"{path} is no snapshot of a run over {num_classes} classes: {error}") from error
+        raise CorruptArtifact(f"{path} is not a snapshot of a run on {num_classes} classes: {error}") from error
     generator = generator.to(device).to(memory_format=torch.channels_last).requires_grad_(False)
     standing_statistics(generator, config, num_classes, NORM_IMAGES)
     return Subject(path.stem, generator, config, None, nimg)
 
 
 def _before_0_1(metadata: dict[str, str]) -> dict[str, Any]:
-    """Snapshots of the first runs had an entry each for config and position."""
+    """Reads the metadata of snapshots before version 0.1, which stored config and position separately."""
     return {"config": json.loads(metadata["config"]), "nimg": metadata["nimg"]}

@@ -1,1 +1,1 @@
-"""One training run from data set to published model."""
+"""One training run, from data set to exported model."""

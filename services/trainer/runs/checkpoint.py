@@ -1,4 +1,4 @@
-"""Checkpoints: the whole state of a run in one object, with a digest, the last two of each run kept."""
+"""Saves and restores checkpoints: the complete state of a run in one file with a digest; the newest two are kept."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ import safetensors.torch
 import torch
 
 from services.trainer.training.state import Resumable
-from shared.errors import CorruptArtifact
+from shared.configs.train import TrainConfig
+from shared.errors import BadConfig, CorruptArtifact
+from shared.jobs.trainer_messages import MetricsLine, SendMessage, event_sender
 from shared.storage.artifacts import ArtifactStore
 
 KEPT = 2
-LEFTOVER_AGE_S = 3600.0  # an unfinished file of that age belongs to nobody who lives
+LEFTOVER_AGE_S = 3600.0  # no live process is still writing an unfinished file of this age
 _MAGIC = b"KILNCKP1"
 _DIGEST_BYTES = hashlib.sha256().digest_size
 
@@ -35,19 +37,45 @@ class Checkpoints:
             self._artifacts.delete(f"{self._prefix}/{name}")
 
     def load_newest(self, on_corrupt: Callable[[str, str], None]) -> dict[str, Any] | None:
-        """The newest checkpoint that is whole, or None. `on_corrupt(name, why)` hears of each that is not."""
+        """The newest intact checkpoint, or None. Calls `on_corrupt(name, problem)` for each damaged one."""
         self._artifacts.sweep(self._prefix, LEFTOVER_AGE_S)
-        gone: set[str] = set()
-        while names := [name for name in self._artifacts.list(self._prefix) if name not in gone]:
+        missing: set[str] = set()
+        while names := [name for name in self._artifacts.list(self._prefix) if name not in missing]:
             try:
                 return unpack(self._artifacts.read(f"{self._prefix}/{names[-1]}"))
             except FileNotFoundError:
-                gone.add(names[-1])  # a worker that was given up and lives still has put a newer one in its place
+                missing.add(names[-1])  # a worker that lost this job still runs, and replaced the file by a newer one
             except CorruptArtifact as error:
                 on_corrupt(names[-1], str(error))
-                # Dropped, or the next save would count it as one of the two to keep.
+                # Deleted, or the next save would count it as one of the two to keep.
                 self._artifacts.delete(f"{self._prefix}/{names[-1]}")
         return None
+
+
+def restore(state: Resumable, checkpoints: Checkpoints, send: SendMessage) -> bool:
+    """Loads the run's newest intact checkpoint into `state`; False if there is none. Raises BadConfig."""
+    saved = load_newest(checkpoints, send)
+    if saved is None:
+        return False
+    if TrainConfig.model_validate_json(saved["config"]) != state.config:
+        raise BadConfig("the run's checkpoint was trained with another config; start a run with another name")
+    state.load_state_dict(saved)
+    # Training after the checkpoint is repeated. Rows up to it are sent again, in case the last worker died before it
+    # could store them.
+    for row in state.metrics:
+        send(MetricsLine(row=row))
+    event_sender(send)("resumed", f"resuming after {state.cur_nimg:,} images", nimg=state.cur_nimg)
+    return True
+
+
+def load_newest(checkpoints: Checkpoints, send: SendMessage) -> dict[str, Any] | None:
+    """The newest intact checkpoint, if there is one; sends a warning for each damaged one."""
+    send_event = event_sender(send)
+
+    def warn(name: str, problem: str) -> None:
+        send_event("warning", f"checkpoint {name} is damaged and was skipped: {problem}", checkpoint=name)
+
+    return checkpoints.load_newest(warn)
 
 
 def pack(state: dict[str, Any]) -> bytes:
@@ -58,21 +86,21 @@ def pack(state: dict[str, Any]) -> bytes:
 
 
 def pack_weights(state: Resumable) -> bytes:
-    """The weights of all networks as safetensors, which anything can read: `generator.`, `discriminator.`, `ema.`"""
+    """The weights of all networks as safetensors; names begin with `generator.`, `discriminator.` or `ema.`"""
     tensors = {
         f"{name}.{key}": value.contiguous()
         for name, network in state.networks().items()
         for key, value in network.state_dict().items()
     }
-    # One entry: safetensors writes several in the order of a hash map that is seeded anew in each process.
-    about = {"nimg": state.cur_nimg, "config": state.config.model_dump(mode="json")}
-    return safetensors.torch.save(tensors, {"kiln": json.dumps(about)})
+    # One entry: safetensors orders several by a hash map whose seed differs between processes.
+    metadata = {"nimg": state.cur_nimg, "config": state.config.model_dump(mode="json")}
+    return safetensors.torch.save(tensors, {"kiln": json.dumps(metadata)})
 
 
 def unpack(data: bytes) -> dict[str, Any]:
-    """Raises CorruptArtifact when the bytes are not exactly what `pack` made."""
+    """The state that `pack` made these bytes from. Raises CorruptArtifact if any byte differs."""
     start = len(_MAGIC) + _DIGEST_BYTES
     if data[: len(_MAGIC)] != _MAGIC or hashlib.sha256(data[start:]).digest() != data[len(_MAGIC) : start]:
-        raise CorruptArtifact(f"{len(data)} bytes that are no whole checkpoint")
+        raise CorruptArtifact(f"its {len(data):,} bytes do not match their digest")
     state: dict[str, Any] = torch.load(io.BytesIO(data[start:]), map_location="cpu", weights_only=True)
     return state

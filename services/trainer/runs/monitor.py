@@ -1,4 +1,4 @@
-"""What is looked at beside the training: whether it has converged, and whether the generator has collapsed."""
+"""Watches a run for convergence and for mode collapse."""
 
 from __future__ import annotations
 
@@ -6,32 +6,31 @@ from torch import Tensor
 
 from services.trainer.data.datasets import ImageDataset
 from services.trainer.metrics.collapse import CollapseWatch
-from services.trainer.runs.early_stop import Convergence, Tell
+from services.trainer.runs.early_stop import EarlyStopping
 from services.trainer.training.state import Resumable, TrainState
+from shared.jobs.trainer_messages import SendEvent
 
 
 class TrainingMonitor:
-    """Of one run. One that is made of several has none: no part of it is the model."""
+    """Watches one GAN. A run with one GAN per class is not watched, because no single one of them is the model."""
 
-    def __init__(self, state: Resumable, dataset: ImageDataset, tell: Tell) -> None:
+    def __init__(self, state: Resumable, dataset: ImageDataset, send_event: SendEvent) -> None:
         self._dataset = dataset
-        self._watches: tuple[Convergence, CollapseWatch] | None = None
+        self._watches: tuple[EarlyStopping, CollapseWatch] | None = None
         if isinstance(state, TrainState):
-            self._watches = Convergence(state, tell), CollapseWatch(state, tell)
+            self._watches = EarlyStopping(state, send_event), CollapseWatch(state, send_event)
 
     @property
-    def is_done(self) -> bool:
-        """Whether the run is to stop because it has converged."""
-        return self._watches is not None and self._watches[0].is_reached
+    def has_converged(self) -> bool:
+        """Whether the run should stop because its metric no longer improves."""
+        return self._watches is not None and self._watches[0].has_converged
 
     def on_metrics(self) -> None:
         """Call it after each row of the metrics series."""
-        if self._watches is not None:
-            convergence, collapse = self._watches
-            convergence.look()
-            collapse.on_metrics()
+        for watch in self._watches or ():
+            watch.on_metrics()
 
-    def look_at_grid(self, images: Tensor) -> None:
+    def on_sample_grid(self, images: Tensor) -> None:
         """Call it with each sample grid [100, 3, H, W]."""
         if self._watches is not None:
-            self._watches[1].look_at_grid(images, self._dataset)
+            self._watches[1].on_sample_grid(images, self._dataset)

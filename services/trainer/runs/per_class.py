@@ -1,7 +1,7 @@
-"""One GAN for each class, one after another, as one run: one position, one series, one checkpoint, one model.
+"""Trains one GAN per class, one after another, as a single run with one metrics series, checkpoint and model.
 
-Each part is an ordinary unconditional run on the images of its class, and knows nothing of the others. Every number of
-images in the config is of the whole run, of which each class has an equal share; so an epoch stays an epoch.
+Each part is an ordinary unconditional run on the images of one class, independent of the others. Image counts in the
+config refer to the whole run; each class gets an equal share, so an epoch stays an epoch.
 """
 
 from __future__ import annotations
@@ -26,55 +26,55 @@ from shared.errors import BadConfig
 from shared.jobs.trainer_messages import StopSignal
 
 SHARED = ("total_nimg", "lr_step_nimg", "ema_halflife_nimg", "tick_nimg", "snapshot_nimg")
-MAX_MODEL_BYTES = 1 << 30  # an ONNX file holds two
+MAX_MODEL_BYTES = 1 << 30  # half of what one ONNX file can hold
 
-# A fresh state for a part. It seeds torch: every part begins as if there were no other.
-MakeState = Callable[[TrainConfig, ImageDataset], TrainState]
+# Builds a fresh state for a part and seeds torch, so that every part starts as if it were the only one.
+BuildState = Callable[[TrainConfig, ImageDataset], TrainState]
 
 
 @dataclass(frozen=True)
 class FinishedPart:
-    """What is left of a class's run when the next one begins."""
+    """The result of one class's training."""
 
-    generator: nn.Module  # averaged, with batch statistics of its own
+    generator: nn.Module  # averaged weights with standing batch statistics
     nimg: int
     wall_seconds: float
     metrics: list[dict[str, float]]
 
 
 class PerClassState:
-    """The run as a whole, for everything that reports, saves and exports; `part` is the class in training."""
+    """The state of the whole run, for messages, checkpoints and export; `part` is the class in training."""
 
-    def __init__(self, config: TrainConfig, dataset: ImageDataset, make: MakeState) -> None:
-        """Raises BadConfig when so many generators are more than a file can hold."""
-        self.config, self.classes, self._dataset, self._make = config, dataset.classes, dataset, make
+    def __init__(self, config: TrainConfig, dataset: ImageDataset, build: BuildState) -> None:
+        """Raises BadConfig if the generators of all classes are too large for one model file."""
+        self.config, self.classes, self._dataset, self._build = config, dataset.classes, dataset, build
         self.finished: list[FinishedPart] = []
-        self.part = self._begin(0)
+        self.part = self._start(0)
         size = 4 * count_parameters(self.part.generator) * len(self.classes)
         if size > MAX_MODEL_BYTES:
             raise BadConfig(
-                f"a generator for each of {len(self.classes)} classes is {size:,} bytes; "
-                f"a model may have {MAX_MODEL_BYTES:,}"
+                f"per_class: generators for {len(self.classes)} classes take {size:,} bytes; the limit is "
+                f"{MAX_MODEL_BYTES:,}. Use fewer g_channels or fewer classes"
             )
 
     @property
     def number(self) -> int:
-        """Of the class in training."""
+        """Index of the class in training."""
         return len(self.finished)
 
     @property
     def images(self) -> ImageDataset:
-        """Those of the class in training."""
+        """Images of the class in training."""
         return images_of(self._dataset, self.number)
 
     @property
-    def before(self) -> int:
-        """Images that were seen before this class's first."""
+    def finished_nimg(self) -> int:
+        """Images that the finished classes have seen."""
         return sum(part.nimg for part in self.finished)
 
     @property
     def cur_nimg(self) -> int:
-        return self.before + self.part.cur_nimg
+        return self.finished_nimg + self.part.cur_nimg
 
     @property
     def wall_seconds(self) -> float:
@@ -86,25 +86,25 @@ class PerClassState:
 
     @property
     def metrics(self) -> list[dict[str, float]]:
-        rows, before = [], 0
+        rows, nimg = [], 0
         for number, part in enumerate(self.finished):
-            rows += [place(row, number, before) for row in part.metrics]
-            before += part.nimg
-        return rows + [place(row, self.number, before) for row in self.part.metrics]
+            rows += [to_run_row(row, number, nimg) for row in part.metrics]
+            nimg += part.nimg
+        return rows + [to_run_row(row, self.number, nimg) for row in self.part.metrics]
 
     @property
     def ema(self) -> PerClassGenerator:
-        """The averaged generators of the classes that were begun."""
-        begun = [self.part.ema] if self.part.cur_nimg or not self.finished else []
-        return PerClassGenerator([*(part.generator for part in self.finished), *begun])
+        """The averaged generators of all classes whose training has started."""
+        started = [self.part.ema] if self.part.cur_nimg or not self.finished else []
+        return PerClassGenerator([*(part.generator for part in self.finished), *started])
 
     def networks(self) -> dict[str, nn.Module]:
         return {"ema": self.ema}
 
-    def begin_next(self) -> None:
+    def start_next(self) -> None:
         part = self.part
         self.finished.append(FinishedPart(part.ema, part.cur_nimg, part.wall_seconds, part.metrics))
-        self.part = self._begin(self.number)
+        self.part = self._start(self.number)
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -125,32 +125,32 @@ class PerClassState:
             generator.load_state_dict(part["generator"])
             generator = generator.to(self.device).requires_grad_(False).eval()
             self.finished.append(FinishedPart(generator, part["nimg"], part["wall_seconds"], part["metrics"]))
-        self.part = self._begin(self.number)
-        self.part.load_state_dict(saved["part"])  # torch's random state with it, last
+        self.part = self._start(self.number)
+        self.part.load_state_dict(saved["part"])  # includes torch's random state, so it comes last
 
-    def _begin(self, number: int) -> TrainState:
-        return self._make(config_of_part(self.config, number, len(self.classes)), images_of(self._dataset, number))
+    def _start(self, number: int) -> TrainState:
+        return self._build(config_of_part(self.config, number, len(self.classes)), images_of(self._dataset, number))
 
 
 def config_of_part(config: TrainConfig, number: int, count: int) -> TrainConfig:
-    """What class `number` of `count` is trained with: a seed of its own and its share of the images and of the time."""
-    shares = {name: value and max(1, value // count) for name in SHARED if (value := getattr(config, name)) is not None}
+    """The config of class `number` of `count`: its own seed, and an equal share of all images and of the time."""
+    parts = {name: value and max(1, value // count) for name in SHARED if (value := getattr(config, name)) is not None}
     minutes = config.max_minutes and config.max_minutes / count
-    alone = {"per_class": False, "eval_images": 0, "max_minutes": minutes, "seed": (config.seed + number) % 2**63}
-    return config.model_copy(update=shares | alone)
+    own = {"per_class": False, "eval_images": 0, "max_minutes": minutes, "seed": (config.seed + number) % 2**63}
+    return config.model_copy(update=parts | own)
 
 
 def images_of(dataset: ImageDataset, number: int) -> ImageDataset:
-    """The images of one class, which is the only one there."""
+    """A data set with the images of one class only. Raises BadConfig if there are none."""
     own = dataset.labels == number
     if not own.any():
-        raise BadConfig(f"there is no image of class {dataset.classes[number]}")
+        raise BadConfig(f"per_class: class {dataset.classes[number]!r} has no images")
     return ImageDataset(dataset.images[own], torch.zeros_like(dataset.labels[own]), (dataset.classes[number],))
 
 
-def place(row: dict[str, float], number: int, before: int) -> dict[str, float]:
-    """A part's row of the metrics series as one of the whole run: counted on, and with the number of its class."""
-    return row | {"nimg": before + row["nimg"], "class": number}
+def to_run_row(row: dict[str, float], number: int, finished_nimg: int) -> dict[str, float]:
+    """A part's metrics row in terms of the whole run: total images seen, and the index of its class."""
+    return row | {"nimg": finished_nimg + row["nimg"], "class": number}
 
 
 def train(
@@ -159,33 +159,33 @@ def train(
     report: Callable[[loop.Report], None],
     should_stop: Callable[[], StopSignal | None],
 ) -> Literal["leave", "done"]:
-    """Trains class after class, as training_loop.train does one run; told to finish, it leaves the rest untrained."""
+    """Trains class after class, each by `loop.train`; a `finish` signal leaves the remaining classes untrained."""
     while True:
-        how = loop.train(state.part, state.images, partial(_pass_on, state, dataset, report), should_stop)
-        if how == "leave":
+        outcome = loop.train(state.part, state.images, partial(_forward, state, dataset, report), should_stop)
+        if outcome == "leave":
             return "leave"
         if state.part.cur_nimg:
             standing_statistics(state.part.ema, state.part.config, 1, NORM_IMAGES)
         if not loop.is_over(state.part) or state.number == len(state.classes) - 1:
             return "done"
-        state.begin_next()
+        state.start_next()
 
 
-def _pass_on(
+def _forward(
     state: PerClassState, dataset: ImageDataset, report: Callable[[loop.Report], None], part: loop.Report
 ) -> None:
-    """A part's report as one of the whole run."""
+    """Reports what a part reports, in terms of the whole run."""
     match part:
         case loop.ProgressReport():
             report(_progress(state, part))
         case loop.MetricsReport(row):
-            report(loop.MetricsReport(place(row, state.number, state.before)))
+            report(loop.MetricsReport(to_run_row(row, state.number, state.finished_nimg)))
         case loop.SamplesReport(nimg):
-            if nimg or not state.finished:  # a new class's noise is not worth the grid of the one before
+            if nimg or not state.finished:  # the noise of a new class must not replace the last class's grid
                 grid = sample_grid(state.ema, state.config, dataset, reestimate=False)
-                report(loop.SamplesReport(state.before + nimg, grid))
+                report(loop.SamplesReport(state.finished_nimg + nimg, grid))
         case loop.CheckpointReport():
-            # No snapshot of weights: half of them would be those of another class.
+            # No snapshot: it could hold the generator and discriminator of different classes.
             report(loop.CheckpointReport(state, is_snapshot=False))
 
 
@@ -196,7 +196,7 @@ def _progress(state: PerClassState, part: loop.ProgressReport) -> loop.ProgressR
         class_s = min(class_s, limit_s)
     return replace(
         part,
-        nimg=state.before + part.nimg,
+        nimg=state.finished_nimg + part.nimg,
         fraction=(state.number + part.fraction) / count,
         eta_seconds=part.eta_seconds + (count - state.number - 1) * class_s,
     )

@@ -13,7 +13,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from services.trainer.data.datasets import ImageDataset, Sampler
+from services.trainer.data.datasets import ImageDataset
+from services.trainer.data.sampler import Sampler
 from services.trainer.training.cuda_graph import make_iteration
 from services.trainer.training.sampling import sample_grid
 from services.trainer.training.schedules import training_seconds

@@ -1,1 +1,1 @@
-"""One job from claim to end: the supervisor and the process it starts. Imports no torch."""
+"""Runs one job from claim to end: the supervisor, and the training process that it starts. Imports no torch."""

@@ -1,6 +1,6 @@
-"""The training process as its supervisor sees it: how it starts, what it says, which signals it gets, how it ended.
+"""The training process as a child of the supervisor: start, messages, signals and exit.
 
-It has its own memory, its own process group, and dies with the worker.
+It has its own memory and process group, and dies with the worker.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from shared.jobs.trainer_messages import TrainerLine, parse_line
 from shared.settings import Settings
 
 LOG_TAIL_CHARS = 2000
-# Redis is none of its business.
+# Passed to the trainer, which does not use Redis.
 TRAINER_SETTINGS = (
     "data", "datasets", "artifacts", "classifier", "threads", "require_cuda", "fast_paths", "trainer_nice",
 )  # fmt: skip
@@ -32,11 +32,11 @@ _VMSTAT = Path("/proc/vmstat")
 
 
 class TrainerProcess:
-    """One training process. `lines` has its reports, and None when there will be no more."""
+    """One training process. `lines` yields its messages, then None at the end of the stream."""
 
     def __init__(self, job: Job, settings: Settings) -> None:
         self.lines: queue.Queue[TrainerLine | None] = queue.Queue()
-        self.told: signal.Signals | None = None
+        self.sent_signal: signal.Signals | None = None
         self.log_path = settings.data / "work" / job.id / "trainer.log"
         self._oom_kills = count_oom_kills()
         self._process = self._start(job, settings)
@@ -50,7 +50,7 @@ class TrainerProcess:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is not None:
-            self.kill()  # stale fence, or a bug: never leave a trainer behind that nobody watches
+            self.kill()  # a stale fence or a bug: never leave an unsupervised trainer behind
         self._process.wait()
         self._reader.join()
 
@@ -58,29 +58,29 @@ class TrainerProcess:
     def exit_code(self) -> int:
         return self._process.wait()
 
-    def tell(self, what: signal.Signals) -> bool:
-        """Sends the signal unless it was sent already; says whether it did."""
-        if self.told is what or self._process.poll() is not None:
+    def send_signal(self, number: signal.Signals) -> bool:
+        """Sends the signal, unless it was the last one sent or the process has ended; returns whether it was sent."""
+        if self.sent_signal is number or self._process.poll() is not None:
             return False
-        self.told = what
-        self._process.send_signal(what)
+        self.sent_signal = number
+        self._process.send_signal(number)
         return True
 
     def end(self, grace_s: float) -> None:
-        """Waits for the end of a process that has said all it had to say, and kills it when that takes too long."""
+        """Waits for the process to exit after its last message; kills it after `grace_s` seconds."""
         try:
             self._process.wait(grace_s)
         except subprocess.TimeoutExpired:
             self.kill()
 
     def kill(self) -> None:
-        """The whole group, loader processes included."""
+        """Kills the whole process group."""
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
     def was_killed_for_memory(self) -> bool:
-        """Whether the kernel killed it because memory ran out, as far as the kernel's counter can tell."""
+        """Whether the kernel's out-of-memory killer ended it, according to the kernel's counter."""
         return self.exit_code == -signal.SIGKILL and count_oom_kills() > self._oom_kills
 
     def describe_end(self) -> str:
@@ -90,10 +90,10 @@ class TrainerProcess:
 
     def _start(self, job: Job, settings: Settings) -> subprocess.Popen[bytes]:
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
-        told = {f"KILN_{name.upper()}": getattr(settings, name) for name in TRAINER_SETTINGS}
-        environment = os.environ | {name: str(value) for name, value in told.items() if value is not None}
-        # Blocked here, the signals are blocked in the child until it has its handlers: one that comes earlier waits.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        passed = {f"KILN_{name.upper()}": getattr(settings, name) for name in TRAINER_SETTINGS}
+        environment = os.environ | {name: str(value) for name, value in passed.items() if value is not None}
+        # The child inherits the blocked signals; early ones stay pending until it has installed its handlers.
+        previous = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
             with self.log_path.open("ab") as log_file:
                 process = subprocess.Popen(
@@ -102,8 +102,8 @@ class TrainerProcess:
                     start_new_session=True,
                 )  # fmt: skip
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        with suppress(BrokenPipeError):  # it died at once; its exit status tells
+            signal.pthread_sigmask(signal.SIG_SETMASK, previous)
+        with suppress(BrokenPipeError):  # it exited at once; its exit status says why
             _pipe(process.stdin).write(job.model_dump_json().encode())
             _pipe(process.stdin).close()
         return process
@@ -115,12 +115,12 @@ class TrainerProcess:
                 try:
                     self.lines.put(parse_line(text))
                 except ValidationError:
-                    self._log(b"not a report: " + text)
+                    self._log(b"not a message: " + text)
         self.lines.put(None)
 
     def _log(self, line: bytes) -> None:
-        # Half a line from a trainer that was killed while it wrote. It goes to the log, not to the job; and where the
-        # disk is full it goes nowhere, for the reports that follow matter more.
+        # A truncated line of a trainer that was killed while writing goes to the log. If the disk is full it is
+        # dropped, because the messages that follow matter more.
         with suppress(OSError), self.log_path.open("ab") as log_file:
             log_file.write(line + b"\n")
 
@@ -132,7 +132,7 @@ class TrainerProcess:
 
 
 def count_oom_kills(vmstat: Path = _VMSTAT) -> int:
-    """How often this machine's kernel has killed a process for want of memory; 0 where it does not say."""
+    """Processes that this machine's kernel has killed for lack of memory; 0 if the kernel has no such counter."""
     try:
         counters = dict(line.split() for line in vmstat.read_text().splitlines())
     except OSError:

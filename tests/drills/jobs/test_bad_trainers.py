@@ -65,7 +65,7 @@ def test_a_trainer_that_raises(kiln: Kiln, drill: Drill) -> None:
     """Invariant: the job fails once, at once, says why, and the worker takes the next one.
 
     Faults injected: a data set with a picture that is none.
-    Broken by hand: services/trainer/__main__.py: TrainingFailed's own reason ignored -> reason `error`
+    Broken by hand: services/trainer/commands/train.py: TrainingFailed's own reason ignored -> reason `error`
     """
     broken = kiln.datasets / "broken" / "train" / "red"
     broken.mkdir(parents=True, exist_ok=True)
@@ -88,7 +88,7 @@ def test_a_trainer_that_runs_out_of_memory(kiln: Kiln, drill: Drill) -> None:
     Faults injected: a limit on the trainer's address space (RLIMIT_AS): that of a small job and 1 GiB, for a job
     whose first activation alone takes 2 GiB. (With less room, an arena of the allocator's may be what does not fit, and
     the process dies without a word: that is a crash, and retried.)
-    Broken by hand: services/trainer/__main__.py: "can't allocate memory" not looked for -> reason `error`
+    Broken by hand: services/trainer/commands/train.py: "can't allocate memory" not looked for -> reason `error`
     """
     small = kiln.submit(ENDLESS)
     kiln.wait_until_training(small)

@@ -33,7 +33,7 @@ def test_the_disk_is_full_for_a_while(kiln: Kiln, drill: Drill, what: str) -> No
 
     Invariant: training goes on with a warning; when there is room again all is written again, and nothing shows.
     Faults injected: no room for the trainer's files until it has failed to write a checkpoint, a sample grid.
-    Broken by hand: services/trainer/runs/run.py: `_surviving_a_full_disk` raises, for the checkpoint and for the
+    Broken by hand: services/trainer/runs/recorder.py: `_tolerate_full_disk` raises, for the checkpoint and for the
     sample -> the job ends without a warning
     """
     job_id = kiln.submit(RUN)

@@ -118,7 +118,7 @@ def test_kill_9_the_workers_main_process(kiln: Kiln, drill: Drill) -> None:
 
     Invariant: the trainer goes with its worker, even one that hangs and would not notice; another worker goes on.
     Faults injected: SIGSTOP to the trainer, then SIGKILL to the worker's main process alone.
-    Broken by hand: services/trainer/__main__.py: `die_with_parent` left out -> the trainer stays behind
+    Broken by hand: services/trainer/commands/train.py: `die_with_parent` left out -> the trainer stays behind
     """
     job_id = kiln.submit(RUN)
     kiln.wait_until_training(job_id, 0.1)

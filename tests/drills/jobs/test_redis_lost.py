@@ -148,7 +148,8 @@ def test_redis_is_gone_for_a_while(kiln: Kiln, drill: Drill, outage_s: float) ->
     Invariant: training goes on, /generate goes on, POST /jobs is refused at once; when Redis is back all recovers by
     itself, the job keeps its worker, and nothing shows.
     Faults injected: kill -9 of redis-server in a job; it comes back after two leases, and after 60 s.
-    Broken by hand: services/trainer/worker/supervisor.py: `patiently` gives up at once -> claimed again, two attempts
+    Broken by hand: services/trainer/worker/supervisor.py: `retry_while_unavailable` gives up at once ->
+    claimed again, two attempts
     """
     kiln.undisturbed(RUN)  # so that there is a model
     wait_for(lambda: kiln.api.http.get("/readyz").status_code, lambda code: code == 200)

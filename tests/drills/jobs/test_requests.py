@@ -90,7 +90,7 @@ def test_a_running_job_is_told_within_two_seconds(kiln: Kiln, drill: Drill, what
     then the job is what was asked for, its trainer is gone, and asking again changes nothing.
 
     Faults injected: the request, and again, while the trainer loads, and again when it has been obeyed.
-    Broken by hand: services/trainer/worker/supervisor.py: `HEARTBEAT_S = 2.8` -> told after 2.7 s; no `_acknowledge`
+    Broken by hand: services/trainer/worker/supervisor.py: `HEARTBEAT_S = 2.8` -> told after 2.7 s; no `_announce_stop`
     -> no event
     """
     job_id = kiln.submit(ENDLESS)

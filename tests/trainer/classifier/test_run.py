@@ -14,7 +14,7 @@ import pytest
 from services.trainer.__main__ import main
 from services.trainer.classifier.files import load_classifier
 from services.trainer.classifier.run import ClassifierSpec, train_classifier
-from services.trainer.commands.terminal import describe
+from services.trainer.commands.display import describe
 from shared.configs.classifier import ClassifierConfig
 from shared.errors import BadConfig, BadDataset
 from shared.jobs.trainer_messages import EXIT_LEFT, ProgressLine, StopSignal, TrainerLine
@@ -80,7 +80,7 @@ def test_a_run_that_left_goes_on_to_the_same_classifier(
     assert not (tmp_path / "out").exists()
     # When it goes on, Then it ends with the weights of the one that did not leave
     assert train_classifier(spec, settings, told(said), never) is not None
-    assert "going on after 80 images" in said
+    assert "resuming after 80 images" in said
     assert (tmp_path / "out" / WEIGHTS_FILE).read_bytes() == (whole[0] / WEIGHTS_FILE).read_bytes()
 
 
@@ -98,7 +98,7 @@ def test_a_run_is_not_taken_up_with_another_config(settings: Settings, tmp_path:
 def test_without_test_images_it_is_not_trained_for_an_hour_first(settings: Settings, tmp_path: Path) -> None:
     write_color_dataset(settings.dataset_root, "untested", per_class=2)
     said: list[str] = []
-    with pytest.raises(BadDataset, match=r"there is no data set at .*untested/test"):
+    with pytest.raises(BadDataset, match=r"no data set at .*untested/test"):
         train_classifier(ClassifierSpec("x", CONFIG, "untested", tmp_path), settings, told(said), never)
     assert said == []
 
@@ -119,7 +119,7 @@ def test_by_command_it_leaves_on_sigterm_and_goes_on(settings: Settings, tmp_pat
             if line.startswith("nimg"):
                 process.send_signal(signal.SIGTERM)
         assert process.wait() == EXIT_LEFT
-    assert line == "left with a checkpoint; go on with --run typed\n"
+    assert line == "stopped with a checkpoint; resume with --run typed\n"
     done = subprocess.run(
         [*command, "--epochs", "2", "--run", "again"],
         env=environment, cwd=root, capture_output=True, text=True, check=False,
@@ -137,7 +137,7 @@ def test_by_command_it_leaves_on_sigterm_and_goes_on(settings: Settings, tmp_pat
         (["--width", "4"], "overrides.width: Input should be greater than or equal to 8 (got 4)"),
         (["-o", "lrr=1"], "overrides.lrr: unknown override; did you mean 'lr'? (got 1)"),
         (["-o", "lr"], "override: expected FIELD=VALUE (got 'lr')"),
-        (["--run", "../elsewhere"], "run: a name is made of a-z, 0-9"),
+        (["--run", "../elsewhere"], "run: use 1 to 64 characters of a-z, 0-9"),
     ],
 )
 def test_wrong_values_are_named_with_exit_status_2(

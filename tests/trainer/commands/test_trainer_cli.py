@@ -136,7 +136,7 @@ def test_a_run_tells_a_person_how_it_goes(runs: dict[str, Ended]) -> None:
 
 def test_sigterm_leaves_a_checkpoint_and_says_how_to_go_on(runs: dict[str, Ended]) -> None:
     assert runs["left"].code == EXIT_LEFT == 75
-    assert runs["left"].err.endswith("left with a checkpoint; go on with --run left\n")
+    assert runs["left"].err.endswith("stopped with a checkpoint; resume with --run left\n")
     assert runs["left"].out == ""
 
 
@@ -145,7 +145,7 @@ def test_the_same_run_goes_on_where_it_left(runs: dict[str, Ended]) -> None:
     (left_at,) = {line for line in runs["left"].err.splitlines() if line.startswith("checkpoint after")}
     nimg = left_at.removeprefix("checkpoint after ").removesuffix(" images")
     # Then the next one started from there, and what was reported before was told again
-    assert f"going on after {nimg} images" in runs["resumed"].err
+    assert f"resuming after {nimg} images" in runs["resumed"].err
     first_row = next(line for line in runs["left"].err.splitlines() if line.startswith("nimg "))
     assert first_row in runs["resumed"].err.splitlines()
 
@@ -164,8 +164,8 @@ def test_sigusr1_keeps_the_model_so_far(runs: dict[str, Ended], workplace: Workp
         (["-o", "lrr=1"], "overrides.lrr: unknown override; did you mean 'lr'? (got 1)"),
         (["-o", "lr"], "override: expected FIELD=VALUE (got 'lr')"),
         (["-o", "g_channels=[8]"], "overrides.g_channels: "),
-        (["--run", "../elsewhere"], "run: a name is made of a-z, 0-9"),
-        (["--run", "My_Run"], "run: a name is made of a-z, 0-9"),  # no model of that name could be found again
+        (["--run", "../elsewhere"], "run: use 1 to 64 characters of a-z, 0-9"),
+        (["--run", "My_Run"], "run: use 1 to 64 characters of a-z, 0-9"),  # no model of that name could be found again
     ],
 )
 def test_wrong_values_are_named_with_exit_status_2(

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from services.trainer.data.datasets import CIFAR10_FOLDER, ImageDataset, Sampler, Split, load_dataset
+from services.trainer.data.datasets import CIFAR10_FOLDER, ImageDataset, Split, load_dataset
+from services.trainer.data.sampler import Sampler
 from shared.errors import BadDataset
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -130,7 +131,7 @@ def test_whatever_byte_is_wrong_the_image_is_read_or_named(position: float, valu
 
 
 def test_a_missing_folder_is_named_and_what_it_should_hold(tmp_path: Path) -> None:
-    with pytest.raises(BadDataset, match=r"no data set at .*pets/train: a folder with one sub-folder .* per class"):
+    with pytest.raises(BadDataset, match=r"no data set at .*pets/train; expected .* one sub-folder .* per class"):
         load_dataset(tmp_path, "pets")
 
 
@@ -173,7 +174,7 @@ def test_cifar10_with_one_wrong_byte_is_refused(cifar10_root: Path, tmp_path: Pa
     data[len(data) // 2] ^= 1
     (folder / damaged).write_bytes(data)
     # When it is loaded, Then the error says what is wrong and what to do
-    with pytest.raises(BadDataset, match=r"integrity check.*delete .* to have it downloaded again"):
+    with pytest.raises(BadDataset, match=r"integrity check.*delete .* to download it again"):
         load_dataset(tmp_path, "cifar10", split)
 
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from services.trainer.runs.checkpoint import Checkpoints
-from services.trainer.runs.run import RunSpec, run
+from services.trainer.runs.run import run
+from services.trainer.runs.spec import RunSpec
 from shared.configs.presets import resolve
 from shared.errors import InvalidInput, TrainingFailed
 from shared.jobs.trainer_messages import EventLine, MetricsLine, TrainerLine

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from services.api.inference.soft_labels import SOFT_LABELS, with_soft_labels
-from services.trainer.export.fuse import _Doubling, _SquareBySquare, folded
+from services.trainer.export.fuse import _Doubling, _SquareBySquare, fuse_for_inference
 from services.trainer.export.onnx import export_generator
 from services.trainer.networks.build import build_networks
 from services.trainer.networks.cpu.resample import double_filters
@@ -152,4 +152,4 @@ def test_a_pixel_of_each_square_by_hand() -> None:
 
 def test_an_unknown_network_stays_as_it_is() -> None:
     network = nn.Linear(2, 3)
-    assert torch.equal(folded(network)(torch.ones(1, 2)), network(torch.ones(1, 2)))
+    assert torch.equal(fuse_for_inference(network)(torch.ones(1, 2)), network(torch.ones(1, 2)))

@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import nn
 
-from services.trainer.export.fuse import folded
+from services.trainer.export.fuse import fuse_for_inference
 from services.trainer.export.onnx import PARITY_LIMIT, check_parity, export_generator
 from services.trainer.networks.build import build_networks
 from services.trainer.training.sampling import standing_statistics
@@ -152,7 +152,7 @@ def test_the_graph_names_no_file_of_the_machine_it_was_made_on(exported: Exporte
 
 
 def test_the_graph_is_hardly_larger_than_its_numbers(exported: Exported) -> None:
-    network = folded(exported.generator)
+    network = fuse_for_inference(exported.generator)
     numbers = [*network.parameters(), *network.buffers()]
     # 21,169 at most: folding adds nodes, not numbers
     assert 0 < len(exported.graph) - 4 * sum(n.numel() for n in numbers) < 25_000

@@ -1,4 +1,4 @@
-"""Mode collapse: its signs on features that are made up, and the event on runs that really collapse or do not."""
+"""Mode collapse: the signals on synthetic features, and the event on real runs with and without a collapse."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ import torch
 from services.trainer.data.datasets import ImageDataset
 from services.trainer.metrics.collapse import (
     CollapseWatch,
+    collapse_signals,
     effective_classes,
     grid_diversity,
     is_collapsed,
     mean_distance,
-    signs,
 )
 from services.trainer.metrics.extractor import Extracted
 from services.trainer.training import loop
 from services.trainer.training.state import TrainState
-from tests.trainer.small import CPU, small_config, small_resnet
+from tests.trainer.small import CPU, EventLog, small_config, small_resnet
 
 CLASSES, PER_CLASS, DIM = 10, 60, 16
 
 
 def features(spread: float = 1.0, classes: int = CLASSES, seed: int = 1) -> Extracted:
-    """Clouds of that spread around a centre per class; the guesses are right. Only the first classes occur."""
+    """Points around one centre per class, all predicted correctly. Only the first `classes` classes occur."""
     rng = torch.Generator().manual_seed(seed)
     centres = 4 * torch.randn(CLASSES, DIM, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(CLASSES * PER_CLASS) % classes
@@ -36,11 +36,11 @@ def features(spread: float = 1.0, classes: int = CLASSES, seed: int = 1) -> Extr
 REAL = features(seed=2)
 
 
-def test_distances_and_classes_by_hand() -> None:
+def test_distances_and_effective_classes_match_hand_computed_values() -> None:
     points = torch.tensor([[0.0, 0.0], [3.0, 4.0], [0.0, 0.0], [6.0, 8.0]])
     # Six pairs: 0-1, 0-2, 0-3, 1-2, 1-3, 2-3
     assert mean_distance(points) == pytest.approx((5 + 0 + 10 + 5 + 5 + 10) / 6)
-    # Of the first label 5, of the second 10; a label with one image has no pair
+    # 5 within the first label, 10 within the second; a label with one image has no pair
     assert mean_distance(points, torch.tensor([0, 0, 2, 2])) == pytest.approx((5 + 10) / 2)
     assert mean_distance(points, torch.tensor([0, 0, 1, 2])) == pytest.approx(5)
     assert effective_classes(torch.tensor([3, 3, 3])) == pytest.approx(1)
@@ -49,49 +49,49 @@ def test_distances_and_classes_by_hand() -> None:
 
 
 @pytest.mark.parametrize("conditional", [False, True])
-def test_images_like_the_real_ones_show_no_sign(conditional: bool) -> None:
-    found = signs(features(), REAL, conditional=conditional)
-    assert found["diversity"] == pytest.approx(1, abs=0.05)
-    assert found["class_coverage"] == pytest.approx(1)
-    assert found["recall"] > 0.8
-    assert not is_collapsed(found)
+def test_images_like_the_real_ones_are_no_collapse(conditional: bool) -> None:
+    signals = collapse_signals(features(), REAL, conditional=conditional)
+    assert signals["diversity"] == pytest.approx(1, abs=0.05)
+    assert signals["class_coverage"] == pytest.approx(1)
+    assert signals["recall"] > 0.8
+    assert not is_collapsed(signals)
 
 
 @pytest.mark.parametrize(
-    ("what", "fake", "conditional", "collapsed"),
+    ("name", "fake", "conditional", "collapsed"),
     [
         ("one image", features(spread=0.001, classes=1), False, True),
-        ("two classes of ten, each of them whole", features(classes=2), False, True),
+        ("two classes of ten, each complete", features(classes=2), False, True),
         ("eight classes of ten", features(classes=8), False, False),
-        ("one image a class, by class", features(spread=0.001), True, True),
-        ("duller, but all there", features(spread=0.7), True, False),
+        ("one image per class", features(spread=0.001), True, True),
+        ("less spread, all classes", features(spread=0.7), True, False),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_which_images_are_a_collapse(what: str, fake: Extracted, conditional: bool, collapsed: bool) -> None:
-    assert is_collapsed(signs(fake, REAL, conditional=conditional)) is collapsed
+def test_which_images_are_a_collapse(name: str, fake: Extracted, conditional: bool, collapsed: bool) -> None:
+    assert is_collapsed(collapse_signals(fake, REAL, conditional=conditional)) is collapsed
 
 
-def test_a_row_without_the_signs_says_nothing() -> None:
+def test_a_row_without_signals_is_no_collapse() -> None:
     assert not is_collapsed({"nimg": 100, "loss_d": 0.0})
 
 
-def test_the_event_comes_when_it_happens_and_once() -> None:
+def test_each_collapse_sends_one_event() -> None:
     # Given a run that is untrained, then good, collapses, recovers and collapses again
-    told: list[str] = []
+    sent: list[str] = []
     state = TrainState(small_config(total_nimg=1000, eval_images=100), 10, CPU)
 
-    def tell(kind: str, message: str, **data: object) -> None:
-        told.append(f"{kind} {data['nimg']}")
+    def send_event(kind: str, message: str, **data: Any) -> None:
+        sent.append(f"{kind} {data['nimg']}")
 
-    watch = CollapseWatch(state, tell)
+    watch = CollapseWatch(state, send_event)
     good = {"diversity": 0.9, "class_coverage": 0.9, "recall": 0.3}
     for nimg, row in enumerate([{}, good, {}, {}, good, {}], start=1):
         state.cur_nimg = 90 * nimg
         state.metrics.append({"nimg": state.cur_nimg} | {"diversity": 0.01, "class_coverage": 0.1, "recall": 0.0} | row)
         watch.on_metrics()
-    # Then nothing is said of the beginning, and each collapse is told when it is seen first
-    assert told == ["mode_collapse 270", "mode_collapse 540"]
+    # Then the untrained beginning sends no event, and each collapse sends one
+    assert sent == ["mode_collapse 270", "mode_collapse 540"]
 
 
 # Runs ----------------------------------------------------------------------------------------------------------------
@@ -109,28 +109,30 @@ def plain_colours(count: int = 200) -> ImageDataset:
     [({}, False), ({"lr": 0.01, "lr_d": 1e-9}, True)],
     ids=["both players learn", "the discriminator never learns"],
 )
-def test_a_run_that_collapses_is_told_of_and_a_good_one_is_not(overrides: dict[str, Any], collapses: bool) -> None:
-    # Given two runs on plain colours. In one the discriminator stays as it was drawn: its favourite image is the best
-    # answer to it, whatever the latent vector
+def test_a_run_that_collapses_sends_an_event_and_a_good_one_does_not(
+    overrides: dict[str, Any], collapses: bool
+) -> None:
+    # Given two runs on plain colours. In one the discriminator hardly learns, so its favourite image is the best output
+    # for every latent vector
     config = small_resnet(conditional=False, total_nimg=640, lr_tail=0.0, snapshot_nimg=320, seed=2, **overrides)
     dataset = plain_colours()
-    state, told, seen = TrainState(config, 1, CPU), list[str](), list[float]()
-    watch = CollapseWatch(state, lambda kind, *_, **__: told.append(kind))
+    state, events, diversity = TrainState(config, 1, CPU), EventLog(), list[float]()
+    watch = CollapseWatch(state, events)
 
     def report(report: loop.Report) -> None:
         if isinstance(report, loop.SamplesReport):
-            seen.append(grid_diversity(report.images, dataset, conditional=False))
-            watch.look_at_grid(report.images, dataset)
+            diversity.append(grid_diversity(report.images, dataset, conditional=False))
+            watch.on_sample_grid(report.images, dataset)
 
     # When they train
     loop.train(state, dataset, report, lambda: None)
-    # Then both begin with images that differ, and one ends with one image: far from the limit of 0.25 on either side
-    assert seen[0] > 0.5
-    assert (seen[-1] < 0.15) if collapses else (seen[-1] > 0.4)
-    assert told == (["mode_collapse"] if collapses else [])
+    # Then both start with different images, and one ends with a single image; both are far from the threshold of 0.25
+    assert diversity[0] > 0.5
+    assert (diversity[-1] < 0.15) if collapses else (diversity[-1] > 0.4)
+    assert events.kinds == (["mode_collapse"] if collapses else [])
 
 
-def test_a_data_set_of_one_image_has_no_diversity_to_fall_short_of() -> None:
+def test_a_data_set_of_equal_images_never_counts_as_collapse() -> None:
     same = ImageDataset(torch.zeros(3, 3, 32, 32, dtype=torch.uint8), torch.arange(3), ("a", "b", "c"))
     images = torch.zeros(100, 3, 32, 32, dtype=torch.uint8)
     assert grid_diversity(images, same, conditional=False) == 1

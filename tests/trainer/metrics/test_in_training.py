@@ -1,4 +1,4 @@
-"""Figures during a run, at its end, and again by command from what the run left."""
+"""Metrics during a run, at its end, and by the `evaluate` command."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ import torch
 
 from services.trainer.__main__ import main
 from services.trainer.metrics.collapse import is_collapsed
-from services.trainer.metrics.in_training import now_and_then
-from services.trainer.runs.run import RunSpec, run
+from services.trainer.metrics.in_training import once_a_minute
+from services.trainer.runs.run import run
+from services.trainer.runs.spec import RunSpec
 from shared.configs.presets import TrainConfig
 from shared.jobs.trainer_messages import EventLine, MetricsLine, ResultLine, TrainerLine
 from shared.settings import Settings
 from shared.storage.artifacts import ArtifactStore
 from shared.storage.model_registry import ModelManifest, ModelMetrics, ModelRegistry
 from tests.processes import write_color_dataset
-from tests.trainer.small import small_classifier, small_config
+from tests.trainer.small import EventLog, small_classifier, small_config
 
 EVERY_TICK: dict[str, Any] = {
     "total_nimg": 64,
@@ -33,8 +34,8 @@ EVERY_TICK: dict[str, Any] = {
 
 
 @dataclass(frozen=True)
-class Told:
-    """What a run said."""
+class Messages:
+    """The messages of a run."""
 
     lines: list[TrainerLine]
 
@@ -52,18 +53,18 @@ class Told:
         return result
 
 
-def train(settings: Settings, config: TrainConfig, name: str, *, stop_after_rows: int | None = None) -> Told:
+def train(settings: Settings, config: TrainConfig, name: str, *, stop_after_rows: int | None = None) -> Messages:
     lines: list[TrainerLine] = []
 
-    def emit(line: TrainerLine) -> None:
+    def send(line: TrainerLine) -> None:
         lines.append(line)
         if isinstance(line, ResultLine):
             ModelRegistry(ArtifactStore(settings.artifact_url)).publish(line.manifest, line.read_files())
 
-    told = Told(lines)
-    run(RunSpec(name, "tiny", config, "colors"), settings, emit,
-        lambda: "leave" if stop_after_rows is not None and len(told.rows) >= stop_after_rows else None)  # fmt: skip
-    return told
+    messages = Messages(lines)
+    run(RunSpec(name, "tiny", config, "colors"), settings, send,
+        lambda: "leave" if stop_after_rows is not None and len(messages.rows) >= stop_after_rows else None)  # fmt: skip
+    return messages
 
 
 @pytest.fixture(scope="module")
@@ -77,11 +78,11 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 
 
 @pytest.fixture(scope="module")
-def whole(settings: Settings) -> Told:
+def whole(settings: Settings) -> Messages:
     return train(settings, small_config(**EVERY_TICK), "whole")
 
 
-def test_rows_have_figures_where_they_are_due(whole: Told) -> None:
+def test_rows_have_metrics_every_eval_every_nimg_images(whole: Messages) -> None:
     assert [row["nimg"] for row in whole.rows] == [16, 32, 48, 64]
     assert ["fid" in row for row in whole.rows] == [False, True, False, True]
     due = whole.rows[1]
@@ -91,12 +92,12 @@ def test_rows_have_figures_where_they_are_due(whole: Told) -> None:
     assert 0 <= due["recall"] <= 1
     assert due["diversity"] > 0
     assert due["class_coverage"] > 0
-    # The networks are hardly trained; whether that is a collapse is told by the same rule as its signs
-    is_told = any("the generator has collapsed" in message for message in whole.events)
-    assert is_told == any(is_collapsed(row) for row in whole.rows)
+    # The networks are hardly trained; the event follows the same rule as the signals
+    has_event = any("mode collapse after" in message for message in whole.events)
+    assert has_event == any(is_collapsed(row) for row in whole.rows)
 
 
-def test_a_model_has_all_figures_and_the_last_rows_are_the_same_network(whole: Told) -> None:
+def test_a_model_has_all_metrics_and_they_agree_with_the_last_row(whole: Messages) -> None:
     metrics = whole.manifest.metrics
     assert None not in metrics.model_dump().values()
     assert metrics.fid == pytest.approx(whole.rows[-1]["fid"])
@@ -105,18 +106,18 @@ def test_a_model_has_all_figures_and_the_last_rows_are_the_same_network(whole: T
     assert metrics.protocol["real"]["fid"] == pytest.approx(0, abs=1e-6)  # its test images are its training images
 
 
-def test_a_run_that_was_left_keeps_its_figures(settings: Settings, whole: Told) -> None:
-    # Given a run that leaves after its second row, and goes on
+def test_a_resumed_run_has_the_same_metrics_as_an_undisturbed_one(settings: Settings, whole: Messages) -> None:
+    # Given a run that stops after its second row and is resumed
     config = small_config(**EVERY_TICK)
     left = train(settings, config, "left", stop_after_rows=2)
     resumed = train(settings, config, "left")
-    # Then it ends with the rows and the figures of the one that was not left
+    # Then its rows and metrics are those of the undisturbed run
     assert left.rows == whole.rows[:2]
     assert resumed.rows == whole.rows
     assert resumed.manifest.metrics == whole.manifest.metrics
 
 
-def test_measuring_does_not_change_what_is_learned(settings: Settings, whole: Told) -> None:
+def test_evaluation_does_not_affect_training(settings: Settings, whole: Messages) -> None:
     unmeasured = train(settings, small_config(**EVERY_TICK | {"eval_images": 0}), "unmeasured")
     figures = ("fid", "inception_score", "class_accuracy", "recall", "diversity", "class_coverage")
     assert unmeasured.rows == [{k: v for k, v in row.items() if k not in figures} for row in whole.rows]
@@ -126,36 +127,36 @@ def test_measuring_does_not_change_what_is_learned(settings: Settings, whole: To
     assert registry.get("tiny-whole").digest == registry.get("tiny-unmeasured").digest
 
 
-def test_measuring_is_told_of_while_it_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
-    # A supervisor kills a trainer that is silent for long.
-    told: list[str] = []
-    hear = now_and_then(lambda _, message: told.append(message))
-    hear(250)
-    assert told == []
+def test_a_long_evaluation_sends_progress_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The supervisor kills a trainer that sends nothing for long.
+    events = EventLog()
+    on_batch = once_a_minute(events)
+    on_batch(250)
+    assert events == []
     monkeypatch.setattr("services.trainer.metrics.in_training.HEARTBEAT_S", 0.0)
-    hear(1500)
-    assert told == ["1,500 images measured"]
+    on_batch(1500)
+    assert events == [("evaluation", "1,500 images measured")]
 
 
-def test_without_a_classifier_a_run_says_so_and_goes_on(settings: Settings, tmp_path: Path) -> None:
+def test_without_a_classifier_a_run_warns_and_trains(settings: Settings, tmp_path: Path) -> None:
     elsewhere = settings.model_copy(update={"classifier": tmp_path / "none"})
-    told = train(elsewhere, small_config(**EVERY_TICK | {"total_nimg": 16}), "blind")
-    assert told.manifest.metrics == ModelMetrics()
-    expected = f"the model will have no figures: there is no classifier in '{tmp_path / 'none'}'"
-    assert expected in told.events
+    messages = train(elsewhere, small_config(**EVERY_TICK | {"total_nimg": 16}), "blind")
+    assert messages.manifest.metrics == ModelMetrics()
+    expected = f"the model will have no metrics: there is no classifier in '{tmp_path / 'none'}'"
+    assert expected in messages.events
 
 
-def test_a_run_that_has_converged_stops_and_its_best_model_is_exported(settings: Settings) -> None:
-    # Given a rule by which nothing after the first measurement can be an improvement
+def test_a_run_that_has_converged_stops_and_exports_its_best_model(settings: Settings) -> None:
+    # Given a rule by which no later measurement can improve on the first
     rule = {"metric": "fid", "patience": 1, "minimum": 1e6}
-    told = train(settings, small_config(**EVERY_TICK | {"total_nimg": 6400}, early_stop=rule), "converged")
-    # Then the second measurement is the end, and the model is that of the first
-    assert [row["nimg"] for row in told.rows] == [16, 32, 48, 64]
-    assert told.manifest.images_seen == 32
-    assert told.manifest.metrics.fid == pytest.approx(told.rows[1]["fid"])
-    assert told.manifest.metrics.fid != pytest.approx(told.rows[3]["fid"])
-    assert [message for message in told.events if "exported" in message] == [
-        f"the model after 32 images is exported: fid {told.rows[1]['fid']:.4g}"
+    messages = train(settings, small_config(**EVERY_TICK | {"total_nimg": 6400}, early_stop=rule), "converged")
+    # Then the run ends with the second measurement and exports the model of the first
+    assert [row["nimg"] for row in messages.rows] == [16, 32, 48, 64]
+    assert messages.manifest.images_seen == 32
+    assert messages.manifest.metrics.fid == pytest.approx(messages.rows[1]["fid"])
+    assert messages.manifest.metrics.fid != pytest.approx(messages.rows[3]["fid"])
+    assert [message for message in messages.events if "exporting the model" in message] == [
+        f"exporting the model after 32 images: fid {messages.rows[1]['fid']:.4g}"
     ]
 
 
@@ -181,7 +182,7 @@ def places(settings: Settings) -> dict[str, str]:
 
 @pytest.mark.parametrize("kind", ["id", "folder", "snapshot"])
 def test_the_command_prints_the_figures_of_the_manifest_again(
-    environment: Settings, whole: Told, kind: str, capsys: pytest.CaptureFixture[str]
+    environment: Settings, whole: Messages, kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     status = main(["evaluate", places(environment)[kind], "-n", "20", "--dataset", "colors", "--json"])
     out, _ = capsys.readouterr()
@@ -195,7 +196,7 @@ def test_the_command_prints_the_figures_of_the_manifest_again(
     assert record["metrics"]["protocol"]["extractor"] == expected["protocol"]["extractor"]
 
 
-def test_the_command_prints_a_table(environment: Settings, whole: Told, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_a_table(environment: Settings, whole: Messages, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", "tiny-whole", places(environment)["snapshot"], "-n", "20", "--dataset", "colors"]) == 0
     head, real, first, second, protocol = capsys.readouterr().out.splitlines()
     assert head.split()[:4] == ["model", "images", "seen", "FID"]
@@ -216,7 +217,7 @@ def test_the_command_prints_a_table(environment: Settings, whole: Told, capsys: 
         (["tests"], 2, "MODEL: the folder has no manifest.json (got 'tests')"),
     ],
 )
-def test_what_cannot_be_measured_is_told(
+def test_what_cannot_be_measured_is_messages(
     environment: Settings, arguments: list[str], status: int, complaint: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["evaluate", *arguments]) == status
@@ -226,7 +227,7 @@ def test_what_cannot_be_measured_is_told(
 
 
 def test_files_that_are_not_what_they_say_are_refused(
-    environment: Settings, whole: Told, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    environment: Settings, whole: Messages, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # Given a folder whose generator is another, and a snapshot cut short
     manifest = whole.manifest.model_copy(update={"files": {"generator.onnx": "0" * 64}})

@@ -127,7 +127,7 @@ def test_a_damaged_newest_one_is_told_and_the_one_before_is_used(
     # Then it is the one before, and the other is named
     assert loaded == {"nimg": 64}
     assert [name for name, _ in told] == ["0001-000000000128.ckpt"]
-    assert "no whole checkpoint" in told[0][1]
+    assert "do not match their digest" in told[0][1]
 
 
 def test_a_damaged_one_does_not_count_as_one_of_the_two_that_are_kept(artifacts: ArtifactStore) -> None:

@@ -14,7 +14,8 @@ from services.trainer.data.datasets import ImageDataset
 from services.trainer.runs import per_class
 from services.trainer.runs.checkpoint import pack, unpack
 from services.trainer.runs.per_class import PerClassState, config_of_part, images_of
-from services.trainer.runs.run import RunSpec, export
+from services.trainer.runs.publish import export_model
+from services.trainer.runs.spec import RunSpec
 from services.trainer.training import loop
 from services.trainer.training.state import TrainState
 from shared.configs.presets import resolve
@@ -156,7 +157,7 @@ def two_of_three(tmp_path_factory: pytest.TempPathFactory) -> tuple[tuple[str, .
     state = begin(config)
     data = tmp_path_factory.mktemp("two-of-three")
     per_class.train(state, colors(), Listener(), lambda: "finish" if state.cur_nimg > 1500 else None)
-    result = export(RunSpec("run", "tiny", config, "colors"), state, colors(), Settings(data=data))
+    result = export_model(RunSpec("run", "tiny", config, "colors"), state, colors(), Settings(data=data))
     assert result.manifest.conditional
     files = result.read_files()
     return result.manifest.classes, files[GENERATOR_FILE], files["preview.png"]
@@ -203,5 +204,5 @@ def test_what_does_not_go_together_is_refused(overrides: dict[str, Any], wrong: 
 def test_more_generators_than_a_file_can_hold_are_refused_at_the_start() -> None:
     config = resolve("wgan-gp", {"per_class": True})  # a generator of 14 MB
 
-    with pytest.raises(BadConfig, match="for each of 100 classes is 1,379,430,400 bytes"):
+    with pytest.raises(BadConfig, match="generators for 100 classes take 1,379,430,400 bytes"):
         PerClassState(config, random_images(100, 100), fresh)

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from services.trainer.runs.checkpoint import Checkpoints
-from services.trainer.runs.run import restore
+from services.trainer.runs.checkpoint import Checkpoints, restore
 from services.trainer.training.state import TrainState
 from shared.errors import BadConfig
 from shared.jobs.trainer_messages import EventLine, MetricsLine, TrainerLine

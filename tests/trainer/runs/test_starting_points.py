@@ -1,4 +1,4 @@
-"""Runs that begin with what another one left, or with the classifier."""
+"""Warm starts from another run's checkpoint, or from the classifier."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from services.trainer.classifier.files import load_classifier
 from services.trainer.networks import resnet18
 from services.trainer.runs.checkpoint import Checkpoints, pack_weights
-from services.trainer.runs.starting_points import begin
+from services.trainer.runs.starting_points import apply_starting_point
 from services.trainer.training import loop
 from services.trainer.training.state import TrainState
 from shared.configs.presets import TrainConfig
 from shared.errors import BadConfig
 from shared.settings import Settings
 from shared.storage.artifacts import ArtifactStore
-from tests.trainer.small import CPU, random_images, small_config, small_resnet
+from tests.trainer.small import CPU, EventLog, random_images, small_config, small_resnet
 
 DATASET = random_images()
 HALF: dict[str, Any] = {"total_nimg": 64, "tick_nimg": 16, "snapshot_nimg": 10**6}
@@ -28,15 +28,15 @@ HALF: dict[str, Any] = {"total_nimg": 64, "tick_nimg": 16, "snapshot_nimg": 10**
 
 @dataclass
 class Place:
-    """An artifact store, and what was told of beginning with it."""
+    """An artifact store, and the events of runs that start from it."""
 
     artifacts: ArtifactStore
     settings: Settings
-    told: list[tuple[str, str]] = field(default_factory=list)
+    events: EventLog = field(default_factory=EventLog)
 
     def begin(self, config: TrainConfig, num_classes: int = 10) -> TrainState:
         state = TrainState(config, num_classes, CPU)
-        begin(state, self.artifacts, self.settings, lambda kind, message: self.told.append((kind, message)))
+        apply_starting_point(state, self.artifacts, self.settings, self.events)
         return state
 
     def leave(self, run_id: str, state: TrainState, *, snapshot: bool = False) -> TrainState:
@@ -95,7 +95,7 @@ def test_a_run_from_anothers_checkpoint_goes_on_as_that_one_would_have(place: Pl
     assert are_equal(state.generator, undisturbed.generator)
     assert are_equal(state.discriminator, undisturbed.discriminator)
     assert state.metrics == undisturbed.metrics
-    assert place.told == [("resumed", "going on from first after 32 images")]
+    assert place.events == [("resumed", "continuing from first after 32 images")]
 
 
 def test_the_new_run_may_have_another_rate_another_budget_and_another_seed(place: Place) -> None:
@@ -128,7 +128,7 @@ def test_where_only_weights_are_left_the_optimizers_begin_anew_and_that_is_told(
     assert are_equal(state.ema, first.ema)
     assert state.cur_nimg == 16
     assert len(state.opt_g.state) == 0
-    assert place.told == [("resumed", "going on from the weights of first@16; the optimizers begin anew")]
+    assert place.events == [("resumed", "continuing from the weights of first@16; the optimizers start afresh")]
 
 
 def test_a_damaged_checkpoint_is_passed_over_and_stays(place: Place) -> None:
@@ -140,7 +140,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_stays(place: Place) -> None:
     # When a run begins with the newest, Then it gets the older one, and the other run's file is left alone
     assert place.begin(small_config(**HALF, from_checkpoint="first")).cur_nimg == 16
     assert place.artifacts.exists(key)
-    assert [kind for kind, _ in place.told] == ["warning", "resumed"]
+    assert place.events.kinds == ["warning", "resumed"]
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_stays(place: Place) -> None:
         ("first", {"latent_dim": 9}, "from_checkpoint: its networks have another shape: latent_dim=8"),
         ("first", {"g_channels": [8, 8, 4], "conditional": False},
          "its networks have another shape: conditional=True, g_channels=(8, 8, 8)"),
-        ("first", {"total_nimg": 32}, "first has seen 32 images already; total_nimg must be more"),
+        ("first", {"total_nimg": 32}, "first has seen 32 images; total_nimg must be more than that"),
     ],
 )  # fmt: skip
 def test_a_beginning_that_cannot_be_is_a_bad_config(
@@ -179,7 +179,7 @@ def test_the_discriminator_of_another_job_is_taken_and_nothing_else(place: Place
     assert are_equal(state.discriminator, first.discriminator)
     assert are_equal(state.generator, fresh.generator)
     assert (state.cur_nimg, state.metrics) == (0, [])
-    assert place.told == [("initialized", "the discriminator begins as first after 32 images")]
+    assert place.events == [("initialized", "the discriminator starts with the weights of first after 32 images")]
 
 
 def test_a_discriminator_of_another_shape_is_refused(place: Place) -> None:
@@ -208,7 +208,7 @@ def test_the_discriminator_begins_as_the_classifier_and_then_trains(place: Place
 
 
 def test_a_classifier_of_another_width_or_none_is_told(place: Place, tmp_path: Path) -> None:
-    with pytest.raises(BadConfig, match=r"resnet-18 with d_channels=\[8, 16, 32, 64\]"):
+    with pytest.raises(BadConfig, match=r"architecture=resnet-18, d_channels=\[8, 16, 32, 64\]"):
         place.begin(trunk_config(width=4, init_discriminator_from="classifier"))
     place.settings = Settings(data=tmp_path, classifier=tmp_path / "none")
     with pytest.raises(BadConfig, match="there is no classifier in"):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from services.trainer.data.datasets import Sampler
+from services.trainer.data.sampler import Sampler
 from services.trainer.networks import strided
 from services.trainer.runs.checkpoint import pack, unpack
 from services.trainer.training.compiler import check_compiler

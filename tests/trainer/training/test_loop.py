@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from services.trainer.data.augment import to_unit_range
-from services.trainer.data.datasets import Sampler
+from services.trainer.data.sampler import Sampler
 from services.trainer.networks.discriminator import Discriminator
 from services.trainer.runs.checkpoint import pack, unpack
 from services.trainer.training import loop

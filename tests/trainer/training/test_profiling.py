@@ -6,7 +6,7 @@ import io
 import json
 from pathlib import Path
 
-from services.trainer.commands.terminal import make_display
+from services.trainer.commands.display import make_display
 from services.trainer.training import loop
 from services.trainer.training.profiling import profiled
 from services.trainer.training.state import TrainState

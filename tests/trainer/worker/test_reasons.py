@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from services.trainer.__main__ import _reason_of
+from services.trainer.commands.train import reason_of
 from shared.errors import BadConfig, BadDataset, Diverged, ParityFailed
 from shared.jobs.record import Reason
 
@@ -33,7 +33,7 @@ DRILLS = Path(__file__).parents[2] / "drills" / "jobs"
     ids=repr,
 )
 def test_an_error_of_the_trainer_is_told_by_its_reason(error: Exception, reason: Reason) -> None:
-    assert _reason_of(error) is reason
+    assert reason_of(error) is reason
 
 
 def test_every_reason_is_seen_in_a_drill() -> None:

@@ -1,4 +1,4 @@
-"""Reports of a run for people: a progress bar in a terminal, else one line each."""
+"""Prints the messages of a run for people: a progress bar in a terminal, otherwise one line each."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from shared.jobs.trainer_messages import (
 
 
 def make_display(out: TextIO, total_nimg: int) -> Callable[[TrainerLine], None]:
-    """What to call with every report. Nothing is drawn over in a file or a pipe."""
+    """A function to call with every message. Files and pipes get plain lines."""
     if not out.isatty():
         return lambda line: print_line(line, out, total_nimg)
     bar = Progress(BarColumn(), TaskProgressColumn(), TextColumn("{task.description}"), console=Console(file=out))
     task = bar.add_task("", total=1.0)
     bar.start()
-    atexit.register(bar.stop)  # however the run ends, the cursor comes back
+    atexit.register(bar.stop)  # restores the cursor however the run ends
 
     def show(line: TrainerLine) -> None:
         if isinstance(line, ProgressLine):
@@ -41,7 +41,7 @@ def make_display(out: TextIO, total_nimg: int) -> Callable[[TrainerLine], None]:
 
 
 def print_line(line: TrainerLine, out: TextIO, total_nimg: int) -> None:
-    """A report as one line for people."""
+    """Prints a message as one line."""
     text = describe(line, total_nimg)
     if isinstance(line, ProgressLine):
         text = f"{_fraction(line, total_nimg):6.1%}  {text}"
@@ -49,12 +49,13 @@ def print_line(line: TrainerLine, out: TextIO, total_nimg: int) -> None:
 
 
 def describe(line: TrainerLine, total_nimg: int) -> str:
+    """The text of a message; `total_nimg` is the budget, for the remaining time."""
     match line:
         case ProgressLine():
-            left_s = line.eta_seconds
-            if left_s is None:
-                left_s = max(0, total_nimg - line.images_seen) / max(line.images_per_second, 1e-9)
-            words = [f"{line.images_per_second:,.0f} images/s", f"{left_s:,.0f} s left"]
+            eta_s = line.eta_seconds
+            if eta_s is None:
+                eta_s = max(0, total_nimg - line.images_seen) / max(line.images_per_second, 1e-9)
+            words = [f"{line.images_per_second:,.0f} images/s", f"{eta_s:,.0f} s left"]
             if line.step_shares:
                 words.append(" ".join(f"{part} {share:.0%}" for part, share in line.step_shares.items()))
             if line.device_memory_bytes:

@@ -1,0 +1,42 @@
+"""Builds the initial state of a run, with the fast paths that this machine supports."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from services.trainer.data.datasets import ImageDataset
+from services.trainer.distributed.processes import Ranks
+from services.trainer.runs.per_class import PerClassState
+from services.trainer.training.compiler import check_compiler
+from services.trainer.training.runtime import choose_runtime
+from services.trainer.training.state import TrainState
+from shared.configs.train import TrainConfig
+from shared.jobs.trainer_messages import SendEvent
+from shared.settings import Settings
+
+
+def build_state(
+    config: TrainConfig, dataset: ImageDataset, settings: Settings, ranks: Ranks, send_event: SendEvent
+) -> TrainState | PerClassState:
+    """Fresh networks and optimizers: one GAN, or one per class. Raises BadConfig."""
+
+    def build(config: TrainConfig, dataset: ImageDataset) -> TrainState:
+        return build_train_state(config, dataset, settings, ranks, send_event)
+
+    return PerClassState(config, dataset, build) if config.per_class else build(config, dataset)
+
+
+def build_train_state(
+    config: TrainConfig, dataset: ImageDataset, settings: Settings, ranks: Ranks, send_event: SendEvent
+) -> TrainState:
+    """One GAN, with the fast paths that the settings allow and this machine supports."""
+    device = dataset.images.device
+    runtime = choose_runtime(device, settings)
+    if ranks.count > 1:
+        runtime = replace(runtime, capture=False, compile=False)  # neither is tested with collectives
+    num_classes = len(dataset.classes)
+    state = TrainState(config, num_classes, device, runtime, ranks)
+    if problem := check_compiler(state, num_classes):
+        send_event("warning", f"torch.compile does not work on this machine; training continues without it: {problem}")
+        state = TrainState(config, num_classes, device, replace(runtime, compile=False), ranks)
+    return state

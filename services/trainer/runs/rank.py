@@ -1,0 +1,42 @@
+"""What the second and further processes of a run on several devices do: train along, and send no messages."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from services.trainer.data.datasets import load_dataset
+from services.trainer.distributed.processes import joined
+from services.trainer.runs.checkpoint import unpack
+from services.trainer.runs.device import pick_device
+from services.trainer.runs.fresh_state import build_train_state
+from services.trainer.training import loop
+from shared.configs.train import TrainConfig
+from shared.settings import Settings
+
+
+def describe_run(config: TrainConfig, dataset: str, settings: Settings) -> str:
+    """JSON from which `train_as_rank` builds the same run."""
+    relevant = settings.model_dump(mode="json", include={"datasets", "threads", "require_cuda", "fast_paths"})
+    return json.dumps({"config": config.model_dump(), "dataset": dataset, "settings": relevant})
+
+
+def train_as_rank(description: str, rank: int, rendezvous: str) -> None:
+    """Trains with the first process, which sends its state, saves and exports."""
+    described = json.loads(description)
+    settings = Settings(**described["settings"])
+    config = TrainConfig.model_validate_json(json.dumps(described["config"]))
+    with joined(rank, config.gpus, rendezvous) as ranks:
+        device = pick_device(settings, ranks)
+        dataset = load_dataset(settings.dataset_root, described["dataset"]).to(device)
+        state = build_train_state(config, dataset, settings, ranks, _ignore_event)
+        state.load_state_dict(unpack(ranks.broadcast_bytes(b"")))
+        loop.train(state, dataset, _ignore, lambda: None)
+
+
+def _ignore(report: loop.Report) -> None:
+    pass
+
+
+def _ignore_event(kind: str, message: str, **data: Any) -> None:
+    pass
