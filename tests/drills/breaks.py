@@ -1,7 +1,7 @@
-"""Breaks one mechanism at a time in a copy of the sources, and shows that its drill fails there.
+"""Breaks one mechanism at a time in a copy of the sources, and checks that its drill fails.
 
-`python -m tests.drills.breaks [part of a drill's name ...]` prints how each one failed; it ends with status 1 when a
-drill passed though what it guards was broken. It takes about a minute per drill.
+`python -m tests.drills.breaks [part of a drill's name ...]` prints how each drill failed. It exits with status 1 if a
+drill passes although its mechanism is broken. It takes about a minute per drill.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from pathlib import Path
 from tests.processes import ROOT
 
 COPIED = ("services", "shared", "tests", "pyproject.toml")
-# What breaks often shows as a wait in vain; a minute of it is enough here.
+# Most breaks show as a timeout; a minute of it is enough here.
 PATIENCE = ("tests/processes.py", "PATIENCE_S = 240.0", "PATIENCE_S = 75.0")
 
 
 @dataclass(frozen=True)
 class Break:
-    """In `file` the text `old` becomes `new`; then `drill` has to fail."""
+    """Replaces `old` by `new` in `file`; then `drill` must fail."""
 
     drill: str
     file: str
@@ -40,17 +40,17 @@ BREAKS = (
           'torch.set_rng_state(saved["rng_cpu"].cpu())', "pass"),
     Break("test_killed.py::test_kill_9_the_trainer_during_a_checkpoint_write", "shared/storage/artifacts.py",
           '_UNFINISHED = ".unfinished-"', '_UNFINISHED = "9"'),
-    Break("test_killed.py::test_kill_9_the_worker_with_all_below_it", JOBS,
+    Break("test_killed.py::test_kill_9_the_worker_and_its_trainer", JOBS,
           "return job.status is JobStatus.RUNNING and job.lease_until is not None", "return False"),
     Break("test_killed.py::test_kill_9_the_workers_main_process", "services/trainer/commands/train.py",
           "    die_with_parent(parent_pid)", "    pass"),
     Break("test_killed.py::test_kill_9_the_workers_child", SUPERVISOR,
           "        if crashes >= self.settings.max_attempts:", "        if crashes >= 1:"),
-    Break("test_killed.py::test_a_poison_job_is_given_up_and_the_next_one_runs", JOBS,
+    Break("test_killed.py::test_a_poison_job_ends_as_lost_and_the_next_one_runs", JOBS,
           "    if crashes >= max_attempts:", "    if False:"),
-    Break("test_killed.py::test_a_worker_that_is_told_to_leave_hands_its_job_on", SUPERVISOR,
+    Break("test_killed.py::test_a_worker_that_shuts_down_releases_its_job", SUPERVISOR,
           "if self.stop.is_set() or self.is_timed_out", "if self.is_timed_out"),
-    Break("test_killed.py::test_a_trainer_deaf_to_sigterm_is_killed", SUPERVISOR,
+    Break("test_killed.py::test_a_trainer_that_ignores_sigterm_is_killed", SUPERVISOR,
           "if now_s >= self.kill_at_s:", "if False:"),
     Break("test_leases.py::test_a_lease_shorter_than_publishing", SUPERVISOR,
           "            while not wait({future}, HEARTBEAT_S).done:\n                self._try_to_flush()\n", ""),
@@ -58,7 +58,7 @@ BREAKS = (
           "for job in self._store.unsent():", "for job in ():"),
     Break("test_fences.py::test_one_message_delivered_five_times", JOBS,
           "    if lease_is_live:", "    if False:"),
-    Break("test_fences.py::test_a_worker_that_sleeps_past_its_lease_has_lost_its_job", JOBS,
+    Break("test_fences.py::test_a_worker_that_sleeps_past_its_lease_loses_its_job", JOBS,
           "if job.fence != fence or job.status is not JobStatus.RUNNING:", "if False:"),
     Break("test_fences.py::test_a_worker_that_dies_between_publishing_and_finishing", SUPERVISOR,
           "            if self._is_published(job):", "            if False:"),
@@ -69,10 +69,10 @@ BREAKS = (
           '            return after\n\n        return transact(self._redis, record + ".", attempt)'),
     Break("test_redis_lost.py::test_redis_restarts_while_nothing_happens", "shared/storage/celery_app.py",
           "broker_connection_max_retries=None,", "broker_connection_retry=False,"),
-    Break("test_redis_lost.py::test_redis_comes_back_in_a_job[redis restart in a job-shut_down]", SUPERVISOR,
+    Break("test_redis_lost.py::test_redis_returns_in_a_job[redis restart in a job-shut_down]", SUPERVISOR,
           '            log.warning("job %s: %s", self.job.id, error)\n',
           '            log.warning("job %s: %s", self.job.id, error)\n            raise\n'),
-    Break("test_redis_lost.py::test_redis_comes_back_in_a_job[redis kill -9 with AOF, in a job-kill]",
+    Break("test_redis_lost.py::test_redis_returns_in_a_job[redis kill -9 with AOF, in a job-kill]",
           "services/dev.py", '"--appendonly": "yes"', '"--appendonly": "no"'),
     Break("test_redis_lost.py::test_redis_ends_during_a_post", REDIS,
           "if idempotency and (text := pipe.get(note)):", "if idempotency and (text := ''):"),
@@ -80,7 +80,7 @@ BREAKS = (
           "socket_timeout=timeout_s,", "socket_timeout=10,"),
     Break("test_redis_lost.py::test_flushall_in_a_job", SUPERVISOR, "        except UnknownJob:\n            # Redis",
           "        except UnknownJob:\n            raise\n            # Redis"),
-    Break("test_redis_lost.py::test_redis_is_gone_for_a_while[60.0]", SUPERVISOR,
+    Break("test_redis_lost.py::test_redis_is_down_for_a_while[60.0]", SUPERVISOR,
           "            if stop.wait(HEARTBEAT_S):\n", "            if True:\n"),
     Break("test_disk.py::test_the_disk_is_full_for_a_while[checkpoint]", "services/trainer/runs/recorder.py",
           "            if error.errno not in DISK_FULL:\n", "            if True:\n"),
@@ -116,9 +116,9 @@ BREAKS = (
           "    if job.is_over:\n        raise IllegalTransition", "    if False:\n        raise IllegalTransition"),
     Break("test_requests.py::test_a_request_in_every_state_twice[finish]", JOBS,
           "    if job.attempt == 0:", "    if False:"),
-    Break("test_requests.py::test_a_running_job_is_told_within_two_seconds[cancel-cancelled]", SUPERVISOR,
+    Break("test_requests.py::test_a_running_job_reacts_within_two_seconds[cancel-cancelled]", SUPERVISOR,
           "HEARTBEAT_S = 0.5", "HEARTBEAT_S = 2.8"),
-    Break("test_requests.py::test_a_running_job_is_told_within_two_seconds[pause-paused]", SUPERVISOR,
+    Break("test_requests.py::test_a_running_job_reacts_within_two_seconds[pause-paused]", SUPERVISOR,
           "            if process.send_signal(signal.SIGTERM):",
           "            if process.send_signal(signal.SIGTERM) and False:"),
     Break("test_http_jobs.py::test_one_idempotency_key_from_50_clients_at_once", REDIS,
@@ -153,13 +153,13 @@ def replace_once(folder: Path, file: str, old: str, new: str) -> None:
 
 
 def path_of(drill: str) -> str:
-    """`test_killed.py::test_...` -> the same with its folder, as pytest takes it"""
+    """`test_killed.py::test_...` -> the same with its folder, as pytest expects it."""
     (path,) = (ROOT / "tests" / "drills").rglob(drill.partition("::")[0])
     return drill.replace(path.name, str(path.relative_to(ROOT)), 1)
 
 
 def fails(broken: Break) -> tuple[bool, str]:
-    """Runs the drill on the broken copy. -> whether it failed, and its last words"""
+    """Runs the drill on the broken copy. -> whether it failed, and its output."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for part in COPIED:

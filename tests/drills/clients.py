@@ -1,4 +1,4 @@
-"""Clients for the drills: many at once, and such as do not behave."""
+"""Clients for the drills: many at once, and misbehaving ones."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ import httpx2
 
 @dataclass
 class Crowd:
-    """Threads that ask again and again, each over a connection of its own, until they are told to stop."""
+    """Threads that send requests in a loop, each over its own connection, until the block ends."""
 
     url: str
-    ask: Callable[[httpx2.Client, int], httpx2.Response]  # (client, number of the request) -> answer
+    ask: Callable[[httpx2.Client, int], httpx2.Response]  # (client, number of the request) -> response
     size: int
     check: Callable[[httpx2.Response], None] = lambda _: None
-    answers: list[tuple[int, bool]] = field(default_factory=list)  # (status, whether the connection was to be closed)
-    refused: int = 0  # connections that nobody listened for; that is an answer, too
-    errors: list[str] = field(default_factory=list)  # connections that broke, and answers that did not pass `check`
+    answers: list[tuple[int, bool]] = field(
+        default_factory=list
+    )  # (status, whether the response closes the connection)
+    refused: int = 0  # refused connections, which are no errors
+    errors: list[str] = field(default_factory=list)  # broken connections, and responses that failed `check`
     _stop: threading.Event = field(default_factory=threading.Event)
     _threads: list[threading.Thread] = field(default_factory=list)
 
@@ -54,7 +56,7 @@ class Crowd:
 
 
 def connect(port: int, *, receive_buffer: int | None = None) -> socket.socket:
-    """A bare connection; with a small `receive_buffer` the server soon cannot write any more."""
+    """A plain TCP connection; with a small `receive_buffer` the server soon blocks when writing."""
     connection = socket.socket()
     if receive_buffer:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
@@ -64,7 +66,7 @@ def connect(port: int, *, receive_buffer: int | None = None) -> socket.socket:
 
 
 def read_all(connection: socket.socket) -> bytes:
-    """What comes until the other side closes."""
+    """All bytes until the other side closes."""
     data = b""
     while part := connection.recv(1 << 16):
         data += part

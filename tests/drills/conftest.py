@@ -1,4 +1,4 @@
-"""What all drills share: the duty to say how many faults they injected and what was lost."""
+"""Makes every drill record how many faults it injected and what was lost."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from tests.drills.report import Drill
 
 @pytest.fixture
 def drill(request: pytest.FixtureRequest) -> Drill:
-    """`drill.record(name, faults, lost="nothing", detail="")`: once per test at least."""
+    """Call `drill.record(name, faults, lost="nothing", detail="")` at least once per test."""
     return Drill(request.node.nodeid)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Function) -> Generator[None, None, None]:
-    """A drill that records nothing has shown nothing: it fails."""
+    """Fails a drill that records nothing."""
     drill = item.funcargs.get("drill")
     if not isinstance(drill, Drill):
         pytest.fail(f"{item.nodeid} is a drill and does not use the fixture `drill`")

@@ -1,7 +1,8 @@
-"""A stack whose parts can be hurt one by one: redis-server, APIs, workers, and the trainers that workers start.
+"""A stack of real processes for fault injection: redis-server, APIs, workers, and the workers' trainers.
 
-Every part is the real one, started as `services.dev` starts it. `Kiln.mend` brings a stack back to one of each, so that
-drills can share one; an undisturbed run of a config is made once, and every disturbed run is compared with it.
+Every part starts as `services.dev` starts it. `Kiln.reset` returns the stack to one of each, so that drills can share
+it.
+An undisturbed run of each config is made once, and every disturbed run is compared with it.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ DEFAULTS = SMALL_MACHINE | {"KILN_LEASE_S": str(LEASE_S), "KILN_STOP_GRACE_S": "
 
 P = TypeVar("P", bound="Part")
 
-# Long enough to be hit in the middle, with a checkpoint every few dozen steps.
+# Long enough for a fault in the middle, with a checkpoint every few dozen steps.
 RUN = small_overrides(total_nimg=6400, tick_nimg=400, snapshot_nimg=3200, checkpoint_every_s=0.2)
 ENDLESS = small_overrides(total_nimg=10**9, tick_nimg=10**8, snapshot_nimg=10**8, checkpoint_every_s=0.2)
 
@@ -72,7 +73,7 @@ class Part:
             os.kill(self.pid, number)
 
     def kill(self) -> None:
-        """kill -9, and waits for the end."""
+        """SIGKILL, and waits for the exit."""
         self.signal(signal.SIGKILL)
         self.process.wait()
 
@@ -97,7 +98,7 @@ class RedisServer(Part):
         wait_for_redis(self.port, self.process)
 
     def shut_down(self) -> None:
-        """As an administrator would: SIGTERM, which flushes the append-only file."""
+        """SIGTERM, which flushes the append-only file."""
         self.signal(signal.SIGTERM)
         self.process.wait()
 
@@ -108,7 +109,7 @@ class RedisServer(Part):
 
 class Worker(Part):
     def trainers(self) -> list[int]:
-        """Its training processes, by pid; stopped ones too, dead ones not."""
+        """Pids of its training processes, including stopped ones."""
         return trainers(of_worker=self.pid)
 
     def trainer(self) -> int:
@@ -116,14 +117,14 @@ class Worker(Part):
         return wait_for(self.trainers, bool)[0]
 
     def kill_tree(self) -> None:
-        """kill -9 of the worker and all below it, as when a container is killed."""
-        self.signal(signal.SIGSTOP)  # or it would see its child die first
+        """SIGKILL to the worker and its trainer, as when a container is killed."""
+        self.signal(signal.SIGSTOP)  # so that it does not see its child die first
         for pid in self.trainers():
             os.kill(pid, signal.SIGKILL)
         self.kill()
 
-    def leave(self) -> None:
-        """SIGTERM, as from an orchestrator, and waits for the end."""
+    def shut_down(self) -> None:
+        """SIGTERM, as from an orchestrator, and waits for the exit."""
         self.signal(signal.SIGTERM)
         self.process.wait()
 
@@ -151,7 +152,7 @@ class Api(Part):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run made: SHA-256 of the exported generator and of all weights, and the whole metrics series."""
+    """The result of a run: SHA-256 of the exported generator and of all weights, and the metrics series."""
 
     generator: str
     weights: str
@@ -159,7 +160,7 @@ class Outcome:
 
 
 class Kiln:
-    """The stack. `submit` and what looks at jobs speaks to its first API."""
+    """The stack. Requests go to its first API."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.data, self.datasets = folder, folder / "data", folder / "datasets"
@@ -189,21 +190,21 @@ class Kiln:
         return Settings(data=self.data, datasets=self.datasets, redis_url=self.redis.url, lease_s=LEASE_S, **more)
 
     def start_worker(self, **environment: str) -> Worker:
-        """One more; it takes messages as soon as it is up."""
+        """Starts another worker."""
         self._started += 1
         worker = Worker(f"worker-{self._started}", WORKER_COMMAND, self.environment | environment, self.folder)
         self.workers.append(worker)
         return worker
 
     def start_api(self, **environment: str) -> Api:
-        """One more replica; returns at once, `Api.wait` until it answers."""
+        """Starts another replica; `Api.wait` waits until it responds."""
         self._started += 1
         api = Api(f"api-{self._started}", self.environment | environment, self.folder)
         self.apis.append(api)
         return api
 
     def replace_worker(self, **environment: str) -> Worker:
-        """The workers leave, and one with other settings comes."""
+        """Kills the workers and starts one with other settings."""
         for worker in self.workers:
             worker.kill_tree()
         self.workers.clear()
@@ -217,8 +218,8 @@ class Kiln:
         api.wait()
         return api
 
-    def mend(self) -> None:
-        """Back to one Redis, one API and one worker with the default settings, and no job that is not over."""
+    def reset(self) -> None:
+        """Returns to one Redis, one API and one worker with the default settings, and no unfinished job."""
         self.redis.signal(signal.SIGCONT)
         if not self.redis.is_alive:
             self.redis.start()
@@ -232,31 +233,31 @@ class Kiln:
         self.end_all_jobs()
 
     def end_all_jobs(self) -> None:
-        """Cancels what is not over, the quick way."""
+        """Cancels all unfinished sweeps and jobs, and kills their trainers."""
         for sweep in self.sweeps.open():
             self.sweeps.update(sweep.id, sweep_transitions.cancel)
         for status in (JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.PAUSED):
             for job in self.store.list(status, limit=200).jobs:
                 self.store.update(job.id, partial(transitions.request_action, request="cancel"))
-        self.redis.ask("DEL", TRAINING_QUEUE)  # messages of jobs that are over
+        self.redis.ask("DEL", TRAINING_QUEUE)  # messages of ended jobs
         for pid in self.trainers():
             with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)  # rather than wait for what they would still write
+                os.kill(pid, signal.SIGKILL)  # instead of waiting for their last writes
         wait_for(lambda: self.store.list(JobStatus.RUNNING).jobs, lambda running: not running)
 
     def _keep_one(self, parts: list[P]) -> list[P]:
-        """The first that is alive and has the default settings; the others are killed."""
-        kept: list[P] = []
+        """Keeps the first live part with the default settings; kills the others."""
+        survivors: list[P] = []
         for part in parts:
             part.signal(signal.SIGCONT)
-            added = {name: value for name, value in part.environment.items() if name != "KILN_PORT"}
-            if part.is_alive and added == self.environment and not kept:
-                kept.append(part)
+            own = {name: value for name, value in part.environment.items() if name != "KILN_PORT"}
+            if part.is_alive and own == self.environment and not survivors:
+                survivors.append(part)
             elif isinstance(part, Worker):
                 part.kill_tree()
             else:
                 part.kill()
-        return kept
+        return survivors
 
     def close(self) -> None:
         for worker in self.workers:
@@ -278,22 +279,22 @@ class Kiln:
         assert answer.status_code == 202, answer.text
         return str(answer.json()["id"])
 
-    def ask(self, job_id: str, what: str) -> httpx2.Response:
-        """cancel, pause, resume or finish."""
-        return self.api.http.post(f"/jobs/{job_id}/{what}")
+    def request(self, job_id: str, action: str) -> httpx2.Response:
+        """Posts `cancel`, `pause`, `resume` or `finish`."""
+        return self.api.http.post(f"/jobs/{job_id}/{action}")
 
     def job(self, job_id: str) -> Job:
         return self.store.get(job_id)
 
-    def wait(self, job_id: str, is_so: Callable[[Job], bool]) -> Job:
-        return wait_for(lambda: self.job(job_id), is_so)
+    def wait(self, job_id: str, condition: Callable[[Job], bool]) -> Job:
+        return wait_for(lambda: self.job(job_id), condition)
 
     def wait_for_status(self, job_id: str, status: str) -> Job:
-        """Also returns when the job is over in another way, for the test to say what it sees."""
+        """Also returns if the job ends otherwise, so that the test can show its status."""
         return self.wait(job_id, lambda job: job.status == status or job.is_over)
 
     def wait_until_training(self, job_id: str, share: float = 0.0) -> Job:
-        """Until the trainer has seen more than this share of the budget."""
+        """Waits until the trainer has used more than this share of the budget."""
         return self.wait(job_id, lambda job: job.progress.fraction > share)
 
     def wait_for_crashes(self, job_id: str, count: int) -> Job:
@@ -306,26 +307,26 @@ class Kiln:
         return self.wait(job_id, lambda job: job.is_over)
 
     def events(self, job_id: str) -> list[str]:
-        """Their kinds."""
+        """Kinds of the job's events."""
         return [event.kind for event in self.store.events(job_id)]
 
     def wait_for_event(self, job_id: str, kind: str, containing: str = "") -> Event:
-        """Fails when the job ends without it."""
+        """Fails if the job ends without such an event."""
 
         def look() -> tuple[bool, list[Event]]:
-            is_over = self.job(job_id).is_over  # before the events, or one might slip in between
+            is_over = self.job(job_id).is_over  # read before the events, which would otherwise miss the last one
             return is_over, [e for e in self.store.events(job_id) if e.kind == kind and containing in e.message]
 
-        _, found = wait_for(look, lambda seen: seen[0] or bool(seen[1]))
-        assert found, f"no event {kind} {containing}: {self.events(job_id)}"
-        return found[0]
+        _, events = wait_for(look, lambda seen: seen[0] or bool(seen[1]))
+        assert events, f"no event {kind} {containing}: {self.events(job_id)}"
+        return events[0]
 
     def checkpoints(self, job_id: str) -> list[Path]:
         """Oldest first; unfinished ones, whose names begin with a dot, left out."""
         folder = self.data / "artifacts" / "jobs" / job_id / "checkpoints"
         return sorted(path for path in folder.glob("*.ckpt") if not path.name.startswith("."))
 
-    # What a run made
+    # Outcomes
 
     def outcome(self, job_id: str) -> Outcome:
         job = self.api.http.get(f"/jobs/{job_id}").json()
@@ -340,7 +341,7 @@ class Kiln:
         )
 
     def undisturbed(self, overrides: Mapping[str, Any]) -> Outcome:
-        """Of the same config, left alone: made once."""
+        """The outcome of an undisturbed run of the same config; computed once."""
         key = json.dumps(overrides, sort_keys=True)
         if key not in self._outcomes:
             job_id = self.submit(overrides)
@@ -349,8 +350,8 @@ class Kiln:
             self._outcomes[key] = self.outcome(job_id)
         return self._outcomes[key]
 
-    def assert_nothing_shows(self, job_id: str, overrides: Mapping[str, Any]) -> None:
-        """The job made the same weights, bit for bit, and the same metrics series as one that nobody disturbed."""
+    def assert_same_outcome(self, job_id: str, overrides: Mapping[str, Any]) -> None:
+        """The job made the same weights, bit for bit, and the same metrics series as an undisturbed one."""
         made, expected = self.outcome(job_id), self.undisturbed(overrides)
         positions = [dict(row)["nimg"] for row in made.metrics]
         assert positions == [dict(row)["nimg"] for row in expected.metrics], "a gap or a double in the series"
@@ -359,30 +360,30 @@ class Kiln:
 
 
 def _digest_of_weights(path: Path) -> str:
-    """Of names and values; the file's header holds its metadata in no certain order."""
+    """Digest of names and values; the order of metadata in the file's header varies."""
     tensors = load_file(path)
     return hashlib.sha256(b"".join(name.encode() + tensors[name].tobytes() for name in sorted(tensors))).hexdigest()
 
 
 def trainers(of_worker: int | None = None) -> list[int]:
-    """Training processes that have this parent; from /proc, zombies left out."""
-    found = []
+    """Pids of training processes with this parent, from /proc, without zombies."""
+    pids = []
     for folder in Path("/proc").iterdir():
         with suppress(OSError):
             command = (folder / "cmdline").read_bytes().split(b"\0") if folder.name.isdigit() else []
             if b"services.trainer" in command and command[-2:-1] == [str(of_worker).encode()]:
-                found.append(int(folder.name))
-    return found
+                pids.append(int(folder.name))
+    return pids
 
 
 def state_of(pid: int) -> str:
-    """R, S, D, T (stopped), Z; "" when there is no such process."""
+    """R, S, D, T (stopped) or Z; "" if the process does not exist."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
     except OSError:
         return ""
-    found = re.search(r"^State:\s+(\w)", status, re.MULTILINE)
-    return found[1] if found else ""
+    state = re.search(r"^State:\s+(\w)", status, re.MULTILINE)
+    return state[1] if state else ""
 
 
 def is_gone(pid: int) -> bool:
@@ -391,7 +392,7 @@ def is_gone(pid: int) -> bool:
 
 @contextmanager
 def stopped(pid: int) -> Iterator[None]:
-    """SIGSTOP for the length of the block."""
+    """SIGSTOP until the block ends."""
     os.kill(pid, signal.SIGSTOP)
     try:
         yield

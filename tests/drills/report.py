@@ -1,4 +1,4 @@
-"""What each drill found: one JSON line per record, in the file that `KILN_DRILL_REPORT` names."""
+"""Records the result of each drill as a JSON line in the file that `KILN_DRILL_REPORT` names."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ NOTHING = "nothing"
 
 
 class Drill:
-    """One test's notes. They are written when the test is over, for only then it is known whether they are true."""
+    """Collects the records of one test and writes them when the test has passed or failed."""
 
     def __init__(self, test: str) -> None:
-        self._test, self._began_s = test, time.monotonic()
+        self._test, self._started_s = test, time.monotonic()
         self._records: list[dict[str, Any]] = []
 
     @property
@@ -23,17 +23,17 @@ class Drill:
         return bool(self._records)
 
     def record(self, name: str, faults: int, lost: str = NOTHING, detail: str = "") -> None:
-        """Notes how many faults were injected and what was lost. Fails the test when that is not nothing."""
+        """Records how many faults were injected and what was lost. Fails the test if something was lost."""
         self._records.append({"drill": name, "faults": faults, "lost": lost, "detail": detail})
         assert lost == NOTHING, f"{name}: lost {lost} {detail}"
 
     def close(self, failure: str = "") -> None:
-        """Appends the notes to the report, with the seconds the test took; a test that failed has shown nothing."""
+        """Appends the records to the report, with the duration of the test; a failed test counts as a failed drill."""
         file = os.environ.get("KILN_DRILL_REPORT")
         if not file:
             return
         records = self._records or [{"drill": self._test.rpartition("::")[2], "faults": 0, "lost": "", "detail": ""}]
-        seconds = round(time.monotonic() - self._began_s, 1)
+        seconds = round(time.monotonic() - self._started_s, 1)
         with Path(file).open("a", encoding="utf-8") as report:
             for record in records:
                 if failure and record["lost"] in ("", NOTHING):

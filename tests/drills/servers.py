@@ -1,4 +1,4 @@
-"""An API and a redis-server of a drill's own, as processes that may be stopped, frozen and killed."""
+"""An API and a redis-server for one drill, as processes that it may stop, freeze and kill."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ class Server:
         wait_for(lambda: self.http.get("/readyz"), lambda answer: answer.status_code == 200)
 
     def restart_redis(self) -> None:
-        """Starts a redis-server again on the same port and file, after the last one has ended."""
+        """Starts redis-server again on the same port and file, after the previous one has ended."""
         self.redis = _start_redis(self.redis_port, self.data / "redis")
 
     @contextmanager
     def frozen_redis(self) -> Iterator[None]:
-        """Redis hangs: its connections stay open, the kernel takes new ones, and nobody answers."""
+        """Redis hangs: connections stay open, the kernel accepts new ones, and no reply comes."""
         self.redis.send_signal(signal.SIGSTOP)
         try:
             yield
@@ -66,23 +66,23 @@ class Server:
             self.redis.send_signal(signal.SIGCONT)
 
     def size(self) -> dict[str, float]:
-        """What the API and Redis hold: resident memory in MB, and file descriptors."""
-        of = {"api": Path("/proc", str(self.api.pid)), "redis": Path("/proc", str(self.redis.pid))}
-        pages = {name: int((process / "statm").read_text().split()[1]) for name, process in of.items()}
+        """Resident memory in MB and file descriptors of the API and of Redis."""
+        processes = {"api": Path("/proc", str(self.api.pid)), "redis": Path("/proc", str(self.redis.pid))}
+        pages = {name: int((process / "statm").read_text().split()[1]) for name, process in processes.items()}
         memory = {f"{name}_mb": count * resource.getpagesize() / 1e6 for name, count in pages.items()}
-        return memory | {f"{name}_fds": len(list((process / "fd").iterdir())) for name, process in of.items()}
+        return memory | {f"{name}_fds": len(list((process / "fd").iterdir())) for name, process in processes.items()}
 
 
 @contextmanager
 def running(folder: Path, **settings: str) -> Iterator[Server]:
-    """Both are up when the block begins, and gone when it has ended."""
+    """Starts both, and stops them when the block ends."""
     data, port, redis_port = folder / "data", free_port(), free_port()
     (data / "redis").mkdir(parents=True)
     redis = _start_redis(redis_port, data / "redis")
     environment = os.environ | SMALL_MACHINE | {
         "KILN_DATA": str(data), "KILN_PORT": str(port), "KILN_REDIS_URL": f"redis://127.0.0.1:{redis_port}/0",
         "KILN_ARTIFACTS": f"file://{data}/artifacts", "KILN_DRAIN_S": "0",
-        "KILN_ACCESS_LOG": "true",  # drills look there for what has been answered
+        "KILN_ACCESS_LOG": "true",  # drills count responses in it
     } | settings  # fmt: skip
     url = f"http://127.0.0.1:{port}"
     with (data / "api.log").open("wb") as log, httpx2.Client(base_url=url, timeout=120, limits=MANY) as http:
@@ -103,7 +103,7 @@ def running(folder: Path, **settings: str) -> Iterator[Server]:
 
 
 def allow_many_files() -> None:
-    """As many connections as the kernel allows this process; its children inherit that."""
+    """Raises the limit on open files to the maximum; children inherit it."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 

@@ -1,6 +1,6 @@
-"""The table of drills in docs/explanation/reliability.md: printed, and put between the page's two markers.
+"""Writes the table of drills in docs/explanation/reliability.md between its two markers.
 
-`python -m tests.drills.table REPORT` takes the JSON lines that `KILN_DRILL_REPORT` collected.
+`python -m tests.drills.table REPORT` reads the JSON lines that `KILN_DRILL_REPORT` collected.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Row:
 
 
 def rows_of(report: Path) -> dict[str, Row]:
-    """Drill -> what was recorded of it, file by file, and in each file in the order of the report."""
+    """Drill -> its records, by file, and within a file in the order of the report."""
     rows: dict[str, Row] = {}
     records = [json.loads(line) for line in report.read_text(encoding="utf-8").splitlines()]
     for record in sorted(records, key=lambda record: record["test"].partition("::")[0]):
@@ -50,17 +50,17 @@ def rows_of(report: Path) -> dict[str, Row]:
 
 
 def broken_by_hand(test: str) -> str:
-    """What the test's docstring says about how it was seen to fail; "" when it says nothing."""
+    """How the test was seen to fail, from its docstring or from breaks.py; "" if unknown."""
     file, _, name = test.partition("::")
     tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
     texts = [ast.get_docstring(node) or "" for node in functions if node.name == name.partition("[")[0]]
-    found = re.search(r"^Broken by hand: (.*?)(?:\n\s*\n|\Z)", "\n".join(texts), re.MULTILINE | re.DOTALL)
-    return " ".join(found[1].split()) if found else _in_breaks(test)
+    match = re.search(r"^Broken by hand: (.*?)(?:\n\s*\n|\Z)", "\n".join(texts), re.MULTILINE | re.DOTALL)
+    return " ".join(match[1].split()) if match else _in_breaks(test)
 
 
 def _in_breaks(test: str) -> str:
-    """The line that tests/drills/breaks.py changes for the test, or for the same test with another parameter."""
+    """The line that breaks.py changes for the test, or for the same test with another parameter."""
     name = test.rpartition("/")[2]
     same = [one for one in BREAKS if one.drill == name] or [
         one for one in BREAKS if one.drill.partition("[")[0] == name.partition("[")[0]

@@ -1,4 +1,4 @@
-"""A relay before Redis that sees what passes and acts at one message: kills a process, drops it, or cuts the line."""
+"""A relay in front of Redis that acts at one message: kills a process, drops the message, or cuts the connection."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 
 
 class Fate(Enum):
-    """What becomes of the request that sprang the trap."""
+    """What the relay does with the request that matches."""
 
     PASSED = "passed on"
     DROPPED = "never reaches Redis, and its connection ends"
-    UNANSWERED = "reaches Redis, but the connection ends before the answer"
+    UNANSWERED = "reaches Redis, but the connection ends before the reply"
 
 
 class Wire:
@@ -39,7 +39,7 @@ class Wire:
     def trap(self, *needles: str, act: Callable[[], Any] = lambda: None, fate: Fate = Fate.DROPPED) -> None:
         """Calls `act` once, at the first request that contains all needles, before any of it reaches Redis.
 
-        With UNANSWERED it is called when Redis has answered, and the answer has not been passed on.
+        With UNANSWERED it is called after Redis has replied and before the reply is passed on.
         """
 
         with self._lock:
@@ -88,7 +88,7 @@ class Wire:
         client.close()
 
     def _requests(self, client: socket.socket, server: socket.socket, is_cut: threading.Event) -> None:
-        held = b""  # a transaction is looked at as a whole: from MULTI until its EXEC it is not passed on
+        held = b""  # a transaction is matched as one request: it is held back from MULTI to EXEC
         while data := client.recv(1 << 16):
             held += data
             if b"MULTI\r\n" in held and not held.endswith(b"EXEC\r\n"):

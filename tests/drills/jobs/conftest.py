@@ -1,4 +1,4 @@
-"""One stack for all drills of training jobs; each finds it whole and leaves it to be mended."""
+"""The stack that all drills of training jobs share; it is reset before each drill."""
 
 from __future__ import annotations
 
@@ -20,6 +20,6 @@ def shared_kiln(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kiln]:
 
 @pytest.fixture
 def kiln(shared_kiln: Kiln) -> Kiln:
-    """One redis-server, one API, one worker, and no job that is not over."""
-    shared_kiln.mend()
+    """One redis-server, one API, one worker, and no unfinished job."""
+    shared_kiln.reset()
     return shared_kiln

@@ -1,4 +1,4 @@
-"""Deaths and doubles between two steps of the protocol: record and message, lease and claim, publish and finish."""
+"""Crashes and duplicates between two steps: record and message, lease and claim, publish and finish."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ pytestmark = pytest.mark.timeout(900)
 
 
 def test_kill_9_the_api_between_record_and_message(kiln: Kiln, drill: Drill) -> None:
-    """Invariant: a job that was recorded is run, once, though its message was never sent; its key still means it.
+    """Invariant: a recorded job runs once although its message was never sent, and its Idempotency-Key stays valid.
 
-    Faults injected: SIGKILL to the API at the moment its message leaves for Redis, which never gets it.
-    Broken by hand: services/api/jobs/reaper.py: no round over `unsent()` -> waited in vain for it to run
+    Faults injected: SIGKILL to the API as it sends its message to Redis, which never receives it.
+    Broken by hand: services/api/jobs/reaper.py: no round over `unsent()` -> times out waiting for the job to run
     """
     with wire_to(kiln.redis.port) as wire:
         api = kiln.replace_api(KILN_REDIS_URL=wire.url)
@@ -54,7 +54,7 @@ def test_kill_9_the_api_between_record_and_message(kiln: Kiln, drill: Drill) -> 
 
 
 def test_one_message_delivered_five_times(kiln: Kiln, drill: Drill) -> None:
-    """Invariant: a job runs once, however often its message comes: in the queue, while it runs, when it is over.
+    """Invariant: a job runs once, however often its message arrives: queued, running, or ended.
 
     Faults injected: four copies of the message to two workers, and one more each while it runs and after its end.
     Broken by hand: shared/jobs/record.py: `lease_is_live` ignored in `claim` -> copies are not refused
@@ -71,7 +71,7 @@ def test_one_message_delivered_five_times(kiln: Kiln, drill: Drill) -> None:
     with_copies.close()
 
     logs = lambda: kiln.worker.log() + other.log()  # noqa: E731
-    wait_for(logs, lambda text: text.count(f"not taken: job {job_id}") == 6)
+    wait_for(logs, lambda text: text.count(f"not claimed: job {job_id}") == 6)
     assert (done.status, done.attempt, done.fence) == ("succeeded", 1, 1)
     assert kiln.events(job_id).count("started") == 1
     assert kiln.job(job_id) == done
@@ -80,13 +80,13 @@ def test_one_message_delivered_five_times(kiln: Kiln, drill: Drill) -> None:
 
 @pytest.mark.slow_drill
 @pytest.mark.parametrize("what", ["worker", "worker and trainer"])
-def test_a_worker_that_sleeps_past_its_lease_has_lost_its_job(kiln: Kiln, drill: Drill, what: str) -> None:
+def test_a_worker_that_sleeps_past_its_lease_loses_its_job(kiln: Kiln, drill: Drill, what: str) -> None:
     """About 40 s each.
 
-    Invariant: the job goes on elsewhere; the sleeper's writes are refused, it stops its trainer and leaves the job;
-    what is published is what a run that nobody disturbed makes.
-    Faults injected: SIGSTOP to the worker (and its trainer) until another has the job and trains it, then SIGCONT.
-    Broken by hand: shared/jobs/record.py: `_check_fence` lets all pass -> the sleeper never leaves
+    Invariant: another worker resumes the job; the sleeper's writes are refused, it stops its trainer and gives up;
+    the published model is that of an undisturbed run.
+    Faults injected: SIGSTOP to the worker (and its trainer) until another worker trains the job, then SIGCONT.
+    Broken by hand: shared/jobs/record.py: `_check_fence` lets all pass -> the sleeper never gives up
     """
     job_id = kiln.submit(RUN)
     kiln.wait_until_training(job_id, 0.1)
@@ -103,11 +103,11 @@ def test_a_worker_that_sleeps_past_its_lease_has_lost_its_job(kiln: Kiln, drill:
         os.kill(pid, signal.SIGCONT)
 
     wait_for(lambda: is_gone(sleepers_trainer), bool)
-    wait_for(sleeper.log, lambda text: "left to its new owner" in text)
+    wait_for(sleeper.log, lambda text: "another worker owns the job" in text)
     job = kiln.wait_until_over(job_id)
     assert (job.attempt, job.fence, job.crashes) == (2, 2, 1)
     assert kiln.events(job_id).count("succeeded") == 1
-    kiln.assert_nothing_shows(job_id, RUN)
+    kiln.assert_same_outcome(job_id, RUN)
     drill.record(f"SIGSTOP a {what} past its lease", len(sleeping))
 
 
@@ -115,9 +115,9 @@ def test_a_worker_that_sleeps_past_its_lease_has_lost_its_job(kiln: Kiln, drill:
 def test_a_worker_that_dies_between_publishing_and_finishing(kiln: Kiln, drill: Drill) -> None:
     """About 20 s.
 
-    Invariant: what was published is not trained again: the next claim finds the model and finishes the job with it.
+    Invariant: a published model is not trained again: the next claim finds it and finishes the job.
 
-    Faults injected: SIGKILL to the worker at the moment its last word on the job leaves for Redis, which never gets it.
+    Faults injected: SIGKILL to the worker as it sends its last write to Redis, which never receives it.
     Broken by hand: services/trainer/worker/supervisor.py: `_is_published` ignored -> trained a second time
     """
     with wire_to(kiln.redis.port) as wire:
@@ -139,7 +139,7 @@ def test_a_worker_that_dies_between_publishing_and_finishing(kiln: Kiln, drill: 
 
 
 def test_a_connection_that_drops_before_the_answer(kiln: Kiln, drill: Drill) -> None:
-    """Invariant: a write whose answer was lost is found again, not done twice: one job, one attempt.
+    """Invariant: a write whose reply was lost is not repeated: one job, one attempt.
 
     Faults injected: the connection cut between EXEC and its reply, once when the API records the job and once when
     the worker claims it.
@@ -158,14 +158,14 @@ def test_a_connection_that_drops_before_the_answer(kiln: Kiln, drill: Drill) -> 
 
         wire.trap('"status":"running"', "EXEC", fate=Fate.UNANSWERED)
         second = kiln.submit(ENDLESS)
-        kiln.ask(job_id, "cancel")
+        kiln.request(job_id, "cancel")
         wait_for(wire.sprung.is_set, bool)
         job = kiln.wait_for_status(second, "running")
         wait_for(worker.trainers, bool)
 
         assert answer.json()["id"] == job_id
         assert kiln.job(second).attempt == job.attempt == 1
-        kiln.mend()
+        kiln.reset()
     drill.record("connection drops between a write and its answer", 2)
 
 
@@ -173,10 +173,10 @@ GHOSTS, CLAIMERS, REPLICAS = 60, 4, 3
 
 
 def test_reapers_of_several_replicas_at_once(kiln: Kiln, drill: Drill) -> None:
-    """Invariant: each job whose worker vanished loses exactly one life and is claimed exactly once more; a job that was
+    """Invariant: each job whose worker died counts one crash and is claimed exactly once more; a job that was
     never sent is claimed exactly once.
 
-    Faults injected: 60 jobs whose worker is gone and 60 that were never sent, for three replicas that start together;
+    Faults injected: 60 jobs whose worker has died and 60 that were never sent, for three replicas that start together;
     the claims are made by four claimers at once, each of which takes messages as a worker does.
     Broken by hand: shared/jobs/store.py: `watch` on another key in `update` -> 11 jobs were claimed twice
     """
@@ -194,7 +194,7 @@ def test_reapers_of_several_replicas_at_once(kiln: Kiln, drill: Drill) -> None:
         for _ in range(REPLICAS):
             kiln.start_api()
         wait_for(lambda: len(claimed), lambda n: n >= 2 * GHOSTS)
-        # Another round of each: a job that was claimed is left alone.
+        # Another round of each: claimed jobs stay untouched.
         for api in kiln.apis[-REPLICAS:]:
             api.wait()
         wait_for(lambda: kiln.redis.ask("LLEN", TRAINING_QUEUE), lambda n: n == 0)
@@ -209,7 +209,7 @@ def test_reapers_of_several_replicas_at_once(kiln: Kiln, drill: Drill) -> None:
 
 
 class claiming:  # noqa: N801
-    """Four claimers take messages and claim jobs as a worker does, for an hour each, until the block ends."""
+    """Four claimers take messages and claim jobs as a worker does, with a lease of an hour, until the block ends."""
 
     def __init__(self, kiln: Kiln, claimed: list[Job]) -> None:
         self._kiln, self._claimed, self._over = kiln, claimed, threading.Event()
@@ -230,7 +230,7 @@ class claiming:  # noqa: N801
             while not self._over.is_set():
                 if message := client.brpop([TRAINING_QUEUE], timeout=0.2):
                     job_id = json.loads(message[1])["headers"]["argsrepr"].strip("['] ")
-                    with suppress(IllegalTransition):  # somebody has it
+                    with suppress(IllegalTransition):  # another claimer has it
                         self._claimed.append(
                             store.update(job_id, partial(transitions.claim, worker=name, lease_s=3600))
                         )

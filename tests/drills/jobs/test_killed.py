@@ -1,4 +1,4 @@
-"""Processes that are killed outright, or told to leave, in the middle of a job."""
+"""Processes that are killed, or shut down, in the middle of a job."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.timeout(900)
 def test_kill_9_the_trainer_mid_epoch(kiln: Kiln, drill: Drill) -> None:
     """About 60 s.
 
-    Invariant: weights and metrics are those of a run that nobody disturbed, bit for bit, however often it is killed.
+    Invariant: weights and metrics are those of an undisturbed run, bit for bit, however often it is killed.
     Faults injected: SIGKILL to the trainer at two random positions of the run, in two attempts.
     Broken by hand: services/trainer/training/state.py: `torch.set_rng_state(...)` left out -> series or weights differ
     """
@@ -35,7 +35,7 @@ def test_kill_9_the_trainer_mid_epoch(kiln: Kiln, drill: Drill) -> None:
     job = kiln.wait_until_over(job_id)
     assert (job.attempt, job.crashes) == (3, 2)
     assert kiln.events(job_id).count("resumed") == 2
-    kiln.assert_nothing_shows(job_id, RUN)
+    kiln.assert_same_outcome(job_id, RUN)
     drill.record("kill -9 the trainer mid-epoch", 2, detail=" and ".join(f"at {share:.0%}" for share in shares))
 
 
@@ -43,12 +43,12 @@ def test_kill_9_the_trainer_mid_epoch(kiln: Kiln, drill: Drill) -> None:
 def test_kill_9_the_trainer_during_a_checkpoint_write(kiln: Kiln, drill: Drill) -> None:
     """About 120 s.
 
-    Invariant: a checkpoint that was half written is never read; the run goes on from the one before, and nothing shows.
+    Invariant: a partial checkpoint is never read; the run resumes from the previous one, and the outcome is the same.
     Faults injected: SIGKILL to the trainer while the first bytes of a checkpoint lie in the folder and the last do not,
-    until one was met like that. (A write to a disk that is not full ends before a stopped process stops, but not before
+    until this was observed. (A write to a disk that is not full ends before a stopped process stops, but not before
     a killed one dies.)
     Broken by hand: shared/storage/artifacts.py: `_UNFINISHED = ".unfinished-"` with a prefix that listings show ->
-    half a checkpoint is taken for the newest, with a warning
+    a partial checkpoint is loaded as the newest, with a warning
     """
     kiln.replace_worker(KILN_MAX_ATTEMPTS="100")
     job_id = kiln.submit(BULKY)
@@ -65,7 +65,7 @@ def test_kill_9_the_trainer_during_a_checkpoint_write(kiln: Kiln, drill: Drill) 
     assert (job.attempt, job.crashes) == (kills + 1, kills)
     assert "resumed" in kiln.events(job_id)
     assert "warning" not in kiln.events(job_id)
-    kiln.assert_nothing_shows(job_id, BULKY)
+    kiln.assert_same_outcome(job_id, BULKY)
     drill.record("kill -9 the trainer during a checkpoint write", kills, detail=left)
 
 
@@ -75,11 +75,11 @@ BULKY = RUN | {"g_channels": [256, 128, 64], "d_channels": [64, 128, 256], "tota
 
 
 def kill_in_a_checkpoint(kiln: Kiln, job_id: str, pid: int) -> str:
-    """Kills the trainer when the first bytes of a checkpoint are there. -> how many were; "" when that was all"""
+    """Kills the trainer when a checkpoint is partly written. -> how many bytes of it; "" if it was complete"""
     folder = kiln.data / "artifacts" / "jobs" / job_id / "checkpoints"
     before = set(folder.iterdir())
     while not (begun := [path for path in set(folder.iterdir()) - before if path.suffix != ".ckpt" and size(path)]):
-        assert not is_gone(pid), "the trainer came to its end before a checkpoint was met half written"
+        assert not is_gone(pid), "the trainer ended before a partial checkpoint was observed"
     os.kill(pid, signal.SIGKILL)
     wait_for(lambda: is_gone(pid), bool)
     whole = size(kiln.checkpoints(job_id)[-1])
@@ -87,18 +87,19 @@ def kill_in_a_checkpoint(kiln: Kiln, job_id: str, pid: int) -> str:
 
 
 def size(path: Path) -> int:
-    """In bytes; 0 when there is no such file."""
+    """Size in bytes; 0 if the file does not exist."""
     return path.stat().st_size if path.exists() else 0
 
 
 @pytest.mark.slow_drill
-def test_kill_9_the_worker_with_all_below_it(kiln: Kiln, drill: Drill) -> None:
+def test_kill_9_the_worker_and_its_trainer(kiln: Kiln, drill: Drill) -> None:
     """About 30 s.
 
-    Invariant: when the lease has run out the job goes on elsewhere from its checkpoint, and nothing shows.
+    Invariant: after the lease has expired another worker resumes the job from its checkpoint, and the outcome is the
+    same.
 
     Faults injected: SIGKILL to the worker and its trainer at once, as when a container is killed.
-    Broken by hand: shared/jobs/record.py: `is_lease_expired` says False -> waited in vain for another attempt
+    Broken by hand: shared/jobs/record.py: `is_lease_expired` says False -> times out waiting for another attempt
     """
     job_id = kiln.submit(RUN)
     kiln.wait_until_training(job_id, 0.1)
@@ -108,7 +109,7 @@ def test_kill_9_the_worker_with_all_below_it(kiln: Kiln, drill: Drill) -> None:
 
     job = kiln.wait_until_over(job_id)
     assert (job.attempt, job.crashes, job.fence) == (2, 1, 2)
-    kiln.assert_nothing_shows(job_id, RUN)
+    kiln.assert_same_outcome(job_id, RUN)
     drill.record("kill -9 the worker (whole tree)", 1)
 
 
@@ -116,7 +117,7 @@ def test_kill_9_the_worker_with_all_below_it(kiln: Kiln, drill: Drill) -> None:
 def test_kill_9_the_workers_main_process(kiln: Kiln, drill: Drill) -> None:
     """About 30 s.
 
-    Invariant: the trainer goes with its worker, even one that hangs and would not notice; another worker goes on.
+    Invariant: the trainer dies with its worker, even if it hangs; another worker resumes the job.
     Faults injected: SIGSTOP to the trainer, then SIGKILL to the worker's main process alone.
     Broken by hand: services/trainer/commands/train.py: `die_with_parent` left out -> the trainer stays behind
     """
@@ -131,7 +132,7 @@ def test_kill_9_the_workers_main_process(kiln: Kiln, drill: Drill) -> None:
     kiln.replace_worker()
     job = kiln.wait_until_over(job_id)
     assert (job.attempt, job.crashes) == (2, 1)
-    kiln.assert_nothing_shows(job_id, RUN)
+    kiln.assert_same_outcome(job_id, RUN)
     drill.record("kill -9 the worker (main)", 2)
 
 
@@ -139,8 +140,8 @@ def test_kill_9_the_workers_main_process(kiln: Kiln, drill: Drill) -> None:
 def test_kill_9_the_workers_child(kiln: Kiln, drill: Drill) -> None:
     """About 30 s.
 
-    Invariant: the worker outlives its only child, counts a crash, and takes the job up again.
-    Faults injected: SIGKILL to the child while it still loads, before it has said a word.
+    Invariant: the worker survives its child, counts a crash, and resumes the job.
+    Faults injected: SIGKILL to the child while it loads, before its first message.
     Broken by hand: services/trainer/worker/supervisor.py: `crashes >= 1` in `_retry` -> lost at the first crash
     """
     job_id = kiln.submit(RUN)
@@ -150,17 +151,17 @@ def test_kill_9_the_workers_child(kiln: Kiln, drill: Drill) -> None:
     job = kiln.wait_until_over(job_id)
     assert (job.attempt, job.crashes) == (2, 1)
     assert (kiln.worker.pid, kiln.worker.is_alive) == (worker, True)
-    kiln.assert_nothing_shows(job_id, RUN)
+    kiln.assert_same_outcome(job_id, RUN)
     drill.record("kill -9 the worker (child)", 1)
 
 
 @pytest.mark.slow_drill
-def test_a_poison_job_is_given_up_and_the_next_one_runs(kiln: Kiln, drill: Drill) -> None:
+def test_a_poison_job_ends_as_lost_and_the_next_one_runs(kiln: Kiln, drill: Drill) -> None:
     """About 40 s.
 
-    Invariant: a job that takes its worker down each time ends `lost` after `max_attempts`; the next one is trained.
-    Faults injected: SIGKILL to the worker and all below it, each time it has claimed the job.
-    Broken by hand: shared/jobs/record.py: `crashes >= max_attempts` never true in `expire` -> waited in vain for its
+    Invariant: a job that crashes its worker each time ends `lost` after `max_attempts`; the next one is trained.
+    Faults injected: SIGKILL to the worker and its trainer after each claim.
+    Broken by hand: shared/jobs/record.py: `crashes >= max_attempts` never true in `expire` -> times out waiting for its
     end
     """
     poison = kiln.submit(ENDLESS)
@@ -170,7 +171,7 @@ def test_a_poison_job_is_given_up_and_the_next_one_runs(kiln: Kiln, drill: Drill
     for attempt in range(1, attempts + 1):
         kiln.wait_for_attempt(poison, attempt)
         kiln.worker.kill_tree()
-        # The queue is in nobody's order now: the harmless one may come first, which is as well.
+        # The queue has no fixed order now: the harmless job may run first.
         kiln.replace_worker()
 
     job = kiln.wait_until_over(poison)
@@ -180,11 +181,12 @@ def test_a_poison_job_is_given_up_and_the_next_one_runs(kiln: Kiln, drill: Drill
 
 
 @pytest.mark.slow_drill
-def test_a_worker_that_is_told_to_leave_hands_its_job_on(kiln: Kiln, drill: Drill) -> None:
+def test_a_worker_that_shuts_down_releases_its_job(kiln: Kiln, drill: Drill) -> None:
     """About 35 s.
 
-    Invariant: SIGTERM -> checkpoint -> back to the queue -> another worker goes on; no crash is counted, nothing shows.
-    Faults injected: SIGTERM to the worker that trains, while another one waits.
+    Invariant: SIGTERM -> checkpoint -> back to the queue -> another worker resumes; no crash is counted, and the
+    outcome is the same.
+    Faults injected: SIGTERM to the worker that trains, while another one is idle.
     Broken by hand: services/trainer/worker/supervisor.py: `self.stop.is_set()` left out of `_beat` -> the worker stays
     until the job is done
     """
@@ -192,7 +194,7 @@ def test_a_worker_that_is_told_to_leave_hands_its_job_on(kiln: Kiln, drill: Dril
     kiln.wait_until_training(job_id, 0.1)
     leaving, other = kiln.worker, kiln.start_worker()
 
-    leaving.leave()
+    leaving.shut_down()
 
     assert leaving.trainers() == []
     assert kiln.events(job_id)[-2:] in (["checkpoint", "handed_back"], ["handed_back", "starting"])
@@ -200,14 +202,14 @@ def test_a_worker_that_is_told_to_leave_hands_its_job_on(kiln: Kiln, drill: Dril
     assert (job.worker or "").endswith(f"-{other.pid}")
     job = kiln.wait_until_over(job_id)
     assert (job.attempt, job.crashes) == (2, 0)
-    kiln.assert_nothing_shows(job_id, RUN)
+    kiln.assert_same_outcome(job_id, RUN)
     drill.record("worker shutdown by SIGTERM", 1)
 
 
-def test_a_trainer_deaf_to_sigterm_is_killed(kiln: Kiln, drill: Drill) -> None:
-    """Invariant: who asked for a cancel gets it; no trainer stays behind, and the worker takes the next job.
+def test_a_trainer_that_ignores_sigterm_is_killed(kiln: Kiln, drill: Drill) -> None:
+    """Invariant: a cancel takes effect; no trainer stays behind, and the worker runs the next job.
 
-    Faults injected: a trainer that SIGTERM does not reach (it is stopped), then a cancel.
+    Faults injected: a stopped trainer, which SIGTERM does not reach, then a cancel.
     Broken by hand: services/trainer/worker/supervisor.py: `now_s >= self.kill_at_s` never true -> still running when
     the test gave up
     """
@@ -217,7 +219,7 @@ def test_a_trainer_deaf_to_sigterm_is_killed(kiln: Kiln, drill: Drill) -> None:
     deaf = worker.trainer()
     os.kill(deaf, signal.SIGSTOP)
 
-    kiln.ask(job_id, "cancel")
+    kiln.request(job_id, "cancel")
 
     job = kiln.wait_until_over(job_id)
     assert (job.status, job.reason) == ("cancelled", "cancelled_by_user")

@@ -1,4 +1,4 @@
-"""Leases shorter than what a worker does in one go."""
+"""Leases shorter than a worker's longest operation."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ pytestmark = pytest.mark.timeout(900)
 def test_a_lease_shorter_than_publishing(kiln: Kiln, drill: Drill) -> None:
     """About 20 s.
 
-    Invariant: whoever works keeps the job: loading, exporting, ending and publishing all renew the lease.
+    Invariant: a working worker keeps the job: loading, exporting, exiting and publishing all renew the lease.
     Faults injected: a lease of one second, and a disk that hangs for three of them while the worker publishes.
-    Broken by hand: services/trainer/worker/supervisor.py: no renewal in `_while_renewing` -> given up in the middle of
-    it, a second attempt
+    Broken by hand: services/trainer/worker/supervisor.py: no renewal in `_while_renewing` -> the lease expires
+    meanwhile, a second attempt
     """
     kiln.replace_api(KILN_LEASE_S="1")
     kiln.replace_worker(KILN_LEASE_S="1")
@@ -44,13 +44,13 @@ def test_a_lease_shorter_than_publishing(kiln: Kiln, drill: Drill) -> None:
 
 @contextmanager
 def hanging_file(folder: Path) -> Iterator[None]:
-    """Among the files to be published is one that cannot be read until the block ends: a pipe that nobody fills."""
+    """One of the files to publish, a pipe, cannot be read until the block ends."""
     folder.mkdir(parents=True)
     pipe = folder / "hangs.bin"
     os.mkfifo(pipe)
     try:
         yield
     finally:
-        with suppress(OSError):  # nobody reads
+        with suppress(OSError):  # no reader
             os.close(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
         pipe.unlink()

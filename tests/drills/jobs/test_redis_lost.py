@@ -20,7 +20,7 @@ BODY = {"preset": "tiny", "dataset": "colors", "overrides": ENDLESS}
 
 
 def assert_refused_in_time(answer: httpx2.Response) -> None:
-    """503 within two seconds, and when to come again."""
+    """503 within two seconds, with Retry-After."""
     assert answer.status_code == 503, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
     assert int(answer.headers["retry-after"]) > 0
@@ -28,10 +28,11 @@ def assert_refused_in_time(answer: httpx2.Response) -> None:
 
 
 def test_redis_restarts_while_nothing_happens(kiln: Kiln, drill: Drill) -> None:
-    """Invariant: API and worker find the new Redis by themselves; the next job is taken at once, and the one after.
+    """Invariant: API and worker reconnect to the new Redis; the next jobs run at once.
 
     Faults injected: three restarts of redis-server (SIGTERM, kill -9, SIGTERM), with API and worker idle.
-    Broken by hand: shared/storage/celery_app.py: `broker_connection_retry=False` -> waited in vain for the job to run
+    Broken by hand: shared/storage/celery_app.py: `broker_connection_retry=False` -> times out waiting for the job to
+    run
     """
     for end in (kiln.redis.shut_down, kiln.redis.kill, kiln.redis.shut_down):
         wait_for(kiln.worker.log, lambda text: "ready." in text)
@@ -39,22 +40,22 @@ def test_redis_restarts_while_nothing_happens(kiln: Kiln, drill: Drill) -> None:
         kiln.redis.start()
         job_id = kiln.submit(ENDLESS)
         assert kiln.wait_for_status(job_id, "running").attempt == 1
-        kiln.mend()
+        kiln.reset()
     drill.record("redis restart, idle", 3)
 
 
 @pytest.mark.slow_drill
 @pytest.mark.parametrize(("name", "end"), [("redis restart in a job", RedisServer.shut_down),
                                            ("redis kill -9 with AOF, in a job", RedisServer.kill)])  # fmt: skip
-def test_redis_comes_back_in_a_job(kiln: Kiln, drill: Drill, name: str, end: Callable[[RedisServer], None]) -> None:
+def test_redis_returns_in_a_job(kiln: Kiln, drill: Drill, name: str, end: Callable[[RedisServer], None]) -> None:
     """About 30 s each.
 
-    Invariant: training goes on, the worker keeps its job, nothing of record, events or series is missing, and the job
-    that waits behind it is still there and runs.
-    Faults injected: redis-server ends (SIGTERM, kill -9) while a job trains, twice, and is started again when the
-    worker has met its absence.
+    Invariant: training continues, the worker keeps its job, record, events and series are complete, and the next job
+    in the queue runs.
+    Faults injected: redis-server ends (SIGTERM, kill -9) while a job trains, twice, and starts again after the
+    worker has noticed.
     Broken by hand: services/trainer/worker/supervisor.py: StoreUnavailable raised from `_try_to_flush` -> the worker
-    drops its job, waited in vain for its end; services/dev.py: `--appendonly no` -> the waiting job is unknown
+    drops its job, times out waiting for its end; services/dev.py: `--appendonly no` -> the waiting job is unknown
     """
     job_id, waiting = kiln.submit(RUN), kiln.submit(ENDLESS)
     for share in (0.1, 0.5):
@@ -69,12 +70,13 @@ def test_redis_comes_back_in_a_job(kiln: Kiln, drill: Drill, name: str, end: Cal
     assert "rebuilt" not in kiln.events(job_id)
     assert kiln.wait_for_status(waiting, "running").attempt == 1
     kiln.end_all_jobs()
-    kiln.assert_nothing_shows(job_id, RUN)
+    kiln.assert_same_outcome(job_id, RUN)
     drill.record(name, 2)
 
 
 def test_redis_ends_during_a_post(kiln: Kiln, drill: Drill) -> None:
-    """Invariant: 503 with Retry-After within 2 s; who sends the request again with its key has one job, and one run.
+    """Invariant: 503 with Retry-After within 2 s; a client that repeats the request with its key gets one job and one
+    run.
 
     Faults injected: kill -9 of redis-server at the moment the record of a new job reaches it: once before it has
     written it, and once after, with the answer lost.
@@ -90,7 +92,7 @@ def test_redis_ends_during_a_post(kiln: Kiln, drill: Drill) -> None:
             assert_refused_in_time(api.http.post("/jobs", json=BODY, headers=key))
             assert wire.sprung.is_set()
             kiln.redis.start()
-            # Readers reconnect by themselves; the same request again is answered as if it were the first.
+            # Readers reconnect; a repeated request gets the reply of the first.
             again = partial(api.http.post, "/jobs", json=BODY, headers=key)
             answer = wait_for(again, lambda seen: seen.status_code != 503)
 
@@ -99,7 +101,7 @@ def test_redis_ends_during_a_post(kiln: Kiln, drill: Drill) -> None:
             assert answer.json()["id"] == job_id
             assert kiln.wait_for_status(job_id, "running").attempt == 1
             kiln.end_all_jobs()
-        kiln.mend()
+        kiln.reset()
     drill.record("redis restart during POST", 2)
 
 
@@ -135,18 +137,18 @@ def test_flushall_in_a_job(kiln: Kiln, drill: Drill) -> None:
     assert [job["id"] for job in listed] == [job_id]
     job = kiln.wait_until_over(job_id)
     assert (job.status, job.attempt) == ("succeeded", 1)
-    kiln.assert_nothing_shows(job_id, RUN)
+    kiln.assert_same_outcome(job_id, RUN)
     assert kiln.wait_for_status(kiln.submit(ENDLESS), "running").attempt == 1
     drill.record("FLUSHALL in a job", 1)
 
 
 @pytest.mark.slow_drill
 @pytest.mark.parametrize("outage_s", [2 * LEASE_S, 60.0])
-def test_redis_is_gone_for_a_while(kiln: Kiln, drill: Drill, outage_s: float) -> None:
+def test_redis_is_down_for_a_while(kiln: Kiln, drill: Drill, outage_s: float) -> None:
     """About 45 s and 80 s.
 
     Invariant: training goes on, /generate goes on, POST /jobs is refused at once; when Redis is back all recovers by
-    itself, the job keeps its worker, and nothing shows.
+    itself, the job keeps its worker, and the outcome is the same.
     Faults injected: kill -9 of redis-server in a job; it comes back after two leases, and after 60 s.
     Broken by hand: services/trainer/worker/supervisor.py: `retry_while_unavailable` gives up at once ->
     claimed again, two attempts
@@ -167,7 +169,7 @@ def test_redis_is_gone_for_a_while(kiln: Kiln, drill: Drill, outage_s: float) ->
 
     job = kiln.wait_until_over(job_id)
     assert (job.attempt, job.fence, job.crashes) == (1, 1, 0)
-    kiln.assert_nothing_shows(job_id, RUN)
+    kiln.assert_same_outcome(job_id, RUN)
     assert kiln.wait_for_status(kiln.submit(ENDLESS), "running").attempt == 1
     drill.record(f"redis gone for {outage_s:g} s", 1)
 

@@ -1,4 +1,4 @@
-"""Cancel, pause, resume and finish: in every state, twice, and after the end."""
+"""Cancel, pause, resume and finish: in every state, twice, and after the job has ended."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def in_state(kiln: Kiln, state: str) -> str:
         elif state != "running":
             change(partial(transitions.release, fence=fence, status=JobStatus(state.split(maxsplit=1)[0])))
     elif state in ("paused", "cancelled"):
-        kiln.ask(job_id, {"paused": "pause", "cancelled": "cancel"}[state])
+        kiln.request(job_id, {"paused": "pause", "cancelled": "cancel"}[state])
     assert kiln.job(job_id).status == state.split(maxsplit=1)[0]
     return job_id
 
 
-# state before -> answer, state after, what is asked of the worker. Where nothing is said, nothing changes.
+# state before -> response, state after, request to the worker. States not listed do not change.
 Expected = tuple[int, str, str | None]
 
 UNCHANGED: Expected = (202, "", None)
@@ -51,10 +51,10 @@ EXPECTED: dict[str, dict[str, Expected]] = {
 
 @pytest.mark.parametrize("what", list(EXPECTED))
 def test_a_request_in_every_state_twice(kiln: Kiln, drill: Drill, what: str) -> None:
-    """Invariant: each request has one outcome per state, asked twice it has the same; what is over stays as it was.
+    """Invariant: each request has one outcome per state, also the second time; ended jobs do not change.
 
     Faults injected: the request on a job in each of nine states, and again. (The worker is stopped meanwhile, so that
-    a state stays what it is.)
+    the state is stable.)
     Broken by hand: shared/jobs/record.py: cancel: `is_over` not asked in `ask` -> 409; pause: PAUSED not asked in
     `_pause_idle` -> 409; resume: `is_over` not asked in `resume` -> 202; finish: `attempt == 0` not asked -> 202
     """
@@ -64,9 +64,9 @@ def test_a_request_in_every_state_twice(kiln: Kiln, drill: Drill, what: str) -> 
             job_id = in_state(kiln, state)
             before = kiln.job(job_id)
 
-            first = kiln.ask(job_id, what)
+            first = kiln.request(job_id, what)
             once = kiln.job(job_id)
-            second = kiln.ask(job_id, what)
+            second = kiln.request(job_id, what)
             twice = kiln.job(job_id)
 
             assert (state, first.status_code, once.status) == (state, status, after or state.split()[0])
@@ -74,7 +74,7 @@ def test_a_request_in_every_state_twice(kiln: Kiln, drill: Drill, what: str) -> 
             assert (state, twice.status, twice.request, twice.finished_at) == (
                 state, once.status, once.request, once.finished_at,
             )  # fmt: skip
-            # The second time finds the state that the first one made, and is as welcome there, or as unwelcome.
+            # The second request meets the state after the first, and gets the same response.
             assert (state, second.status_code) == (state, first.status_code)
             if before.is_over and status == 202 and not after:
                 assert once == before
@@ -85,13 +85,14 @@ def test_a_request_in_every_state_twice(kiln: Kiln, drill: Drill, what: str) -> 
 
 
 @pytest.mark.parametrize(("what", "then"), [("cancel", "cancelled"), ("pause", "paused")])
-def test_a_running_job_is_told_within_two_seconds(kiln: Kiln, drill: Drill, what: str, then: str) -> None:
-    """Invariant: within 2 s of the request, by the store's clock, the trainer has been told, even while it still loads;
-    then the job is what was asked for, its trainer is gone, and asking again changes nothing.
+def test_a_running_job_reacts_within_two_seconds(kiln: Kiln, drill: Drill, what: str, then: str) -> None:
+    """Invariant: within 2 s of the request, by the store's clock, the trainer gets its signal, even while it loads;
+    then
+    the job has the requested status, its trainer has ended, and another request changes nothing.
 
-    Faults injected: the request, and again, while the trainer loads, and again when it has been obeyed.
-    Broken by hand: services/trainer/worker/supervisor.py: `HEARTBEAT_S = 2.8` -> told after 2.7 s; no `_announce_stop`
-    -> no event
+    Faults injected: the request twice while the trainer loads, and again after it took effect.
+    Broken by hand: services/trainer/worker/supervisor.py: `HEARTBEAT_S = 2.8` -> signalled after 2.7 s; no
+    `_announce_stop` -> no event
     """
     job_id = kiln.submit(ENDLESS)
     kiln.wait_for_status(job_id, "running")
@@ -99,7 +100,7 @@ def test_a_running_job_is_told_within_two_seconds(kiln: Kiln, drill: Drill, what
     asked_at = kiln.store.now()
 
     for _ in range(2):
-        assert kiln.ask(job_id, what).status_code == 202
+        assert kiln.request(job_id, what).status_code == 202
 
     told = kiln.wait_for_event(job_id, "stopping")
     assert told.at is not None
@@ -107,7 +108,7 @@ def test_a_running_job_is_told_within_two_seconds(kiln: Kiln, drill: Drill, what
     job = kiln.wait_for_status(job_id, then)
     assert (job.status, job.attempt) == (then, 1)
     assert kiln.trainers() == []
-    assert kiln.ask(job_id, what).status_code == 202
+    assert kiln.request(job_id, what).status_code == 202
     assert kiln.job(job_id) == job
     assert kiln.events(job_id).count("stopping") == 1
     drill.record(f"{what} of a running job, acknowledged within 2 s", 3)

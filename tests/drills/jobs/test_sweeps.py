@@ -1,4 +1,4 @@
-"""Sweeps whose workers and API are killed while they search."""
+"""Sweeps whose workers and API are killed during the search."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ BODY: dict[str, Any] = {
 def test_a_sweep_over_two_workers_survives_their_death_and_the_apis(kiln: Kiln, drill: Drill) -> None:
     """About 120 s.
 
-    Invariant: every trial is tried exactly once and to its end, and its value is what its job came to, whoever dies.
-    Faults injected: SIGKILL to one of two workers with its trainer, and to the API that was asked for the sweep, while
-    both workers train; another replica and another worker go on.
+    Invariant: every trial runs exactly once to its end, and its value is that of its job, whichever process dies.
+    Faults injected: SIGKILL to one of two workers with its trainer, and to the API that received the sweep, while
+    both workers train; another replica and another worker take over.
     Broken by hand: `services/api/sweeps/runner.py`: the job under an id of its own, not the recorded one -> seen in
     small, in tests/api/sweeps/test_runner.py, where the API dies after each write: a trial has no job, and the sweep
     no end.
@@ -47,7 +47,7 @@ def test_a_sweep_over_two_workers_survives_their_death_and_the_apis(kiln: Kiln, 
     kiln.start_worker()
 
     sweep = kiln.sweeps.get(sweep_id)
-    while not sweep.is_over:  # patience begins anew with each trial
+    while not sweep.is_over:  # the timeout restarts with each trial
         sweep = wait_for(lambda: kiln.sweeps.get(sweep_id), partial(is_further, than=sweep))
     assert (sweep.status, [trial.state for trial in sweep.trials]) == ("succeeded", [TrialState.COMPLETE] * TRIALS)
     made = jobs_of(kiln, sweep)
@@ -59,14 +59,14 @@ def test_a_sweep_over_two_workers_survives_their_death_and_the_apis(kiln: Kiln, 
         rows = kiln.store.metrics(trial.job_id or "")
         assert [row["nimg"] for row in rows] == list(range(400, 1601, 400))
         assert trial.value == rows[-1]["loss_g"]
-    # And the other replica, which never saw it asked for, serves the best
+    # And the other replica, which did not receive the sweep, promotes the best model
     promoted = heir.http.post(f"/sweeps/{sweep_id}/promote", json={"alias": "tuned"})
     assert promoted.json() == {"alias": "tuned", "model_id": sweep.best.model_id if sweep.best else None}
     drill.record("kill -9 a worker and the API in a sweep of 8 trials over two workers", 2)
 
 
 def at_work(kiln: Kiln, worker: Worker) -> Job | None:
-    """The job that the worker trains by now."""
+    """The job that the worker is training."""
     running = kiln.store.list(JobStatus.RUNNING).jobs
     mine = [job for job in running if (job.worker or "").endswith(f"-{worker.pid}") and job.progress.images_seen]
     return mine[0] if mine else None
