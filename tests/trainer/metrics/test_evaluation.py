@@ -181,7 +181,7 @@ def test_accuracy_by_class_by_hand() -> None:
 
 
 def test_too_few_real_images_are_refused(extractor: Extractor, cache: ArtifactStore) -> None:
-    with pytest.raises(BadDataset, match="9 real images are too few to measure by; at least 10 are needed"):
+    with pytest.raises(BadDataset, match="evaluation needs at least 10 real images; the data set has 9"):
         make_evaluator(extractor, random_images(9), None, cache)
 
 
@@ -234,11 +234,11 @@ def test_features_do_not_depend_on_the_batch_they_came_in(extractor: Extractor) 
 # Extractors ----------------------------------------------------------------------------------------------------------
 
 
-def test_an_extractor_that_cannot_be_had_is_told_by_field(tmp_path: Path) -> None:
+def test_an_unavailable_extractor_is_named(tmp_path: Path) -> None:
     settings = Settings(data=tmp_path, classifier=tmp_path / "none")
     with pytest.raises(UnknownClassifier, match="there is no classifier in"):
         find_extractor("classifier", None, settings, CPU)
-    with pytest.raises(InvalidInput, match="extractor: there are classifier and inception"):
+    with pytest.raises(InvalidInput, match="extractor: must be classifier or inception"):
         find_extractor("resnet", None, settings, CPU)
     with pytest.raises(InvalidInput, match=r"weights: expected a file: .*weights-inception-2015-12-05-6726825d\.pth"):
         find_extractor("inception", None, settings, CPU)

@@ -210,14 +210,14 @@ def test_the_command_prints_a_table(environment: Settings, whole: Messages, caps
     ("arguments", "status", "complaint"),
     [
         (["nobody"], 1, "UnknownModel: there is no model 'nobody'"),
-        (["nobody", "-n", "9"], 2, "images: at least 10 are needed (got 9)"),
-        (["nobody", "--extractor", "vgg"], 2, "extractor: there are classifier and inception (got 'vgg')"),
+        (["nobody", "-n", "9"], 2, "images: must be at least 10 (got 9)"),
+        (["nobody", "--extractor", "vgg"], 2, "extractor: must be classifier or inception (got 'vgg')"),
         (["nobody", "--extractor", "inception"], 2, "weights: expected a file: torch-fidelity's"),
-        (["no.onnx"], 2, "MODEL: expected a model's id, its folder, or a run's weights/*.safetensors (got 'no.onnx')"),
+        (["no.onnx"], 2, "MODEL: must be a model's id, its folder, or a run's weights/*.safetensors (got 'no.onnx')"),
         (["tests"], 2, "MODEL: the folder has no manifest.json (got 'tests')"),
     ],
 )
-def test_what_cannot_be_measured_is_messages(
+def test_invalid_arguments_are_named(
     environment: Settings, arguments: list[str], status: int, complaint: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["evaluate", *arguments]) == status
@@ -235,7 +235,7 @@ def test_files_that_are_not_what_they_say_are_refused(
     (tmp_path / "generator.onnx").write_bytes(b"another")
     cut = tmp_path / "1.safetensors"
     cut.write_bytes(Path(places(environment)["snapshot"]).read_bytes()[:1000])
-    for path, complaint in ((tmp_path, "lacks the generator.onnx"), (cut, "is no snapshot of a run over 2 classes")):
+    for path, complaint in ((tmp_path, "lacks a generator.onnx"), (cut, "is no snapshot of a run over 2 classes")):
         assert main(["evaluate", str(path), "-n", "20", "--dataset", "colors"]) == 1
         last = capsys.readouterr().err.splitlines()[-1]
         assert last.startswith("CorruptArtifact")
