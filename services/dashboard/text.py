@@ -141,6 +141,16 @@ def format_value(value: object) -> str:
     return str(value)
 
 
+def format_parameter(parameter: Mapping[str, Any]) -> str:
+    """The values of a sweep's parameter: `0.0001 to 0.002, logarithmic`, `16 to 64, step 16`, `hinge, bce`."""
+    if "choices" in parameter:
+        return format_value(parameter["choices"])
+    notes = ["logarithmic"] if parameter.get("log") else []
+    if parameter.get("step", 1) != 1:
+        notes.append(f"step {parameter['step']}")
+    return ", ".join([f"{format_value(parameter['low'])} to {format_value(parameter['high'])}", *notes])
+
+
 def _sentence(words: str) -> str:
     words = words.strip()
     return words[:1].upper() + words[1:] + ("" if words.endswith((".", "!", "?")) else ".") if words else ""

@@ -7,7 +7,15 @@ from datetime import UTC, datetime, timedelta
 import httpx2
 
 from kiln import InvalidInput, Unauthorized
-from services.dashboard.text import ADVICE, duration, error_message, format_count, format_value, time_ago
+from services.dashboard.text import (
+    ADVICE,
+    duration,
+    error_message,
+    format_count,
+    format_parameter,
+    format_value,
+    time_ago,
+)
 from shared.jobs.record import Reason
 
 URL = "http://kiln.example"
@@ -38,3 +46,12 @@ def test_numbers_and_times_are_formatted_for_people() -> None:
     assert [format_count(n) for n in (12, 3400, 1_234_567, 10**9)] == ["12", "3,400", "1.2 M", "1,000 M"]
     assert time_ago(now - timedelta(hours=3)) == "3 hours ago"
     assert format_value([0.25, None, True]) == "0.25, –, yes"
+
+
+def test_a_parameter_of_a_sweep_is_shown_as_its_range_or_its_choices() -> None:
+    logarithmic = {"type": "float", "low": 1e-4, "high": 2e-3, "log": True}
+    stepped = {"type": "int", "low": 16, "high": 64, "step": 16, "log": False}
+
+    assert format_parameter(logarithmic) == "0.0001 to 0.002, logarithmic"
+    assert format_parameter(stepped) == "16 to 64, step 16"
+    assert format_parameter({"type": "categorical", "choices": ["hinge", "bce"]}) == "hinge, bce"

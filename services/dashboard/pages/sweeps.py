@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from urllib.parse import urlencode
 
 from kiln import NotFound, SweepData
@@ -12,7 +11,7 @@ from services.dashboard.elements.charts import Points, trials_chart
 from services.dashboard.elements.dialogs import confirmation, open_dialog
 from services.dashboard.elements.html import box, button, chart, figure, heading, image, link, table, text
 from services.dashboard.page import Page, open_page, page_at
-from services.dashboard.text import format_value, time_ago
+from services.dashboard.text import format_parameter, format_value, time_ago
 
 POLL_S = 3.0
 
@@ -157,7 +156,7 @@ def _draw_trials(sweep: SweepData) -> None:
                 link("Compare the jobs", f"/compare?{urlencode({'jobs': ','.join(jobs[:8])})}", "button small")
     with box("card", tag="section", **{"aria-label": "Search space"}):
         heading("Search space")
-        rows = [(name, json.dumps(parameter)) for name, parameter in sweep.space.items()]
+        rows = [(name, format_parameter(parameter)) for name, parameter in sweep.space.items()]
         table("Search space", ("Parameter", "Values"), rows)
 
 
