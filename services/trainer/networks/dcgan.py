@@ -1,8 +1,8 @@
 """The networks of report 1: DCGAN's shapes (Radford et al. 2016, arXiv:1511.06434) at 32 pixels, without biases.
 
-The unconditional ones are the report's, weight for weight. Conditional, the generator's batch norms look up scale and
-shift by class, and the discriminator adds a filter per class to its last layer, which is the projection of Miyato and
-Koyama (arXiv:1802.05637, eq. 3) onto the last feature map.
+The unconditional networks have exactly the report's weights. In the conditional ones, the generator's batch norms look
+up scale and shift by class, and the discriminator projects its last feature map onto the class (Miyato and Koyama 2018,
+arXiv:1802.05637, eq. 3).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The networks of report 2: a small DCGAN as Keras builds it, with everything that the report varies.
+"""The networks of report 2: a small DCGAN as Keras builds it, with the options that the report compares.
 
-What the report does not say is what Keras does by itself: LeakyReLU of slope 0.3, "same" padding, Glorot's uniform
-initial weights with zero biases, batch norm of epsilon 0.001. The class, where there is one, joins the latent vector
-as in Mirza and Osindero 2014 (arXiv:1411.1784) and meets D's features by projection (arXiv:1802.05637, eq. 3).
+Where the report is silent, the defaults of Keras apply: LeakyReLU of slope 0.3, "same" padding, Glorot's uniform
+initial weights with zero biases, batch norm of epsilon 0.001. In conditional networks the class joins the latent vector
+(Mirza and Osindero 2014, arXiv:1411.1784) and the discriminator uses projection (arXiv:1802.05637, eq. 3).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from services.trainer.networks.strided import PLAIN_PRODUCTS, Products
 from shared.configs.presets import TrainConfig
 
 LEAKY_SLOPE = 0.3  # of the layer `keras.layers.LeakyReLU`, in Keras 2 and 3; of the function in Keras 3 it is 0.2
-FIRST_PX, LAST_PX = 8, 8  # what the generator starts from, and what the discriminator flattens
+FIRST_PX, LAST_PX = 8, 8  # the generator's first image size, and the size that the discriminator flattens
 
 
 class Generator(nn.Module):
@@ -30,7 +30,7 @@ class Generator(nn.Module):
         channels = config.g_channels
         self.first_channels = channels[0]
         self.dense = nn.Linear(config.latent_dim, channels[0] * FIRST_PX**2)
-        # What a dense layer does with z and the class as a one-hot vector: a row of weights for each class.
+        # Equals a dense layer on z and the one-hot class: the class selects a row of weights.
         self.class_weights = None if num_classes is None else nn.Embedding(num_classes, self.dense.out_features)
         self.convolutions = nn.ModuleList(nn.ConvTranspose2d(c_in, c_out, 3, 2) for c_in, c_out in pairwise(channels))
         self.to_rgb = nn.Conv2d(channels[-1], 3, 3, padding=1)

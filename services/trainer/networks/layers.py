@@ -1,4 +1,4 @@
-"""Layers shared by the families: those that know the class, and the normalisation of weights."""
+"""Layers that several networks share: batch norm by class, and spectral norm."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ class ConditionalBatchNorm2d(nn.Module):
         x = self.norm(x)
         if self.scale is None or self.shift is None:
             return x
-        # In the precision of the images, which fp32 scales would otherwise raise for all that follows.
+        # In the images' precision: fp32 scales would raise everything that follows to fp32.
         scale, shift = self.scale(labels).to(x.dtype), self.shift(labels).to(x.dtype)  # [N, C] each
         return torch.addcmul(shift[:, :, None, None], x, scale[:, :, None, None])
 
 
 def add_spectral_norm(network: nn.Module) -> None:
-    """Divides every weight by its spectral norm, one power iteration a step; Miyato et al., arXiv:1802.05957, eq. 8.
+    """Divides each weight by its spectral norm; one power iteration per step (Miyato et al., arXiv:1802.05957, eq. 8).
 
-    A zero weight has no direction to iterate on, so weights must be initialised before.
+    Weights must be initialised before: the power iteration needs a nonzero weight.
     """
     for module in list(network.modules()):
         if isinstance(module, nn.Conv2d | nn.Linear | nn.Embedding):

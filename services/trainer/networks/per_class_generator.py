@@ -1,4 +1,4 @@
-"""Several generators behind one signature: each makes the images of its own class."""
+"""One generator per class, behind the signature of a single generator."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class PerClassGenerator(nn.Module):
-    """(z [N, latent], labels [N]) -> images [N, 3, 32, 32]; image i is by `parts[labels[i]]`, grey if there is none."""
+    """(z [N, latent], labels [N]) -> images [N, 3, 32, 32]. Part `labels[i]` makes image i; without it, it is grey."""
 
     def __init__(self, parts: Sequence[nn.Module]) -> None:
         super().__init__()

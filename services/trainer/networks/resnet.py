@@ -1,7 +1,7 @@
-"""Small residual networks in the manner of SNGAN with projection (Miyato et al. 2018, arXiv:1802.05957, 1802.05637).
+"""Small residual networks after SNGAN with projection (Miyato et al. 2018, arXiv:1802.05957 and 1802.05637).
 
-The generator doubles the resolution in each block from 4x4 to 32x32; the discriminator halves it. Class by conditional
-batch norm and by projection.
+The generator doubles the resolution in each block from 4x4 to 32x32; the discriminator halves it. The class enters by
+conditional batch norm in the generator and by projection in the discriminator.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class DiscriminatorBlock(nn.Module):
 
     def __init__(self, c_in: int, c_out: int, products: Products, *, is_first: bool, halves: bool) -> None:
         super().__init__()
-        self.is_first = is_first  # the first block sees pixels, which a ReLU would cut
+        self.is_first = is_first  # a ReLU before the first block would cut pixels below zero
         self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
         self.conv2 = PooledConv3x3(c_out, c_out, products) if halves else nn.Conv2d(c_out, c_out, 3, padding=1)
         self.shrink = nn.AvgPool2d(2) if halves else nn.Identity()

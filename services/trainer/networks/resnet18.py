@@ -1,4 +1,4 @@
-"""The classifier's network as a discriminator, so that it may begin as the trained one; resnet.py's generator."""
+"""The classifier's ResNet-18 as a discriminator, so that it can start from the trained classifier's weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from shared.configs.presets import TrainConfig
 
 
 class Discriminator(discriminator.Discriminator):
-    """ResNet-18 whose one logit is the score, plus the class by projection onto its features. [N, 3, 32, 32] -> [N]"""
+    """ResNet-18 with one logit as the score, plus a projection of its features onto the class. [N, 3, 32, 32] -> [N]"""
 
     def __init__(self, config: TrainConfig, num_classes: int | None, _products: Products = PLAIN_PRODUCTS) -> None:
         super().__init__()

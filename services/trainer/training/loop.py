@@ -1,6 +1,6 @@
 """The training loop: an iteration, averaging, and at intervals metrics, sample grids and checkpoints.
 
-The loop knows nothing of files, jobs or Redis: it calls `report(...)` and `should_stop()` and nothing else outside.
+The loop knows nothing of files, jobs or Redis: it calls `send(...)` and `should_stop()` and nothing else outside.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from shared.errors import Diverged
 from shared.jobs.trainer_messages import StopSignal
 
 PROGRESS_EVERY_S = 1.0
-MEASURE_EVERY_S = 30.0  # a recorded step cannot be timed from within; it is taken eagerly for that, which is slow
+MEASURE_EVERY_S = 30.0  # with a CUDA graph: only an eager step can be timed by part, and it is slow
 
 _STOPS: tuple[StopSignal | None, ...] = (None, "leave", "finish")
 
@@ -33,10 +33,10 @@ _STOPS: tuple[StopSignal | None, ...] = (None, "leave", "finish")
 class ProgressReport:
     nimg: int
     images_per_second: float
-    fraction: float  # of the schedules; more than of the images where time runs out first
+    fraction: float  # of the schedules, which advance by images or by time, whichever is further
     eta_seconds: float
-    step_shares: dict[str, float] | None = None  # of a step's time, by part (stopwatch.PARTS); None: not yet measured
-    device_memory_bytes: int | None = None  # the most that torch had in use; CUDA only
+    step_shares: dict[str, float] | None = None  # share of a step's time by part (stopwatch.PARTS), once measured
+    device_memory_bytes: int | None = None  # peak memory that torch allocated; CUDA only
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class SamplesReport:
 @dataclass(frozen=True)
 class CheckpointReport:
     state: Resumable
-    is_snapshot: bool  # one of those the config asks for, whose weights are worth keeping; else only for going on
+    is_snapshot: bool  # whether `snapshot_nimg` asks for it, so that its weights are kept after the run
 
 
 Report = ProgressReport | MetricsReport | SamplesReport | CheckpointReport
@@ -62,13 +62,13 @@ Report = ProgressReport | MetricsReport | SamplesReport | CheckpointReport
 def train(
     state: TrainState,
     dataset: ImageDataset,
-    report: Callable[[Report], None],
+    send: Callable[[Report], None],
     should_stop: Callable[[], StopSignal | None],
 ) -> Literal["leave", "done"]:
-    """Trains `state` in place until its budget is spent or it is told to stop.
+    """Trains `state` in place until its budget is spent or `should_stop()` returns a signal.
 
-    Reports progress about once a second; metrics, samples and checkpoints where the config says. Ends with a
-    checkpoint in any case. Raises Diverged when a loss is no longer finite.
+    Sends progress about once a second, and metrics, sample grids and checkpoints at the config's intervals. The last
+    message is a checkpoint. Raises Diverged when a loss is not finite.
     """
     config, is_first = state.config, state.ranks.is_first
     sampler = Sampler(len(dataset), config.seed)
@@ -79,10 +79,10 @@ def train(
     last_checkpoint_s = last_progress_s = last_measured_s = time.monotonic()
     shares: dict[str, float] | None = None
     if state.cur_nimg == 0 and is_first:
-        report(SamplesReport(0, sample_grid(state.ema, config, dataset)))
+        send(SamplesReport(0, sample_grid(state.ema, config, dataset)))
 
     while (stop := _stop_signal(state, should_stop, started_s)) is None and not is_over(state):
-        # Step: n_critic times the discriminator, once the generator. The first of a tick is measured.
+        # Iteration: n_critic discriminator steps and a generator step. The first of a tick is timed by part.
         lr = state.set_learning_rates()
         is_due = shares is None or not state.runtime.capture or time.monotonic() - last_measured_s >= MEASURE_EVERY_S
         watch = Stopwatch(state.device) if is_due and state.steps_summed == 0 else OFF
@@ -94,24 +94,24 @@ def train(
         state.wall_seconds = _wall_seconds(state, started_s)
         is_last = is_over(state)
 
-        # Tick: the sums become a row; this is the only place that waits for the device.
+        # Tick: the sums become a row of metrics. Only here does the loop wait for the device.
         if is_last or _crosses(before, state.cur_nimg, config.tick_nimg):
-            report(MetricsReport(close_tick(state, lr)))
+            send(MetricsReport(close_tick(state, lr)))
         now_s = time.monotonic()
         if is_last or now_s - last_progress_s >= PROGRESS_EVERY_S:
             last_progress_s = now_s
-            report(_progress(state, speed.measure(state.cur_nimg), shares))
+            send(_progress(state, speed.measure(state.cur_nimg), shares))
 
-        # Snapshot: a sample grid and a checkpoint; checkpoints by the clock as well.
+        # Snapshot: a sample grid and a checkpoint. Checkpoints also follow the clock.
         is_snapshot = is_last or _crosses(before, state.cur_nimg, config.snapshot_nimg)
         if is_snapshot and is_first:
-            report(SamplesReport(state.cur_nimg, sample_grid(state.ema, config, dataset)))
+            send(SamplesReport(state.cur_nimg, sample_grid(state.ema, config, dataset)))
         if is_snapshot or now_s - last_checkpoint_s >= config.checkpoint_every_s:
-            report(CheckpointReport(state, is_snapshot))
+            send(CheckpointReport(state, is_snapshot))
             last_checkpoint_s = time.monotonic()
 
     if stop is not None and not is_over(state):
-        report(CheckpointReport(state, is_snapshot=False))
+        send(CheckpointReport(state, is_snapshot=False))
     return "leave" if stop == "leave" else "done"
 
 
@@ -121,7 +121,7 @@ def is_over(state: TrainState) -> bool:
 
 
 def close_tick(state: TrainState, lr: float) -> dict[str, float]:
-    """Turns the sums since the last tick into a row of the metrics series, and starts anew.
+    """Appends the means since the last tick to the metrics as a row, and resets the sums.
 
     Raises Diverged when a mean is not finite.
     """
@@ -143,7 +143,7 @@ def close_tick(state: TrainState, lr: float) -> dict[str, float]:
 def _stop_signal(
     state: TrainState, should_stop: Callable[[], StopSignal | None], started_s: float
 ) -> StopSignal | None:
-    """What should_stop() says, asked by the first process for all of them."""
+    """The first process's stop signal, in all processes."""
     state.wall_seconds = _wall_seconds(state, started_s)
     return _STOPS[int(state.ranks.broadcast_from_first([_STOPS.index(should_stop())])[0])]
 
@@ -168,7 +168,7 @@ def _crosses(before: int, after: int, every: int) -> bool:
 
 
 class _Speedometer:
-    """Images per second since the start of this process, start-up costs of the first moments forgotten as it goes."""
+    """Images per second as an exponential average, so that the slow first iterations lose their weight."""
 
     def __init__(self, nimg: int) -> None:
         self.nimg, self.at_s, self.rate = nimg, time.monotonic(), 0.0

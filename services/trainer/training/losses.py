@@ -1,6 +1,6 @@
-"""Adversarial losses: scores [N] in, losses per sample [N] out. Pure; the loop averages them.
+"""Adversarial losses as pure functions: scores [N] in, losses per sample [N] out; the step averages them.
 
-Every discriminator loss is one that the discriminator *minimises*, with the sign of the paper that is named.
+The discriminator *minimises* every discriminator loss. Signs are those of the cited papers.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Loss:
-    """The two players' losses, and where the discriminator draws the line between real and fake."""
+    """The losses of both networks, and the score above which the discriminator calls an image real."""
 
     discriminator: Callable[[Tensor, Tensor], Tensor]  # (real scores, fake scores) -> [N]
     generator: Callable[[Tensor], Tensor]  # fake scores -> [N]
-    threshold: Callable[[Tensor, Tensor], Tensor]  # scores above it count as "real"
+    threshold: Callable[[Tensor, Tensor], Tensor]  # -> []
 
 
 def _zero(real: Tensor, fake: Tensor) -> Tensor:
@@ -27,7 +27,7 @@ def _zero(real: Tensor, fake: Tensor) -> Tensor:
 
 
 def _midpoint(real: Tensor, fake: Tensor) -> Tensor:
-    # A critic's scores mean nothing by themselves, only their differences do.
+    # Only differences between a critic's scores have a meaning.
     return (real.mean() + fake.mean()) / 2
 
 
@@ -37,16 +37,16 @@ LOSSES: dict[str, Loss] = {
     # Lim and Ye 2017, arXiv:1705.02894; Miyato et al. 2018, arXiv:1802.05957, eq. 16-17.
     "hinge": Loss(lambda real, fake: F.relu(1 - real) + F.relu(1 + fake), lambda fake: -fake, _zero),
     # Goodfellow et al. 2014, arXiv:1406.2661, eq. 1, on logits; the generator's is the non-saturating one of section 3.
-    # Mean of the real and the fake half, as Keras prints it: log 2 = 0.693 for a discriminator that knows nothing.
+    # Mean of the real and the fake half, as Keras prints it: log 2 = 0.693 for a discriminator that guesses.
     "bce": Loss(lambda real, fake: (F.softplus(-real) + F.softplus(fake)) / 2, lambda fake: F.softplus(-fake), _zero),
 }
 
 
 def class_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """-log P(class | image) [N] of logits [N, K]: what an auxiliary classifier adds to both networks' losses.
+    """-log P(class | image) [N] of logits [N, K]: the auxiliary classifier's term in both networks' losses.
 
-    Odena et al. 2017, arXiv:1610.09585, eq. 3, with the discriminator's half on real images only: it would learn from
-    the generated ones what the generator takes a class for.
+    Odena et al. 2017, arXiv:1610.09585, eq. 3. The discriminator learns classes from real images only; generated ones
+    would teach it the generator's mistakes.
     """
     return F.cross_entropy(logits.float(), labels, reduction="none")
 
@@ -56,7 +56,7 @@ def gradient_penalty(
 ) -> Tensor:
     """(||grad D(x)|| - 1)^2 at points between real and fake; Gulrajani et al. 2017, arXiv:1704.00028, eq. 3. -> [N]
 
-    `mix` [N] in [0, 1] says where between them: 1 is the real image. Differentiable in D's weights.
+    `mix` [N] in [0, 1] is the weight of the real image. The result is differentiable in D's weights.
     """
     weight = mix[:, None, None, None]
     between = (weight * real + (1 - weight) * fake).detach().requires_grad_()

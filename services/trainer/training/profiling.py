@@ -1,4 +1,4 @@
-"""A trace of a few iterations, which opens in Perfetto (ui.perfetto.dev) or chrome://tracing."""
+"""Writes a trace of a few iterations, which opens in Perfetto (ui.perfetto.dev) or chrome://tracing."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import TypeVar
 import torch
 from torch.profiler import ProfilerActivity, profile, schedule
 
-SKIPPED, TRACED = 5, 3  # iterations: caches fill, and a CUDA graph is recorded, before the trace begins
+SKIPPED, TRACED = 5, 3  # iterations; before the trace begins, caches fill and the CUDA graph is recorded
 
 T = TypeVar("T")
 
 
 @contextmanager
 def profiled(should_stop: Callable[[], T], path: Path | None) -> Iterator[Callable[[], T]]:
-    """should_stop() as the loop asks it before each iteration, by which the profiler counts. None: no trace."""
+    """`should_stop`, wrapped so that each call, one per iteration, advances the profiler. No trace without a path."""
     if path is None:
         yield should_stop
         return
@@ -27,8 +27,8 @@ def profiled(should_stop: Callable[[], T], path: Path | None) -> Iterator[Callab
         activities=activities, schedule=plan, on_trace_ready=lambda p: p.export_chrome_trace(str(path))
     ) as profiler:
 
-        def ask() -> T:
+        def counted() -> T:
             profiler.step()
             return should_stop()
 
-        yield ask
+        yield counted

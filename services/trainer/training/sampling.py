@@ -1,4 +1,4 @@
-"""Drawing from a generator: batch statistics put right, and the sample grid of a run."""
+"""Sample grids of a run, and batch statistics for averaged weights."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from shared.configs.presets import TrainConfig
 
 GRID_IMAGES = 100  # ten rows of ten; one class per row where there are ten
 BATCH = 64
-NORM_IMAGES = 4096  # batch statistics of a model that is exported or measured are averages over so many
+NORM_IMAGES = 4096  # number of images behind the batch statistics of an exported or evaluated model
 
 
 def sample_grid(generator: nn.Module, config: TrainConfig, dataset: ImageDataset, *, reestimate: bool = True) -> Tensor:
-    """GRID_IMAGES images [100, 3, H, W] uint8 on the CPU, of the same latents whenever it is called in a run.
+    """Images [100, 3, H, W] uint8 on the CPU, of the same latents in every grid of a run; one class per row.
 
-    Classes go round-robin by rows. Leaves torch's global random state as it was.
+    Does not change torch's global random state.
     """
     device = next(generator.parameters()).device
     if reestimate:
@@ -31,10 +31,10 @@ def sample_grid(generator: nn.Module, config: TrainConfig, dataset: ImageDataset
 
 
 def standing_statistics(generator: nn.Module, config: TrainConfig, num_classes: int, images: int) -> None:
-    """Replaces the running statistics of all batch norms by plain averages over `images` fresh images.
+    """Replaces the running statistics of all batch norms by plain averages over `images` generated images.
 
-    Averaged weights never saw a batch of their own, so statistics copied from the trained network do not fit them
-    (Brock et al. 2019, arXiv:1809.11096, appendix C: "standing statistics").
+    The trained network's statistics do not fit averaged weights (Brock et al. 2019, arXiv:1809.11096, appendix C:
+    "standing statistics").
     """
     norms = [module for module in generator.modules() if isinstance(module, nn.BatchNorm2d)]
     if not norms:
@@ -45,7 +45,7 @@ def standing_statistics(generator: nn.Module, config: TrainConfig, num_classes: 
     generator.train()
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # torch's word for a cumulative average
+        norm.momentum = None  # means a cumulative average in torch
     with torch.no_grad():
         for _ in range(images // BATCH):
             z = torch.randn(BATCH, config.latent_dim, generator=rng)
@@ -57,6 +57,6 @@ def standing_statistics(generator: nn.Module, config: TrainConfig, num_classes: 
 
 
 def _own_generator(config: TrainConfig, purpose: str) -> torch.Generator:
-    """A random source of its own, so that looking at a run does not change it."""
+    """A separate random source, so that sampling does not change the training run."""
     offset = {"grid": 1, "norm": 2}[purpose]
     return torch.Generator().manual_seed((config.seed + offset) % 2**63)

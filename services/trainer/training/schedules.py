@@ -1,4 +1,4 @@
-"""Everything that changes during a run, as plain functions of the images seen."""
+"""Learning rate, averaging and time limit of a run, as plain functions of the images seen."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from shared.configs.presets import TrainConfig
 
 EMA_RAMPUP = 0.05  # the half-life never exceeds this share of the images seen (Karras et al. 2022, EDM, training loop)
 
-CLOSING_S = 30.0  # what sampling, checking and exporting take at the end of a run; part of max_minutes
+CLOSING_S = 30.0  # for sampling, parity check and export at the end of a run; part of max_minutes
 
 
 def training_seconds(config: TrainConfig) -> float | None:
-    """How long may be trained so that the run, export included, ends on time. None: as long as it takes."""
+    """Seconds of training after which a run with `max_minutes` must export to end on time. None: no limit."""
     if config.max_minutes is None:
         return None
     budget_s = 60 * config.max_minutes
@@ -18,10 +18,10 @@ def training_seconds(config: TrainConfig) -> float | None:
 
 
 def scheduled_nimg(config: TrainConfig, nimg: int, trained_s: float) -> int:
-    """Position of all schedules in images: how far the run is in images or in time, whichever is further.
+    """Position of all schedules in images: the run's position by images or by time, whichever is further.
 
-    With `max_minutes`, a run that will not see all its images moves through its schedules by the clock, and so ends
-    with them ended. A run may then not be repeated to the bit, for time decides.
+    With `max_minutes` a run that cannot see all its images moves through its schedules by the clock, so that they end
+    when the run does. Such a run cannot be repeated to the bit.
     """
     limit_s = training_seconds(config)
     if limit_s is None:
@@ -30,7 +30,7 @@ def scheduled_nimg(config: TrainConfig, nimg: int, trained_s: float) -> int:
 
 
 def learning_rate_factor(config: TrainConfig, nimg: int) -> float:
-    """What to multiply the base learning rates with after `nimg` images: steps, then a linear fall to zero."""
+    """Factor of the base learning rates after `nimg` images: steps, then a linear fall to zero."""
     factor = 1.0
     if config.lr_step_nimg is not None:
         factor *= config.lr_step_factor ** (nimg // config.lr_step_nimg)
@@ -41,6 +41,6 @@ def learning_rate_factor(config: TrainConfig, nimg: int) -> float:
 
 
 def ema_decay(config: TrainConfig, nimg: int, batch_nimg: int) -> float:
-    """Weight of the old average when one step of `batch_nimg` images is added; 0 means "no averaging, follow"."""
+    """Weight of the old average when a step of `batch_nimg` images is added; 0 copies the current weights."""
     halflife = min(float(config.ema_halflife_nimg), nimg * EMA_RAMPUP)
     return 0.5 ** (batch_nimg / halflife) if halflife > 0 else 0.0

@@ -1,4 +1,4 @@
-"""All that a training run carries from one step to the next, and how to put it away and take it up again."""
+"""The state of a training run: everything that a checkpoint holds, and how it is saved and loaded."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from shared.configs.presets import TrainConfig
 
 Network = TypeVar("Network", bound=nn.Module)
 
-# What is summed over a tick, in this order; `count` is the number of steps that were summed.
+# The figures that are summed over a tick, in the order of `TrainState.sums`.
 SUMMED = (
     "loss_d",
     "loss_g",
@@ -30,12 +30,12 @@ SUMMED = (
     "class_loss_d",
     "class_loss_g",
 )
-# Those that a config without their weight does not have.
+# Figures that a row has only if the config gives them a weight.
 WEIGHTED = {"gradient_penalty": "gp_weight", "class_loss_d": "class_weight", "class_loss_g": "class_weight"}
 
 
 class Resumable(Protocol):
-    """What reports, checkpoints and exports need to know of a run; a TrainState, or several that make up one run."""
+    """What messages, checkpoints and exports read of a run: a TrainState, or one for each class."""
 
     @property
     def config(self) -> TrainConfig: ...
@@ -56,7 +56,7 @@ class Resumable(Protocol):
 
 @dataclass(frozen=True)
 class Best:
-    """The best averaged generator so far, by the figure that the config watches."""
+    """The best averaged generator so far, by the metric of the config's early_stop."""
 
     nimg: int
     value: float
@@ -64,9 +64,9 @@ class Best:
 
 
 class TrainState:
-    """Networks, averaged generator, optimizers, position, the metrics so far and every random state.
+    """Networks, averaged generator, optimizers, position, metrics so far and all random states.
 
-    A state that was saved and loaded goes on exactly as the one that was saved would have.
+    A loaded state continues exactly as the saved one would have.
     """
 
     def __init__(
@@ -92,11 +92,11 @@ class TrainState:
         self.opt_g = self._optimizer(self.generator, config.lr)
         self.opt_d = self._optimizer(self.discriminator, config.lr_d or config.lr)
         self.cur_nimg = 0
-        self.wall_seconds = 0.0  # of training, over all attempts; decides nothing unless the config has max_minutes
+        self.wall_seconds = 0.0  # of training, over all attempts; changes nothing unless the config has max_minutes
         self.sums = torch.zeros(len(SUMMED), dtype=torch.float64, device=device)
         self.steps_summed = 0
         self.metrics: list[dict[str, float]] = []  # one row per tick, each with its `nimg`
-        self.best: Best | None = None  # where the config has early_stop
+        self.best: Best | None = None  # set if the config has early_stop
 
     def _place(self, network: Network) -> Network:
         network = network.to(self.device)
@@ -113,7 +113,7 @@ class TrainState:
         return torch.optim.Adam(network.parameters(), rate, betas, fused=True, capturable=capture)
 
     def set_learning_rates(self) -> float:
-        """Sets both optimizers' rates for the present position; returns the generator's."""
+        """Sets both optimizers' learning rates for the current position; returns the generator's."""
         factor = learning_rate_factor(self.config, self.schedule_nimg)
         for optimizer, base in ((self.opt_g, self.config.lr), (self.opt_d, self.config.lr_d or self.config.lr)):
             for group in optimizer.param_groups:
@@ -125,16 +125,16 @@ class TrainState:
 
     @property
     def schedule_nimg(self) -> int:
-        """Where the schedules stand; further than the images seen where time runs out first."""
+        """Position of the schedules in images; ahead of `cur_nimg` if the time limit comes before the image budget."""
         return scheduled_nimg(self.config, self.cur_nimg, self.wall_seconds)
 
     @torch.no_grad()
     def update_ema(self, batch_nimg: int) -> None:
-        """Moves the averaged generator's weights towards the present ones. Its batch statistics are not averages."""
+        """Moves the averaged generator's weights towards the current ones. Batch statistics are not averaged."""
         decay = ema_decay(self.config, self.cur_nimg, batch_nimg)
         average: list[Tensor] = list(self.ema.parameters())
-        present: list[Tensor] = list(self.generator.parameters())
-        torch._foreach_lerp_(average, present, 1 - decay)
+        current: list[Tensor] = list(self.generator.parameters())
+        torch._foreach_lerp_(average, current, 1 - decay)
 
     def generate(self, z: Tensor, labels: Tensor) -> Tensor:
         """The generator's images [N, 3, 32, 32], by compiled code where the runtime compiles."""
@@ -148,11 +148,11 @@ class TrainState:
         return result
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """The arithmetic that the config asks for; weights stay fp32."""
+        """The config's precision for everything inside the context; weights stay in fp32."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
 
     def draw_latents(self) -> Tensor:
-        """This process's share of a batch of latents, out of numbers that are the same for any number of processes."""
+        """This process's shard of a batch of latents. The batch does not depend on the number of processes."""
         shape = (self.config.batch_size, self.config.latent_dim)
         return self.ranks.local_shard(torch.randn(shape, device=self.device))
 
@@ -167,7 +167,7 @@ class TrainState:
         return {"generator": self.generator, "discriminator": self.discriminator, "ema": self.ema}
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors, numbers and strings only, so that torch can load it with `weights_only=True`."""
+        """Tensors, numbers and strings only, so that torch loads it with `weights_only=True`."""
         return {
             "config": self.config.model_dump_json(),
             "cur_nimg": self.cur_nimg,
@@ -205,7 +205,7 @@ def _with_plain_rates(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
-    """Takes the moments up, and keeps this run's own way of computing: rates, flags, and the order in memory."""
+    """Loads the moments. Learning rates, flags and the order in memory stay those of this run's own paths."""
     own = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
     optimizer.load_state_dict(saved)
     for group, options in zip(optimizer.param_groups, own, strict=True):

@@ -1,4 +1,4 @@
-"""Where the time of a step goes: data, forward, backward, optimizer. Not every step is measured."""
+"""Measures how a training step divides its time among data, forward, backward and optimizer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PARTS = ("data", "forward", "backward", "optimizer")
 
 
 class Stopwatch:
-    """Sums the seconds spent in the parts of a step. On CUDA between events; nothing waits until it is asked."""
+    """Sums the seconds of each part of a step. On CUDA by events, so that only `shares` waits for the device."""
 
     def __init__(self, device: torch.device | None) -> None:
         self._device = device
@@ -37,7 +37,7 @@ class Stopwatch:
             self._seconds[name] += time.perf_counter() - started_s
 
     def shares(self) -> dict[str, float]:
-        """Of the measured time, by part; they sum to one. On CUDA this waits for the device."""
+        """Share of the measured time by part; the shares sum to one. On CUDA this waits for the device."""
         for name, start, end in self._events:
             end.synchronize()
             self._seconds[name] += start.elapsed_time(end) / 1000

@@ -1,4 +1,4 @@
-"""Two processes with half of each batch do what one does with all of it. On the CPU, over gloo."""
+"""Two processes with half of each batch compute what one computes with all of it. On the CPU, over gloo."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def end_of(settings: Settings, preset: str, gpus: int) -> tuple[dict[str, Any], 
 
 
 def other_ranks() -> list[psutil.Process]:
-    """The further processes of a run of this one. Servers that other tests started are children of this process too."""
+    """The other processes of a run that this process started."""
     alive = [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
     return [child for child in alive if "--meet" in child.cmdline()]
 
@@ -54,8 +54,8 @@ def gradients(saved: dict[str, Any], player: str) -> dict[int, Tensor]:
 
 
 @pytest.mark.parametrize("preset", ["wgan-gp-conditional", "tiny"])
-def test_two_processes_have_the_gradients_of_one_with_the_double_batch(alone: Settings, preset: str) -> None:
-    """With batch norm in both players, and in the first case with a penalty that is differentiated twice."""
+def test_two_processes_compute_the_gradients_of_one_with_the_whole_batch(alone: Settings, preset: str) -> None:
+    """With batch norm in both networks, and in the first case with a gradient penalty."""
     # Given one step of one process with 16 images, and of two processes with 8 of them each
     whole, row = end_of(alone, preset, gpus=1)
     halves, rows = end_of(alone, preset, gpus=2)
@@ -74,7 +74,7 @@ def test_two_processes_have_the_gradients_of_one_with_the_double_batch(alone: Se
     assert [rows[0][k] for k in losses] == pytest.approx([row[0][k] for k in losses], rel=1e-3, abs=1e-4)
 
 
-def test_when_one_of_them_dies_the_run_fails_and_none_is_left(alone: Settings) -> None:
+def test_when_one_process_dies_the_run_fails_and_the_others_end(alone: Settings) -> None:
     # Given a run of two processes
     config = resolve("tiny", small_overrides(total_nimg=10**7, tick_nimg=16, gpus=2))
     children: list[psutil.Process] = []
@@ -92,7 +92,7 @@ def test_when_one_of_them_dies_the_run_fails_and_none_is_left(alone: Settings) -
     assert not children[0].is_running() or children[0].status() == psutil.STATUS_ZOMBIE
 
 
-def test_a_stop_is_obeyed_by_all_at_once(alone: Settings) -> None:
+def test_all_processes_stop_together(alone: Settings) -> None:
     config = resolve("tiny", small_overrides(total_nimg=10**7, tick_nimg=16, gpus=2))
     asked, lines = threading.Event(), []
 
@@ -106,6 +106,6 @@ def test_a_stop_is_obeyed_by_all_at_once(alone: Settings) -> None:
     assert other_ranks() == []
 
 
-def test_a_batch_that_cannot_be_shared_evenly_is_refused() -> None:
+def test_a_batch_that_does_not_divide_by_the_number_of_gpus_is_refused() -> None:
     with pytest.raises(InvalidInput, match="must be a multiple of gpus"):
         small_config(batch_size=9, gpus=2)

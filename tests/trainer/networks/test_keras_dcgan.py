@@ -1,4 +1,4 @@
-"""Report 2's networks, held against counts and values that one can work out by hand."""
+"""The networks of report 2, against counts and values worked out by hand."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ BY_HAND = dict.fromkeys((name for name in PRESETS if name.startswith("dcgan")), 
 }
 
 
-def test_the_counts_by_hand_are_these_numbers() -> None:
+def test_the_parameter_counts_by_hand() -> None:
     assert (G_BY_HAND, D_BY_HAND, G_NORMS, D_NORMS) == (920_515, 23_489, 448, 192)
 
 
 @pytest.mark.parametrize("name", BY_HAND)
-def test_networks_have_the_parameters_counted_by_hand(name: str) -> None:
+def test_networks_have_the_parameter_counts_by_hand(name: str) -> None:
     generator, discriminator = build_networks(PRESETS[name].config, num_classes=10)
     assert (count_parameters(generator), count_parameters(discriminator)) == BY_HAND[name]
 
@@ -91,7 +91,7 @@ def test_a_transposed_convolution_is_the_gradient_of_the_convolution_as_in_keras
     torch.testing.assert_close(seen[1], expected)
 
 
-def test_weights_start_as_glorot_has_them() -> None:
+def test_initial_weights_follow_glorot() -> None:
     generator, discriminator = build_networks(PRESETS["dcgan"].config, num_classes=10)
     # U(-a, a), a = sqrt(6 / (fan in + fan out)); fans of a 3x3 kernel count its nine places.
     limits = {(8192, 100): 6 / 8292, (128, 64, 3, 3): 6 / 1728, (1, 4096): 6 / 4097, (32, 3, 3, 3): 6 / 315}
@@ -103,7 +103,7 @@ def test_weights_start_as_glorot_has_them() -> None:
     assert not any(bias.any() for bias in biases)
 
 
-def test_dropout_leaves_out_forty_percent_and_only_while_training() -> None:
+def test_dropout_zeroes_forty_percent_in_training_and_nothing_in_evaluation() -> None:
     _, discriminator = build_networks(PRESETS["dcgan-dropout"].config, num_classes=10)
     images, labels = torch.randn(64, 3, 32, 32), torch.zeros(64, dtype=torch.int64)
     seen: list[Tensor] = []
@@ -123,7 +123,7 @@ def test_softmax_makes_the_colours_of_a_pixel_add_up_to_one() -> None:
     torch.testing.assert_close(images.sum(1), torch.ones(3, 32, 32))
 
 
-def test_relu_is_in_the_generator_alone() -> None:
+def test_only_the_generator_uses_relu() -> None:
     generator, discriminator = build_networks(PRESETS["dcgan-relu"].config, num_classes=10)
     assert [type(network.activation) for network in (generator, discriminator)] == [nn.ReLU, nn.LeakyReLU]
 

@@ -1,4 +1,4 @@
-"""The networks are the ones that the presets describe: sizes, shapes, and what the class does."""
+"""The networks are those of the presets: sizes, shapes, and the effect of the class."""
 
 from __future__ import annotations
 
@@ -62,13 +62,13 @@ def test_wgan_gp_goes_through_the_resolutions_of_report_1() -> None:
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_the_table_of_presets_tells_the_real_parameter_counts(name: str) -> None:
+def test_the_preset_table_has_the_real_parameter_counts(name: str) -> None:
     generator, discriminator = build_networks(PRESETS[name].config, num_classes=10)
     counted = {"generator": count_parameters(generator), "discriminator": count_parameters(discriminator)}
     assert counted == PRESETS[name].parameters
 
 
-def test_an_override_of_channels_changes_the_networks_accordingly() -> None:
+def test_an_override_of_channels_changes_the_networks() -> None:
     # Given channels that no preset has
     config = resolve("wgan-gp", {"latent_dim": 5, "g_channels": [4, 3, 2], "d_channels": [2, 3, 4]})
     # When the networks are built
@@ -102,7 +102,7 @@ def test_generators_make_images_and_discriminators_score_them(kind: str, count: 
 
 
 @pytest.mark.parametrize("kind", CONDITIONAL)
-def test_only_a_discriminator_with_a_class_loss_guesses_classes(kind: str) -> None:
+def test_only_a_discriminator_with_a_class_loss_has_logits(kind: str) -> None:
     images, labels = torch.randn(4, 3, 32, 32), torch.arange(4)
     without, with_loss = (
         randomized_networks(KINDS[kind].model_copy(update={"class_weight": weight}))[1].eval() for weight in (0.0, 0.1)
@@ -181,7 +181,7 @@ def test_dcgan_starts_from_normal_weights_of_standard_deviation_one_fiftieth() -
 
 
 def randomized_networks(config: TrainConfig) -> tuple[nn.Module, Discriminator]:
-    """As after some training: fresh class embeddings are all alike, and fresh scores nearly zero."""
+    """With random weights: initial class embeddings are all alike, and initial scores nearly zero."""
     torch.manual_seed(0)
     networks = build_networks(config, num_classes=10)
     for network in networks:
@@ -195,7 +195,7 @@ def shapes(network: nn.Module) -> list[tuple[int, ...]]:
 
 
 def feature_maps(network: nn.Module, kind: type[nn.Module], *inputs: Tensor) -> list[tuple[int, ...]]:
-    """Shapes [C, H, W] of what the layers of a kind put out, in the order they are called."""
+    """Output shapes [C, H, W] of the layers of one kind, in the order of their calls."""
     seen: list[tuple[int, ...]] = []
     for module in network.modules():
         if isinstance(module, kind):

@@ -1,4 +1,4 @@
-"""Doubling and halving folded into convolutions change nothing but the work."""
+"""Doubling and pooling folded into a convolution give the same images with less work."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_filters_of_ones_count_how_many_taps_see_each_pixel() -> None:
     assert torch.equal(halve_filters(ones)[0, 0], counts / 4)
 
 
-def test_a_convolution_with_doubling_or_halving_is_one_convolution_with_other_filters() -> None:
+def test_folded_filters_replace_doubling_and_pooling() -> None:
     rng = torch.Generator().manual_seed(0)
     x, weight = torch.randn(2, 3, 8, 8, generator=rng).double(), torch.randn(5, 3, 3, 3, generator=rng).double()
     doubled = F.conv2d(F.interpolate(x, scale_factor=2.0, mode="nearest"), weight, padding=1)
@@ -62,8 +62,8 @@ def test_networks_with_folded_products_compute_the_same(config: TrainConfig) -> 
     )
 
 
-def test_in_bf16_the_class_leaves_images_in_bf16() -> None:
-    """Else all that follows a conditional batch norm would be computed in fp32, at half the speed."""
+def test_conditional_batch_norm_keeps_images_in_bf16() -> None:
+    """Otherwise everything after a conditional batch norm would be computed in fp32, at half the speed."""
     norm = ConditionalBatchNorm2d(4, 10)
     torch.nn.init.normal_(norm.scale.weight)  # type: ignore[union-attr]
     x, labels = torch.randn(8, 4, 2, 2), torch.arange(8)

@@ -1,4 +1,4 @@
-"""The fast convolutions are convolutions: same values, same derivatives, twice over."""
+"""Winograd convolutions equal torch's: values, first and second derivatives."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def doubles(*shape: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(("n", "c", "d", "height", "width"), SHAPES)
-def test_it_is_torchs_convolution(n: int, c: int, d: int, height: int, width: int) -> None:
+def test_winograd_convolution_equals_torchs(n: int, c: int, d: int, height: int, width: int) -> None:
     images, weight = doubles(n, c, height, width), doubles(d, c, 4, 4)
     expected = F.conv2d(images, weight, stride=2, padding=1)
     for memory in (torch.contiguous_format, torch.channels_last):
@@ -25,20 +25,20 @@ def test_it_is_torchs_convolution(n: int, c: int, d: int, height: int, width: in
 
 
 @pytest.mark.parametrize(("n", "c", "d", "height", "width"), SHAPES)
-def test_its_transpose_is_torchs_transposed_convolution(n: int, c: int, d: int, height: int, width: int) -> None:
+def test_winograd_transposed_convolution_equals_torchs(n: int, c: int, d: int, height: int, width: int) -> None:
     images, weight = doubles(n, d, height // 2, width // 2), doubles(d, c, 4, 4)
     expected = F.conv_transpose2d(images, weight, stride=2, padding=1)
     torch.testing.assert_close(conv_transpose4x4(images, weight), expected, rtol=1e-12, atol=1e-12)
 
 
-def test_first_and_second_derivatives_are_those_of_finite_differences() -> None:
+def test_first_and_second_derivatives_agree_with_finite_differences() -> None:
     for product, images in ((conv4x4, doubles(1, 2, 8, 4)), (conv_transpose4x4, doubles(1, 2, 2, 4))):
         weight = doubles(2, 2, 4, 4)
         assert torch.autograd.gradcheck(product, (images, weight))
         assert torch.autograd.gradgradcheck(product, (images, weight))
 
 
-def test_in_single_precision_it_rounds_no_worse_than_torch_does() -> None:
+def test_in_single_precision_rounding_is_as_small_as_torchs() -> None:
     # Given a layer of report 1's discriminator, and its result in double precision
     images, weight = doubles(8, 128, 16, 16).detach(), doubles(256, 128, 4, 4).detach()
     exact = F.conv2d(images, weight, stride=2, padding=1)
@@ -50,7 +50,7 @@ def test_in_single_precision_it_rounds_no_worse_than_torch_does() -> None:
     assert 0 < fast < 5e-6
 
 
-def test_in_bf16_it_rounds_a_few_times_more_than_torch_does() -> None:
+def test_in_bf16_rounding_is_a_few_times_torchs() -> None:
     # Given the same layer under autocast, and its derivatives
     images, weight = doubles(8, 128, 16, 16), doubles(256, 128, 4, 4)
     exact = F.conv2d(images, weight, stride=2, padding=1)

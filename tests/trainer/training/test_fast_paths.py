@@ -163,8 +163,8 @@ def gradients_of(config: TrainConfig, runtime: Runtime) -> dict[str, Tensor | No
 
 
 @pytest.mark.parametrize("case", ["wgan-gp", "wgan-gp-conditional", "tiny", "dcgan, class loss", "resnet, hinge"])
-def test_gradients_of_the_fast_networks_are_those_of_the_plain_ones(case: str) -> None:
-    """No optimizer between: the sharper comparison."""
+def test_fast_networks_have_the_gradients_of_plain_ones(case: str) -> None:
+    """Sharper than comparing weights, because no optimizer step follows."""
     gradients = [gradients_of(CASES[case], runtime) for runtime in (PLAIN, fastest(CPU))]
     for name, expected in gradients[0].items():
         assert expected is not None
@@ -176,7 +176,7 @@ def test_gradients_of_the_fast_networks_are_those_of_the_plain_ones(case: str) -
             assert (got - expected).norm() <= 1e-4 * expected.norm() + 1e-9, name
 
 
-def test_winograd_products_in_bf16_are_about_as_near_to_fp32_as_plain_ones() -> None:
+def test_winograd_products_in_bf16_round_about_as_much_as_plain_products() -> None:
     # Given the gradients of one iteration, second derivatives among them: exact ones, and two ways in bf16
     exact = gradients_of(CASES["wgan-gp"], PLAIN)
     plain = gradients_of(CASES["wgan-gp, bf16"], PLAIN)
@@ -191,7 +191,7 @@ def test_winograd_products_in_bf16_are_about_as_near_to_fp32_as_plain_ones() -> 
 
 @pytest.mark.parametrize("runtime", [PLAIN, fastest(CPU)], ids=["all off", "all on"])
 @pytest.mark.parametrize("case", ["wgan-gp-conditional", "tiny", "cpu-hours", "wgan-gp, bf16"])
-def test_a_run_that_was_taken_up_is_as_exact_with_every_path_as_with_none(case: str, runtime: Runtime) -> None:
+def test_a_resumed_run_is_exact_with_every_path_and_with_none(case: str, runtime: Runtime) -> None:
     # Given a run of four iterations, and one that was saved after two and loaded elsewhere
     whole = trained(CASES[case], runtime, 4)
     drawn = torch.get_rng_state()
@@ -210,7 +210,7 @@ def test_a_run_that_was_taken_up_is_as_exact_with_every_path_as_with_none(case: 
             assert all(torch.equal(left[name], right[name]) for name in left)
 
 
-def test_a_run_may_be_taken_up_with_other_paths() -> None:
+def test_a_run_can_resume_with_other_paths() -> None:
     # Given a checkpoint of the plain reference, whose weights and moments lie otherwise in memory
     config = CASES["wgan-gp"]
     saved = unpack(pack(trained(config, PLAIN, 2).state_dict()))
@@ -258,8 +258,8 @@ def test_an_unknown_path_is_refused_with_the_names_that_exist(monkeypatch: pytes
 @pytest.mark.timeout(1800)
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # torch's own
 @pytest.mark.parametrize("case", ["wgan-gp", "cpu-hours"])
-def test_a_compiled_run_agrees_with_the_eager_one_and_is_taken_up_exactly(case: str) -> None:
-    """About 40 s of the C++ compiler, the first time. The penalty is differentiated twice, and is not compiled."""
+def test_a_compiled_run_agrees_with_the_eager_one_and_resumes_exactly(case: str) -> None:
+    """The first time, the C++ compiler takes about 40 s. The penalty is differentiated twice and not compiled."""
     compiled = choose_runtime(CPU, Settings(fast_paths="auto,+compile"))
     eager = replace(compiled, compile=False)
     # Given one iteration of each, Then they drew the same numbers and differ by rounding
@@ -278,7 +278,7 @@ def test_a_compiled_run_agrees_with_the_eager_one_and_is_taken_up_exactly(case: 
     assert all(parameter.requires_grad for parameter in resumed.discriminator.parameters())
 
 
-def test_without_a_compiler_training_goes_on_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_compiler_the_check_returns_the_reason_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     # Given a machine on which the compiler cannot be found
     monkeypatch.setenv("CXX", "/nowhere/g++")
     monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("/nowhere/g++",))
@@ -292,30 +292,30 @@ def test_without_a_compiler_training_goes_on_and_says_so(monkeypatch: pytest.Mon
     assert all(torch.equal(value, before[name]) for name, value in tensors_of(state).items())
 
 
-class NoQuestions(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Fails where a step asks the device for a number or a shape: a recorded step could not, and any other would wait.
+class NoDeviceReads(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Fails when an iteration reads a number or a shape from the device, which a CUDA graph cannot record.
 
-    On the CPU such a question costs nothing, so nothing else here would notice.
+    On the CPU such a read costs nothing, so no other test would notice it.
     """
 
-    QUESTIONS = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "_unique", "bincount")
+    READS = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "_unique", "bincount")
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.overloadpacket.__name__
-        assert not name.startswith(self.QUESTIONS), f"a step that asks for {name} cannot be recorded"
+        assert not name.startswith(self.READS), f"a CUDA graph cannot record {name}"
         return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_step_asks_for_no_number_and_leaves_all_in_its_place(case: str) -> None:
-    """What a CUDA graph takes for granted, seen without one: a replay reads and writes where the recorded step did."""
+def test_an_iteration_never_waits_for_the_device_and_keeps_every_tensor_in_place(case: str) -> None:
+    """A CUDA graph requires both: a replay reads and writes the memory that the recorded iteration used."""
     # Given a run with the arithmetic of CUDA, after the step in which the optimizers make their moments
     state = TrainState(CASES[case], 10, CPU, FAST_BUT_PLAIN_PRODUCTS)
     chosen = torch.arange(8 * CASES[case].n_critic)
     train_iteration(state, DATASET, chosen)
     before, places = {n: v.clone() for n, v in kept(state).items()}, {n: v.data_ptr() for n, v in kept(state).items()}
     # When it takes another
-    with NoQuestions():  # type: ignore[no-untyped-call]
+    with NoDeviceReads():  # type: ignore[no-untyped-call]
         train_iteration(state, DATASET, chosen)
     # Then it asked for nothing, and all that it carries on, power iterations among it, has new values in the old places
     assert {n: v.data_ptr() for n, v in kept(state).items()} == places
@@ -326,7 +326,7 @@ def test_a_step_asks_for_no_number_and_leaves_all_in_its_place(case: str) -> Non
 
 
 def kept(state: TrainState) -> dict[str, Tensor]:
-    """Everything that one step leaves to the next."""
+    """All tensors that one iteration leaves to the next."""
     optimizers = {"opt_d": state.opt_d, "opt_g": state.opt_g}
     moments = {
         f"{n}.{i}.{key}": v
@@ -342,7 +342,7 @@ def kept(state: TrainState) -> dict[str, Tensor]:
 
 @pytest.mark.cuda
 @pytest.mark.parametrize("case", CASES)
-def test_a_recorded_iteration_is_the_eager_one(case: str) -> None:
+def test_a_recorded_iteration_equals_the_eager_one(case: str) -> None:
     # Given the same run as eager steps and as a graph that is replayed several times
     cuda = torch.device("cuda")
     eager = trained(CASES[case], replace(fastest(cuda), capture=False), WARM_UP + 4, cuda)

@@ -1,4 +1,4 @@
-"""The loop: exact resume, a run that looking at does not change, honest metrics, and every way to end."""
+"""The loop: exact resume, sampling without side effects, honest metrics, and every way to end."""
 
 from __future__ import annotations
 
@@ -57,12 +57,12 @@ def never() -> None:
     return None
 
 
-def ignore(report: loop.Report) -> None:
+def ignore(message: loop.Report) -> None:
     pass
 
 
 def after(state: TrainState, iterations: int, stop: StopSignal = "leave") -> Callable[[], StopSignal | None]:
-    """A should_stop() that stops a run once it has come so far."""
+    """A should_stop() that returns `stop` after this number of iterations."""
     nimg = iterations * state.config.n_critic * state.config.batch_size
     return lambda: stop if state.cur_nimg >= nimg else None
 
@@ -77,15 +77,17 @@ def trained(config: TrainConfig) -> TrainState:
     return state
 
 
-def reports_of(config: TrainConfig, stop: Callable[[TrainState], Callable[[], Any]] | None = None) -> list[loop.Report]:
-    reports: list[loop.Report] = []
+def messages_of(
+    config: TrainConfig, stop: Callable[[TrainState], Callable[[], Any]] | None = None
+) -> list[loop.Report]:
+    messages: list[loop.Report] = []
     state = new_state(config)
-    loop.train(state, DATASET, reports.append, stop(state) if stop else never)
-    return reports
+    loop.train(state, DATASET, messages.append, stop(state) if stop else never)
+    return messages
 
 
 def sha256_of(value: Any) -> str:
-    """Of everything in nested dicts and lists; tensors count with their type, shape and every bit."""
+    """Digest of nested dicts and lists; of a tensor, its type, shape and every bit."""
     digest = hashlib.sha256()
 
     def add(value: Any) -> None:
@@ -124,16 +126,18 @@ def uninterrupted(request: pytest.FixtureRequest) -> TrainState:
 
 
 @pytest.mark.parametrize("stops", [(0,), (4,), tuple(range(1, ITERATIONS))], ids=str)
-def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(uninterrupted: TrainState, stops: tuple[int, ...]) -> None:
+def test_a_run_that_stops_and_resumes_ends_like_one_that_never_stopped(
+    uninterrupted: TrainState, stops: tuple[int, ...]
+) -> None:
     # Given a run that leaves a checkpoint at each stop and is taken up by another process, which has
     # another random state and networks of its own
     state = new_state(uninterrupted.config)
     for iterations in stops:
         saved: list[bytes] = []
 
-        def keep(report: loop.Report, saved: list[bytes] = saved) -> None:
-            if isinstance(report, loop.CheckpointReport):
-                saved.append(pack(report.state.state_dict()))
+        def keep(message: loop.Report, saved: list[bytes] = saved) -> None:
+            if isinstance(message, loop.CheckpointReport):
+                saved.append(pack(message.state.state_dict()))
 
         assert loop.train(state, DATASET, keep, after(state, iterations)) == "leave"
         state = new_state(uninterrupted.config)
@@ -147,7 +151,7 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(uninterrupted: TrainS
     assert sha256_of(everything_but_time(state)) == sha256_of(everything_but_time(uninterrupted))
 
 
-def test_a_step_of_several_threads_is_as_exact() -> None:
+def test_a_step_with_several_threads_is_reproducible() -> None:
     # Given one saved state, and two threads
     config = small_config("tiny", g_channels=[32, 32, 32], d_channels=[32, 32, 32])
     saved = pack(new_state(config).state_dict())
@@ -169,8 +173,8 @@ def test_a_step_of_several_threads_is_as_exact() -> None:
         torch.set_num_threads(threads)
 
 
-def test_the_runs_that_are_compared_differ_from_what_they_started_as(uninterrupted: TrainState) -> None:
-    """Guards the comparison above: training changes the weights, and another seed gives other ones."""
+def test_training_changes_the_weights_and_so_does_the_seed(uninterrupted: TrainState) -> None:
+    """Guards the comparison above: the compared runs do not end where they started."""
     fresh = weights_of(new_state(uninterrupted.config))
     final = weights_of(uninterrupted)
     moved = [not torch.equal(fresh[net][name], final[net][name]) for net in final for name in final[net]]
@@ -181,16 +185,16 @@ def test_the_runs_that_are_compared_differ_from_what_they_started_as(uninterrupt
 
 
 @pytest.mark.parametrize("case", ["wgan-gp", "resnet, hinge, spectral norm"])
-def test_looking_at_a_run_does_not_change_it(case: str) -> None:
+def test_sampling_and_saving_do_not_change_a_run(case: str) -> None:
     # Given a run that is looked at only in the end, and one that samples, counts and saves at every step
     blind = trained(CASES[case].model_copy(update={"tick_nimg": 10**9, "snapshot_nimg": 10**9}))
     watched = new_state(CASES[case].model_copy(update={"tick_nimg": 1, "snapshot_nimg": 1, "checkpoint_every_s": 0.0}))
     kinds: list[type] = []
 
-    def look(report: loop.Report) -> None:
-        kinds.append(type(report))
-        if isinstance(report, loop.CheckpointReport):
-            pack(report.state.state_dict())
+    def look(message: loop.Report) -> None:
+        kinds.append(type(message))
+        if isinstance(message, loop.CheckpointReport):
+            pack(message.state.state_dict())
 
     # When both have ended
     loop.train(watched, DATASET, look, never)
@@ -202,43 +206,43 @@ def test_looking_at_a_run_does_not_change_it(case: str) -> None:
     assert torch.equal(watched.state_dict()["rng_cpu"], blind.state_dict()["rng_cpu"])
 
 
-def test_leave_saves_where_it_stands_and_asks_for_nothing_more() -> None:
+def test_leave_saves_a_checkpoint_and_stops() -> None:
     # Given a run that is told to leave after 3 steps of 8
     state = new_state(CASES["tiny"])
-    reports: list[loop.Report] = []
-    outcome = loop.train(state, DATASET, reports.append, after(state, 3, "leave"))
+    messages: list[loop.Report] = []
+    outcome = loop.train(state, DATASET, messages.append, after(state, 3, "leave"))
     # Then it has left, at that place, with a checkpoint as its last word
     assert (outcome, state.cur_nimg) == ("leave", 24)
-    assert isinstance(reports[-1], loop.CheckpointReport)
+    assert isinstance(messages[-1], loop.CheckpointReport)
 
 
-def test_finish_stops_as_early_and_counts_as_done() -> None:
+def test_finish_stops_as_early_and_returns_done() -> None:
     state = new_state(CASES["tiny"])
-    reports: list[loop.Report] = []
-    outcome = loop.train(state, DATASET, reports.append, after(state, 3, "finish"))
+    messages: list[loop.Report] = []
+    outcome = loop.train(state, DATASET, messages.append, after(state, 3, "finish"))
     assert (outcome, state.cur_nimg) == ("done", 24)
-    assert isinstance(reports[-1], loop.CheckpointReport)
+    assert isinstance(messages[-1], loop.CheckpointReport)
 
 
-def test_a_run_that_is_over_does_nothing_when_it_is_taken_up_again() -> None:
+def test_a_finished_run_does_nothing_when_it_resumes() -> None:
     # Given a run that ended
     state = trained(CASES["tiny"])
     before = sha256_of(everything_but_time(state))
     # When it is taken up (its worker died before it could publish)
-    reports: list[loop.Report] = []
-    outcome = loop.train(state, DATASET, reports.append, never)
+    messages: list[loop.Report] = []
+    outcome = loop.train(state, DATASET, messages.append, never)
     # Then it is done at once
-    assert (outcome, reports) == ("done", [])
+    assert (outcome, messages) == ("done", [])
     assert sha256_of(everything_but_time(state)) == before
 
 
-# --- budget and reports -------------------------------------------------------------------------------------------
+# --- budget and messages -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("n_critic", "total_nimg", "expected"), [(1, 1, 8), (1, 24, 24), (1, 25, 32), (3, 25, 48), (3, 48, 48)]
 )
-def test_a_run_ends_with_the_step_that_spends_its_budget(n_critic: int, total_nimg: int, expected: int) -> None:
+def test_a_run_ends_with_the_iteration_that_reaches_its_budget(n_critic: int, total_nimg: int, expected: int) -> None:
     # Given steps of 8 images, n_critic of them per iteration
     state = trained(small_config("wgan-gp", n_critic=n_critic, total_nimg=total_nimg))
     # Then it stops after the first whole iteration that reaches the budget
@@ -247,27 +251,27 @@ def test_a_run_ends_with_the_step_that_spends_its_budget(n_critic: int, total_ni
     assert state.opt_g.state_dict()["state"][0]["step"].item() == expected / 8 / n_critic
 
 
-def test_ticks_and_snapshots_come_when_their_images_are_crossed() -> None:
+def test_ticks_and_snapshots_follow_the_images_seen() -> None:
     # Given 10 steps of 8 images, a row every 20, a sample grid every 50
-    reports = reports_of(small_config(total_nimg=80, tick_nimg=20, snapshot_nimg=50))
+    messages = messages_of(small_config(total_nimg=80, tick_nimg=20, snapshot_nimg=50))
     # Then rows come after the steps that cross 20, 40, 60, 80, and grids at the start, after 50 and in the end
-    assert [r.row["nimg"] for r in reports if isinstance(r, loop.MetricsReport)] == [24, 40, 64, 80]
-    assert [r.nimg for r in reports if isinstance(r, loop.SamplesReport)] == [0, 56, 80]
+    assert [r.row["nimg"] for r in messages if isinstance(r, loop.MetricsReport)] == [24, 40, 64, 80]
+    assert [r.nimg for r in messages if isinstance(r, loop.SamplesReport)] == [0, 56, 80]
     # And the last progress is that of the whole budget
-    progress = [r for r in reports if isinstance(r, loop.ProgressReport)]
+    progress = [r for r in messages if isinstance(r, loop.ProgressReport)]
     assert progress[-1].nimg == 80
     assert progress[-1].images_per_second > 0
 
 
-def test_a_run_ends_with_a_row_even_where_no_tick_is_due() -> None:
-    reports = reports_of(small_config(total_nimg=24, tick_nimg=10**6))
-    assert [r.row["nimg"] for r in reports if isinstance(r, loop.MetricsReport)] == [24]
+def test_a_run_ends_with_a_row_even_between_ticks() -> None:
+    messages = messages_of(small_config(total_nimg=24, tick_nimg=10**6))
+    assert [r.row["nimg"] for r in messages if isinstance(r, loop.MetricsReport)] == [24]
 
 
-def test_checkpoints_come_with_snapshots_and_by_the_clock() -> None:
+def test_checkpoints_follow_snapshots_and_the_clock() -> None:
     def checkpoints(**reporting: Any) -> int:
-        reports = reports_of(small_config(total_nimg=80, **reporting))
-        return sum(isinstance(report, loop.CheckpointReport) for report in reports)
+        messages = messages_of(small_config(total_nimg=80, **reporting))
+        return sum(isinstance(message, loop.CheckpointReport) for message in messages)
 
     assert checkpoints(snapshot_nimg=50, checkpoint_every_s=10**6) == 2
     assert checkpoints(snapshot_nimg=10**6, checkpoint_every_s=10**6) == 1
@@ -279,7 +283,7 @@ COLUMNS = {"nimg", "loss_d", "loss_g", "d_accuracy_real", "d_accuracy_fake", "lr
 
 @pytest.mark.parametrize("case", CASES)
 def test_rows_have_the_documented_columns_and_finite_values(case: str) -> None:
-    rows = [report.row for report in reports_of(CASES[case]) if isinstance(report, loop.MetricsReport)]
+    rows = [message.row for message in messages_of(CASES[case]) if isinstance(message, loop.MetricsReport)]
     expected = COLUMNS | {"gradient_penalty"} if CASES[case].gp_weight else COLUMNS
     assert len(rows) >= 2
     for row in rows:
@@ -311,15 +315,15 @@ def test_rows_are_means_over_all_steps(loss: str, gp_weight: float, expected: di
         assert {k: row[k] for k in expected | accuracies} == pytest.approx(expected | accuracies, abs=1e-6)
 
 
-def test_the_learning_rate_of_a_row_is_the_one_of_its_last_step() -> None:
+def test_a_row_has_the_learning_rate_of_its_last_step() -> None:
     # Given a rate that is divided by ten every 24 images, and steps of 8
     config = small_config(lr=0.1, total_nimg=64, lr_tail=0.0, lr_step_nimg=24, lr_step_factor=0.1, tick_nimg=8)
     # Then three steps each are taken with the same one; the eighth starts at 56
-    rates = [report.row["lr"] for report in reports_of(config) if isinstance(report, loop.MetricsReport)]
+    rates = [message.row["lr"] for message in messages_of(config) if isinstance(message, loop.MetricsReport)]
     assert rates == pytest.approx([0.1, 0.1, 0.1, 0.01, 0.01, 0.01, 0.001, 0.001])
 
 
-def test_both_optimizers_follow_the_schedule_each_from_its_own_rate() -> None:
+def test_each_optimizer_follows_the_schedule_from_its_own_rate() -> None:
     state = new_state(small_config(lr=0.1, lr_d=0.4, total_nimg=100, lr_tail=0.5))
     state.cur_nimg = 75
     assert state.set_learning_rates() == pytest.approx(0.05)
@@ -331,19 +335,19 @@ def test_both_optimizers_follow_the_schedule_each_from_its_own_rate() -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_loss_that_is_not_finite_ends_the_run_and_is_named(value: float) -> None:
+def test_a_loss_that_is_not_finite_ends_the_run_with_its_name(value: float) -> None:
     # Given a discriminator with one broken weight
     state = new_state(small_config(total_nimg=80, tick_nimg=16))
     next(state.discriminator.parameters()).data[0, 0, 0, 0] = value
     # When it trains, Then the first row is an error, and no row and no checkpoint come of it
-    reports: list[loop.Report] = []
+    messages: list[loop.Report] = []
     with pytest.raises(Diverged, match=r"loss_d is nan.* after 16 images"):
-        loop.train(state, DATASET, reports.append, never)
+        loop.train(state, DATASET, messages.append, never)
     assert state.metrics == []
-    assert not any(isinstance(report, loop.MetricsReport | loop.CheckpointReport) for report in reports)
+    assert not any(isinstance(message, loop.MetricsReport | loop.CheckpointReport) for message in messages)
 
 
-def test_one_bad_step_in_a_tick_is_enough() -> None:
+def test_one_infinite_step_in_a_tick_ends_the_run() -> None:
     # Given sums in which a step between left an infinity
     state = trained(small_config(total_nimg=16, tick_nimg=10**6))
     state.sums[1], state.steps_summed = math.inf, 2
@@ -356,7 +360,7 @@ def test_one_bad_step_in_a_tick_is_enough() -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_each_step_moves_its_own_player_and_leaves_the_other(case: str) -> None:
+def test_each_step_changes_its_own_network_only(case: str) -> None:
     state = new_state(CASES[case])
     real, labels = to_unit_range(DATASET.images[:8]), DATASET.labels[:8]
 
@@ -372,7 +376,7 @@ def test_each_step_moves_its_own_player_and_leaves_the_other(case: str) -> None:
 
 
 class Witness(Discriminator):
-    """A discriminator that likes everything the same and remembers what it was shown."""
+    """A discriminator that scores every image the same and records its inputs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -401,7 +405,7 @@ def test_every_discriminator_step_sees_the_next_images_with_their_classes() -> N
     assert [len(images) for images, _ in witness.seen] == [16, 16, 8] * 5
 
 
-def test_the_penalty_counts_with_its_weight() -> None:
+def test_the_gradient_penalty_is_multiplied_by_its_weight() -> None:
     # Given a linear critic of slope 5, weight 10, and black images on both sides
     state = new_state(small_config("wgan-gp", gp_weight=10.0))
     critic = state.discriminator = LinearCritic(3.0, 4.0)
@@ -414,7 +418,7 @@ def test_the_penalty_counts_with_its_weight() -> None:
     assert critic.weight.grad[:3].tolist() == pytest.approx([48.0, 64.0, 0.0])
 
 
-def test_the_class_loss_counts_with_its_weight() -> None:
+def test_the_class_loss_is_multiplied_by_its_weight() -> None:
     # Given the same networks with a weight of nothing to speak of, of 1 and of 3, and a step of each player
     real, labels = torch.randn(8, 3, 32, 32), torch.arange(8)
     gradients: dict[str, list[Tensor]] = {"d": [], "g": []}
@@ -431,11 +435,11 @@ def test_the_class_loss_counts_with_its_weight() -> None:
 
 
 def gradient_of(network: nn.Module) -> Tensor:
-    """All of it, in one row."""
+    """The gradients of all parameters as one vector."""
     return torch.cat([parameter.grad.flatten() for parameter in network.parameters() if parameter.grad is not None])
 
 
-def test_a_discriminator_learns_the_classes_from_real_images_alone() -> None:
+def test_a_discriminator_learns_classes_from_real_images_only() -> None:
     # Given real images in two shades, one per class, and a generator that does not change
     state = new_state(small_config(class_weight=2.0, lr=1e-3))
     labels = torch.arange(8) % 2
@@ -449,7 +453,7 @@ def test_a_discriminator_learns_the_classes_from_real_images_alone() -> None:
     assert logits.argmax(1).tolist() == labels.tolist()
 
 
-def test_the_row_of_a_tick_has_the_class_losses_that_there_are() -> None:
+def test_a_row_has_class_losses_if_the_config_has_a_class_weight() -> None:
     rows = {}
     for weight in (0.0, 2.0):
         state = new_state(small_config(class_weight=weight))
@@ -476,7 +480,7 @@ def test_a_discriminator_learns_to_tell_real_from_fake(loss: str) -> None:
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_a_generator_learns_what_its_discriminator_likes(loss: str) -> None:
+def test_a_generator_learns_what_its_discriminator_scores_high(loss: str) -> None:
     # Given a discriminator that was shown white images
     state = new_state(small_config(loss=loss, lr=1e-2))
     real, labels = torch.ones(8, 3, 32, 32), torch.zeros(8, dtype=torch.int64)
@@ -490,7 +494,7 @@ def test_a_generator_learns_what_its_discriminator_likes(loss: str) -> None:
     assert state.generator(z, torch.arange(64) % 10).mean().item() > before + 0.1
 
 
-def test_without_batch_norm_one_call_scores_as_two_would() -> None:
+def test_without_batch_norm_one_call_scores_like_two() -> None:
     state = new_state(small_resnet())
     real, fake, labels = torch.randn(4, 3, 32, 32), torch.randn(4, 3, 32, 32), torch.arange(4)
     real_scores, fake_scores, _ = score_real_and_fake(state, real, fake, labels)
@@ -498,7 +502,7 @@ def test_without_batch_norm_one_call_scores_as_two_would() -> None:
     torch.testing.assert_close(fake_scores, state.discriminator(fake, labels))
 
 
-def test_with_batch_norm_real_and_fake_images_are_normalised_apart() -> None:
+def test_batch_norm_normalises_real_and_fake_images_separately() -> None:
     state = new_state(small_config())
     real, fake, labels = torch.randn(4, 3, 32, 32), 3 + torch.randn(4, 3, 32, 32), torch.arange(4)
     pair = torch.cat(score_real_and_fake(state, real, fake, labels)[:2])
@@ -508,7 +512,7 @@ def test_with_batch_norm_real_and_fake_images_are_normalised_apart() -> None:
     assert (pair - together).abs().max() > 1e-3
 
 
-def test_the_average_moves_towards_the_present_weights_by_its_decay() -> None:
+def test_averaged_weights_move_towards_the_current_ones_by_the_decay() -> None:
     # Given a half-life of 100 images, an average of zeros and present weights of one
     state = new_state(small_config(ema_halflife_nimg=100))
     for average, present in zip(state.ema.parameters(), state.generator.parameters(), strict=True):
@@ -524,7 +528,7 @@ def test_the_average_moves_towards_the_present_weights_by_its_decay() -> None:
     assert averages == [{0.5}, {0.75}]
 
 
-def test_without_averaging_the_average_is_the_generator() -> None:
+def test_without_averaging_the_averaged_generator_equals_the_generator() -> None:
     weights = weights_of(trained(CASES["wgan-gp"]))
     assert sha256_of(weights["ema"]) == sha256_of(weights["generator"])
     averaged = weights_of(trained(CASES["tiny"]))

@@ -59,7 +59,7 @@ def test_a_critic_that_scores_real_images_higher_has_the_lower_wgan_gp_loss() ->
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_the_players_pull_the_scores_apart_and_together(name: str) -> None:
+def test_the_discriminator_separates_the_scores_and_the_generator_closes_the_gap(name: str) -> None:
     # Given undecided scores
     real, fake = torch.zeros(1, requires_grad=True), torch.zeros(1, requires_grad=True)
     # When the discriminator goes downhill, Then scores of real images rise and those of fake ones fall
@@ -77,7 +77,7 @@ def test_bce_stays_finite_for_scores_that_overflow_an_exponential() -> None:
 
 
 @pytest.mark.parametrize(("name", "expected"), [("wasserstein", 1.75), ("hinge", 0.0), ("bce", 0.0)])
-def test_where_the_line_between_real_and_fake_is_drawn(name: str, expected: float) -> None:
+def test_the_threshold_between_real_and_fake(name: str, expected: float) -> None:
     # A critic's scores have no zero of their own: its line lies between the means, 3 and 0.5.
     real, fake = torch.tensor([2.0, 4.0]), torch.tensor([0.0, 1.0])
     assert LOSSES[name].threshold(real, fake).item() == expected
@@ -115,7 +115,7 @@ def test_penalty_pulls_a_linear_critic_towards_slope_one() -> None:
     assert gradient[:3].tolist() == pytest.approx([4.8, 6.4, 0.0])
 
 
-def test_penalty_is_taken_between_the_images_where_one_is_real() -> None:
+def test_the_penalty_is_evaluated_between_real_and_fake_images() -> None:
     # Given a critic whose slope at an image is the image's length; real ones have length 5, fake ones 1
     real, fake = torch.zeros(3, 3, 32, 32), torch.zeros(3, 3, 32, 32)
     real[:, 0, 0, 0], fake[:, 0, 0, 0] = 5.0, 1.0
@@ -125,7 +125,7 @@ def test_penalty_is_taken_between_the_images_where_one_is_real() -> None:
     assert penalty.tolist() == pytest.approx([16.0, 4.0, 0.0])
 
 
-def test_penalty_sees_each_image_with_its_own_class() -> None:
+def test_the_penalty_uses_each_images_own_class() -> None:
     images, labels = torch.randn(3, 3, 32, 32), torch.tensor([1, 2, 4])
     penalty = gradient_penalty(ClassCritic(), images, -images, labels, torch.rand(3))
     assert penalty.tolist() == pytest.approx([0.0, 1.0, 9.0])
@@ -134,7 +134,7 @@ def test_penalty_sees_each_image_with_its_own_class() -> None:
 @pytest.mark.parametrize(
     "config", [small_config("wgan-gp-conditional"), small_resnet("wgan-gp-conditional")], ids=["dcgan", "resnet"]
 )
-def test_gradient_of_the_penalty_is_the_slope_one_measures(config: TrainConfig) -> None:
+def test_the_gradient_of_the_penalty_agrees_with_finite_differences(config: TrainConfig) -> None:
     """The second derivative through a real discriminator, against finite differences in double precision."""
     # Given a discriminator, a direction in the space of its weights, and a penalty
     torch.manual_seed(0)
@@ -163,7 +163,7 @@ def test_gradient_of_the_penalty_is_the_slope_one_measures(config: TrainConfig) 
 
 
 def plain_penalty(discriminator: nn.Module, real: Tensor, fake: Tensor, labels: Tensor, mix: Tensor) -> float:
-    """The formula once more, image by image and in double precision throughout."""
+    """The same formula image by image, in double precision."""
     between = torch.stack([m * r + (1 - m) * f for m, r, f in zip(mix, real, fake, strict=True)]).requires_grad_()
     (gradients,) = torch.autograd.grad(discriminator(between, labels).sum(), between)
     return sum((math.sqrt((g**2).sum().item()) - 1) ** 2 for g in gradients) / len(gradients)

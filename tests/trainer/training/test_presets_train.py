@@ -1,4 +1,4 @@
-"""Every row of the table trains: its own networks and objective, one iteration on a small batch.
+"""Every preset trains: one iteration of its own networks and losses on a small batch.
 
 What POST /jobs makes of the rows at their own batch sizes: tests/e2e/test_presets.py.
 """
@@ -17,7 +17,7 @@ DATASET = random_images()
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_a_row_trains(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_preset_trains(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # Batch statistics of the grids from fewer images: they are most of what the largest networks would do here
     monkeypatch.setattr(sampling, "BATCH", 4)
     nimg = 4 * PRESETS[name].config.n_critic

@@ -25,7 +25,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_a_trace_of_some_steps_opens_as_chrome_trace_events(tmp_path: Path) -> None:
+def test_a_trace_consists_of_chrome_trace_events(tmp_path: Path) -> None:
     # Given a run of twelve steps that is profiled
     path = tmp_path / "trace.json"
     state = TrainState(small_config(total_nimg=96), 10, CPU)
@@ -38,7 +38,7 @@ def test_a_trace_of_some_steps_opens_as_chrome_trace_events(tmp_path: Path) -> N
     assert all({"ts", "dur"} <= set(event) for event in complete)
 
 
-def test_without_a_file_nothing_is_wrapped() -> None:
+def test_without_a_file_there_is_no_profiler() -> None:
     def should_stop() -> None:
         return None
 
@@ -67,7 +67,7 @@ def test_a_pipe_gets_plain_lines() -> None:
     ]
 
 
-def test_what_the_trainer_knows_replaces_what_is_guessed_from_images() -> None:
+def test_the_trainers_estimate_replaces_the_one_from_images() -> None:
     progress = Progress.at(50, 100, 10.0, **LINE.model_dump(include={"fraction", "eta_seconds", "step_shares"}))
     assert (progress.fraction, progress.eta_seconds, progress.step_shares) == (0.75, 3.0, LINE.step_shares)
     guessed = Progress.at(50, 100, 10.0, fraction=None, eta_seconds=None)

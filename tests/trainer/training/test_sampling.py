@@ -1,4 +1,4 @@
-"""Looking at a generator: always the same latents, statistics that fit, and no trace left behind."""
+"""Sample grids: the same latents every time, batch statistics that fit, and no side effect."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ KINDS = {"dcgan": small_config(), "dcgan, unconditional": small_config("wgan-gp"
 
 
 def trained(config: TrainConfig) -> nn.Module:
-    """A generator with weights as after some training, and batch statistics that do not fit them."""
+    """A generator with random weights and batch statistics that do not fit them."""
     torch.manual_seed(0)
     generator, _ = build_networks(config, num_classes=10)
     for parameter in generator.parameters():
@@ -38,7 +38,7 @@ def statistics_of(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 
 
 def inputs_of_norms(generator: nn.Module) -> list[list[Tensor]]:
-    """For each batch norm a list that grows by what it is given, whenever the generator runs."""
+    """For each batch norm, a list of the inputs of its calls."""
     seen: list[list[Tensor]] = []
     for norm in norms_of(generator):
         batches: list[Tensor] = []
@@ -48,7 +48,7 @@ def inputs_of_norms(generator: nn.Module) -> list[list[Tensor]]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_grid_leaves_torchs_random_state_untouched(kind: str) -> None:
+def test_a_grid_does_not_change_torchs_random_state(kind: str) -> None:
     generator = trained(KINDS[kind])
     before = torch.get_rng_state()
     sample_grid(generator, KINDS[kind], DATASET)
@@ -56,7 +56,7 @@ def test_a_grid_leaves_torchs_random_state_untouched(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_grid_is_a_hundred_images_and_always_of_the_same_latents(kind: str) -> None:
+def test_a_grid_has_a_hundred_images_of_the_same_latents_every_time(kind: str) -> None:
     config, generator = KINDS[kind], trained(KINDS[kind])
     # Given a grid
     first = sample_grid(generator, config, DATASET)
@@ -97,7 +97,7 @@ def test_each_row_of_a_grid_shows_one_class_and_each_image_another_latent(num_cl
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_reestimated_statistics_are_those_of_what_went_through(kind: str) -> None:
+def test_standing_statistics_are_means_over_the_generated_batches(kind: str) -> None:
     # Given a generator that keeps what its batch norms are given
     generator = trained(KINDS[kind])
     seen = inputs_of_norms(generator)
@@ -114,7 +114,7 @@ def test_reestimated_statistics_are_those_of_what_went_through(kind: str) -> Non
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_reestimated_statistics_fit_a_big_batch_of_fresh_images(kind: str) -> None:
+def test_standing_statistics_fit_a_large_batch_of_new_images(kind: str) -> None:
     """Within a tenth of a standard deviation, and a tenth of the variance, from both sides."""
     config, generator = KINDS[kind], trained(KINDS[kind])
     # Given what the batch norms see when 2048 images of other latents pass at once
@@ -141,7 +141,7 @@ def test_reestimated_statistics_fit_a_big_batch_of_fresh_images(kind: str) -> No
     assert max(after) < 0.1 < max(before)
 
 
-def test_reestimation_forgets_what_was_there_and_leaves_the_generator_ready_for_use() -> None:
+def test_standing_statistics_replace_the_old_ones_and_leave_the_generator_in_evaluation_mode() -> None:
     # Given statistics that are far off
     config, generator, other = small_config(), trained(small_config()), trained(small_config())
     for norm in norms_of(generator):
@@ -155,7 +155,7 @@ def test_reestimation_forgets_what_was_there_and_leaves_the_generator_ready_for_
     assert not any(module.training for module in generator.modules())
 
 
-def test_a_generator_without_batch_norm_needs_nothing() -> None:
+def test_a_generator_without_batch_norm_stays_unchanged() -> None:
     painter = Painter()
     standing_statistics(painter, small_config(), 10, images=128)
     assert painter.unit.item() == 1.0

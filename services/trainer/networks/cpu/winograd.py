@@ -1,13 +1,13 @@
 """DCGAN's convolutions (4x4, stride 2, padding 1) and their transposes with 9/16 of the multiplications.
 
-A stride of two splits the image into four phases, and the 4x4 kernel into four of 2x2 with stride one. Those go by
-Winograd's F(2x2, 2x2): two neighbouring outputs of a two-tap filter from three products instead of four, each way
-(Lavin and Gray 2016, arXiv:1509.09308, section 4). All its transforms are sums and differences, so in fp32 it rounds no
-worse than a plain convolution; the products become nine matrix products, which a BLAS does at its best rate. In bf16
+A stride of two splits the image into four phases, and the 4x4 kernel into four of 2x2 with stride one. Winograd's
+F(2x2, 2x2) computes those: in each direction, three products instead of four give two neighbouring outputs of a two-tap
+filter (Lavin and Gray 2016, arXiv:1509.09308, section 4). All transforms are sums and differences, so in fp32 rounding
+is no worse than in a plain convolution. The products become nine matrix products, at which a BLAS is fastest. In bf16
 the transforms round once more: the error is 2.4 times that of a plain convolution in bf16.
 
-Every transform is a linear map that comes with its adjoint, and each is the other's derivative. That is all autograd
-needs to differentiate to any order, as a gradient penalty must.
+Each transform is a linear map with its adjoint, and each is the other's derivative. So autograd can differentiate to
+any order, as the gradient penalty requires.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ def conv_transpose4x4(images: Tensor, weight: Tensor) -> Tensor:
 
 
 def _to_multiply(x: Tensor) -> Tensor:
-    """`x` in the precision in which autocast would multiply it."""
+    """`x` in the precision that autocast uses for products."""
     device = x.device.type
     return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
 
 
 def lay_out_weight(weight: Tensor) -> Tensor:
-    """The same [D, C, 4, 4] numbers with the output channels next to each other in memory, as the products want."""
+    """The same [D, C, 4, 4] numbers with output channels next to each other in memory, as the products read them."""
     return weight.permute(2, 3, 1, 0).contiguous().permute(3, 2, 0, 1)
 
 
@@ -105,7 +105,7 @@ def _tiles(x: Tensor) -> Tensor:
 
 
 def _untiles(tiles: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Adjoint of `_tiles`: what each tile says of an input, summed."""
+    """Adjoint of `_tiles`: the sum over the tiles that contain an input."""
     count, channels, height, width = shape
     rows, columns = height // 4, width // 4
     split = tiles.reshape(3, 3, count, rows, columns, 2, 2, channels).transpose(4, 5)
