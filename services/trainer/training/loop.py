@@ -107,10 +107,12 @@ def train(
         if is_snapshot and is_first:
             send(SamplesReport(state.cur_nimg, sample_grid(state.ema, config, dataset)))
         if is_snapshot or now_s - last_checkpoint_s >= config.checkpoint_every_s:
+            check_finite(state)
             send(CheckpointReport(state, is_snapshot))
             last_checkpoint_s = time.monotonic()
 
     if stop is not None and not is_over(state):
+        check_finite(state)
         send(CheckpointReport(state, is_snapshot=False))
     return "leave" if stop == "leave" else "done"
 
@@ -118,6 +120,16 @@ def train(
 def is_over(state: TrainState) -> bool:
     """Whether the budget is spent, in images or in time."""
     return state.schedule_nimg >= state.config.total_nimg
+
+
+def check_finite(state: TrainState) -> None:
+    """Raises Diverged unless everything that a checkpoint holds is finite, so that good checkpoints are kept."""
+    # The processes of a run save at different times, but averaged gradients make them diverge together.
+    if state.ranks.is_first and (name := state.find_nonfinite()) is not None:
+        raise Diverged(
+            f"{name} is not finite after {state.cur_nimg} images; the last checkpoint is from before. Start a job with "
+            "from_checkpoint and a lower lr"
+        )
 
 
 def close_tick(state: TrainState, lr: float) -> dict[str, float]:

@@ -166,6 +166,18 @@ class TrainState:
     def networks(self) -> dict[str, nn.Module]:
         return {"generator": self.generator, "discriminator": self.discriminator, "ema": self.ema}
 
+    def find_nonfinite(self) -> str | None:
+        """The name of a figure, weight, batch statistic or optimizer moment that is NaN or infinite, or None."""
+        named = dict(zip(SUMMED, self.sums, strict=True))
+        for network_name, network in self.networks().items():
+            named |= {f"{network_name}.{key}": value for key, value in network.state_dict().items()}
+        for name, optimizer in (("generator", self.opt_g), ("discriminator", self.opt_d)):
+            for key, parameter in getattr(self, name).named_parameters():
+                for moment, value in optimizer.state.get(parameter, {}).items():
+                    named[f"the optimizer's {moment} of {name}.{key}"] = value
+        is_finite = torch.stack([torch.isfinite(value).all().to(self.device) for value in named.values()]).tolist()
+        return next((name for name, finite in zip(named, is_finite, strict=True) if not finite), None)
+
     def state_dict(self) -> dict[str, Any]:
         """Tensors, numbers and strings only, so that torch loads it with `weights_only=True`."""
         return {

@@ -347,6 +347,69 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_its_name(value: float) -> N
     assert not any(isinstance(message, loop.MetricsReport | loop.CheckpointReport) for message in messages)
 
 
+def poison_weights(state: TrainState) -> None:
+    next(state.generator.parameters()).data[0, 0] = math.nan
+
+
+def poison_average(state: TrainState) -> None:
+    next(state.ema.parameters()).data[0, 0] = math.inf
+
+
+def poison_statistics(state: TrainState) -> None:
+    next(value for name, value in state.discriminator.named_buffers() if "running_var" in name).fill_(math.inf)
+
+
+def poison_moments(state: TrainState) -> None:
+    """As after a gradient whose square overflows: the weight never moves again, though all losses are finite."""
+    next(iter(state.opt_d.state.values()))["exp_avg_sq"][0, 0] = math.inf
+
+
+def poison_sums(state: TrainState) -> None:
+    state.sums[0] = math.nan
+
+
+@pytest.mark.parametrize(
+    ("poison", "name"),
+    [
+        (poison_weights, r"(loss_d|generator\.convolutions\.0\.weight)"),
+        (poison_average, r"ema\.convolutions\.0\.weight"),
+        (poison_statistics, r"discriminator\.norms\.1\.running_var"),
+        (poison_moments, r"the optimizer's exp_avg_sq of discriminator\.convolutions\.0\.weight"),
+        (poison_sums, "loss_d"),
+    ],
+)
+@pytest.mark.parametrize("by", ["the clock", "leaving"])
+def test_a_diverged_run_keeps_its_last_good_checkpoints(
+    poison: Callable[[TrainState], None], name: str, by: str
+) -> None:
+    # Given a run with a tick far away, which saves good checkpoints and then diverges between two ticks
+    config = small_config(total_nimg=80, tick_nimg=10**6, snapshot_nimg=10**6, checkpoint_every_s=0.0)
+    state = new_state(config)
+    saved: list[dict[str, Any]] = []
+
+    def save(message: loop.Report) -> None:
+        if isinstance(message, loop.CheckpointReport):
+            saved.append(unpack(pack(message.state.state_dict())))
+            if len(saved) == 3 and by == "the clock":
+                poison(state)
+
+    def stop() -> StopSignal | None:
+        if len(saved) == 3 and by == "leaving":
+            poison(state)
+            return "leave"
+        return None
+
+    # When the next checkpoint is due, Then the run has diverged, and the error names what is not finite
+    with pytest.raises(Diverged, match=f"{name} is not finite after (24|32) images"):
+        loop.train(state, DATASET, save, stop)
+    # And no checkpoint after the good ones replaces them: each can be resumed
+    assert len(saved) == 3
+    for checkpoint in saved:
+        resumed = new_state(config)
+        resumed.load_state_dict(checkpoint)
+        assert resumed.find_nonfinite() is None
+
+
 def test_one_infinite_step_in_a_tick_ends_the_run() -> None:
     # Given sums in which a step between left an infinity
     state = trained(small_config(total_nimg=16, tick_nimg=10**6))
