@@ -156,12 +156,12 @@ def to_run_row(row: dict[str, float], number: int, finished_nimg: int) -> dict[s
 def train(
     state: PerClassState,
     dataset: ImageDataset,
-    report: Callable[[loop.Report], None],
+    send: Callable[[loop.Message], None],
     should_stop: Callable[[], StopSignal | None],
 ) -> Literal["leave", "done"]:
     """Trains class after class, each by `loop.train`; a `finish` signal leaves the remaining classes untrained."""
     while True:
-        outcome = loop.train(state.part, state.images, partial(_forward, state, dataset, report), should_stop)
+        outcome = loop.train(state.part, state.images, partial(_forward, state, dataset, send), should_stop)
         if outcome == "leave":
             return "leave"
         if state.part.cur_nimg:
@@ -172,24 +172,24 @@ def train(
 
 
 def _forward(
-    state: PerClassState, dataset: ImageDataset, report: Callable[[loop.Report], None], part: loop.Report
+    state: PerClassState, dataset: ImageDataset, send: Callable[[loop.Message], None], part: loop.Message
 ) -> None:
-    """Reports what a part reports, in terms of the whole run."""
+    """Sends the messages of one part in terms of the whole run."""
     match part:
-        case loop.ProgressReport():
-            report(_progress(state, part))
-        case loop.MetricsReport(row):
-            report(loop.MetricsReport(to_run_row(row, state.number, state.finished_nimg)))
-        case loop.SamplesReport(nimg):
+        case loop.ProgressMessage():
+            send(_progress(state, part))
+        case loop.MetricsMessage(row):
+            send(loop.MetricsMessage(to_run_row(row, state.number, state.finished_nimg)))
+        case loop.SamplesMessage(nimg):
             if nimg or not state.finished:  # the noise of a new class must not replace the last class's grid
                 grid = sample_grid(state.ema, state.config, dataset, reestimate=False)
-                report(loop.SamplesReport(state.finished_nimg + nimg, grid))
-        case loop.CheckpointReport():
+                send(loop.SamplesMessage(state.finished_nimg + nimg, grid))
+        case loop.CheckpointMessage():
             # No snapshot: it could hold the generator and discriminator of different classes.
-            report(loop.CheckpointReport(state, is_snapshot=False))
+            send(loop.CheckpointMessage(state, is_snapshot=False))
 
 
-def _progress(state: PerClassState, part: loop.ProgressReport) -> loop.ProgressReport:
+def _progress(state: PerClassState, part: loop.ProgressMessage) -> loop.ProgressMessage:
     count, config = len(state.classes), state.part.config
     class_s = config.total_nimg / part.images_per_second
     if (limit_s := training_seconds(config)) is not None:

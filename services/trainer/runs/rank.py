@@ -34,7 +34,7 @@ def train_as_rank(description: str, rank: int, rendezvous: str) -> None:
         loop.train(state, dataset, _ignore, lambda: None)
 
 
-def _ignore(report: loop.Report) -> None:
+def _ignore(message: loop.Message) -> None:
     pass
 
 

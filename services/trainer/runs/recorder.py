@@ -1,4 +1,4 @@
-"""Turns the training loop's reports into messages, sample grids and checkpoints."""
+"""Turns the training loop's messages into job messages, sample grids and checkpoints."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from shared.storage.artifacts import ArtifactStore
 
 
 class Recorder:
-    """Call it with each report of the loop."""
+    """Call it with each message of the loop."""
 
     def __init__(
         self,
@@ -38,25 +38,25 @@ class Recorder:
         self._send_event = event_sender(send)
         self.monitor = TrainingMonitor(state, dataset, self._send_event)
 
-    def __call__(self, report: loop.Report) -> None:
-        match report:
-            case loop.ProgressReport():
-                fields = asdict(report)
+    def __call__(self, message: loop.Message) -> None:
+        match message:
+            case loop.ProgressMessage():
+                fields = asdict(message)
                 self._send(ProgressLine(images_seen=fields.pop("nimg"), **fields))
-            case loop.MetricsReport(row):  # the newest of state.metrics
+            case loop.MetricsMessage(row):  # the newest of state.metrics
                 extend_last_row(self._state, self._evaluator)
                 self._send(MetricsLine(row=row))
                 self.monitor.on_metrics()
-            case loop.SamplesReport():
-                self._save_samples(report)
-            case loop.CheckpointReport(state, is_snapshot):
+            case loop.SamplesMessage():
+                self._save_samples(message)
+            case loop.CheckpointMessage(state, is_snapshot):
                 self._save_checkpoint(state, is_snapshot)
 
-    def _save_samples(self, report: loop.SamplesReport) -> None:
-        self.monitor.on_sample_grid(report.images)
-        nimg, key = report.nimg, f"jobs/{self._run_id}/samples/{report.nimg:012d}.png"
+    def _save_samples(self, message: loop.SamplesMessage) -> None:
+        self.monitor.on_sample_grid(message.images)
+        nimg, key = message.nimg, f"jobs/{self._run_id}/samples/{message.nimg:012d}.png"
         with self._tolerate_full_disk("sample grid", nimg):
-            self._artifacts.write(key, grid_png(report.images))
+            self._artifacts.write(key, grid_png(message.images))
             self._send_event("sample", f"sample grid after {nimg:,} images", nimg=nimg, key=key)
 
     def _save_checkpoint(self, state: Resumable, is_snapshot: bool) -> None:

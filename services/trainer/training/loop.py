@@ -30,7 +30,7 @@ _STOPS: tuple[StopSignal | None, ...] = (None, "leave", "finish")
 
 
 @dataclass(frozen=True)
-class ProgressReport:
+class ProgressMessage:
     nimg: int
     images_per_second: float
     fraction: float  # of the schedules, which advance by images or by time, whichever is further
@@ -40,29 +40,29 @@ class ProgressReport:
 
 
 @dataclass(frozen=True)
-class MetricsReport:
+class MetricsMessage:
     row: dict[str, float]
 
 
 @dataclass(frozen=True)
-class SamplesReport:
+class SamplesMessage:
     nimg: int
     images: Tensor  # uint8 [N, 3, H, W] on the CPU, N = 100
 
 
 @dataclass(frozen=True)
-class CheckpointReport:
+class CheckpointMessage:
     state: Resumable
     is_snapshot: bool  # whether `snapshot_nimg` asks for it, so that its weights are kept after the run
 
 
-Report = ProgressReport | MetricsReport | SamplesReport | CheckpointReport
+Message = ProgressMessage | MetricsMessage | SamplesMessage | CheckpointMessage
 
 
 def train(
     state: TrainState,
     dataset: ImageDataset,
-    send: Callable[[Report], None],
+    send: Callable[[Message], None],
     should_stop: Callable[[], StopSignal | None],
 ) -> Literal["leave", "done"]:
     """Trains `state` in place until its budget is spent or `should_stop()` returns a signal.
@@ -79,7 +79,7 @@ def train(
     last_checkpoint_s = last_progress_s = last_measured_s = time.monotonic()
     shares: dict[str, float] | None = None
     if state.cur_nimg == 0 and is_first:
-        send(SamplesReport(0, sample_grid(state.ema, config, dataset)))
+        send(SamplesMessage(0, sample_grid(state.ema, config, dataset)))
 
     while (stop := _stop_signal(state, should_stop, started_s)) is None and not is_over(state):
         # Iteration: n_critic discriminator steps and a generator step. The first of a tick is timed by part.
@@ -96,7 +96,7 @@ def train(
 
         # Tick: the sums become a row of metrics. Only here does the loop wait for the device.
         if is_last or _crosses(before, state.cur_nimg, config.tick_nimg):
-            send(MetricsReport(close_tick(state, lr)))
+            send(MetricsMessage(close_tick(state, lr)))
         now_s = time.monotonic()
         if is_last or now_s - last_progress_s >= PROGRESS_EVERY_S:
             last_progress_s = now_s
@@ -105,15 +105,15 @@ def train(
         # Snapshot: a sample grid and a checkpoint. Checkpoints also follow the clock.
         is_snapshot = is_last or _crosses(before, state.cur_nimg, config.snapshot_nimg)
         if is_snapshot and is_first:
-            send(SamplesReport(state.cur_nimg, sample_grid(state.ema, config, dataset)))
+            send(SamplesMessage(state.cur_nimg, sample_grid(state.ema, config, dataset)))
         if is_snapshot or now_s - last_checkpoint_s >= config.checkpoint_every_s:
             check_finite(state)
-            send(CheckpointReport(state, is_snapshot))
+            send(CheckpointMessage(state, is_snapshot))
             last_checkpoint_s = time.monotonic()
 
     if stop is not None and not is_over(state):
         check_finite(state)
-        send(CheckpointReport(state, is_snapshot=False))
+        send(CheckpointMessage(state, is_snapshot=False))
     return "leave" if stop == "leave" else "done"
 
 
@@ -164,7 +164,7 @@ def _wall_seconds(state: TrainState, started_s: float) -> float:
     return state.ranks.broadcast_from_first([time.monotonic() - started_s])[0]
 
 
-def _progress(state: TrainState, images_per_second: float, shares: dict[str, float] | None) -> ProgressReport:
+def _progress(state: TrainState, images_per_second: float, shares: dict[str, float] | None) -> ProgressMessage:
     is_cuda = state.device.type == "cuda"
     memory = torch.cuda.max_memory_allocated(state.device) if is_cuda else None
     config, limit_s = state.config, training_seconds(state.config)
@@ -172,7 +172,7 @@ def _progress(state: TrainState, images_per_second: float, shares: dict[str, flo
     if limit_s is not None:
         eta_s = min(eta_s, max(0.0, limit_s - state.wall_seconds))
     fraction = min(1.0, state.schedule_nimg / config.total_nimg)
-    return ProgressReport(state.cur_nimg, images_per_second, fraction, eta_s, shares, memory)
+    return ProgressMessage(state.cur_nimg, images_per_second, fraction, eta_s, shares, memory)
 
 
 def _crosses(before: int, after: int, every: int) -> bool:

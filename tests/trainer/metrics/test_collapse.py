@@ -119,13 +119,13 @@ def test_a_run_that_collapses_sends_an_event_and_a_good_one_does_not(
     state, events, diversity = TrainState(config, 1, CPU), EventLog(), list[float]()
     watch = CollapseWatch(state, events)
 
-    def report(report: loop.Report) -> None:
-        if isinstance(report, loop.SamplesReport):
-            diversity.append(grid_diversity(report.images, dataset, conditional=False))
-            watch.on_sample_grid(report.images, dataset)
+    def on_message(message: loop.Message) -> None:
+        if isinstance(message, loop.SamplesMessage):
+            diversity.append(grid_diversity(message.images, dataset, conditional=False))
+            watch.on_sample_grid(message.images, dataset)
 
     # When they train
-    loop.train(state, dataset, report, lambda: None)
+    loop.train(state, dataset, on_message, lambda: None)
     # Then both start with different images, and one ends with a single image; both are far from the threshold of 0.25
     assert diversity[0] > 0.5
     assert (diversity[-1] < 0.15) if collapses else (diversity[-1] > 0.4)

@@ -46,16 +46,16 @@ def test_a_run_ends_annealed_when_its_time_is_up_and_says_so() -> None:
     # Given far more images than there is time for: 0.9 s
     config = small_config(total_nimg=10**8, max_minutes=0.02, lr_tail=0.5, tick_nimg=8, snapshot_nimg=10**9)
     state = TrainState(config, 10, CPU)
-    reports: list[loop.Report] = []
+    messages: list[loop.Message] = []
     # When it is trained
-    assert loop.train(state, DATASET, reports.append, lambda: None) == "done"
+    assert loop.train(state, DATASET, messages.append, lambda: None) == "done"
     # Then time ended it, its rate fell on the way, and the last word on progress is "all of it"
     assert state.cur_nimg < config.total_nimg
     assert state.wall_seconds >= 0.9
-    rates = [report.row["lr"] for report in reports if isinstance(report, loop.MetricsReport)]
+    rates = [message.row["lr"] for message in messages if isinstance(message, loop.MetricsMessage)]
     assert rates == sorted(rates, reverse=True)
     assert rates[-1] < rates[0]
-    progress = [report for report in reports if isinstance(report, loop.ProgressReport)][-1]
+    progress = [message for message in messages if isinstance(message, loop.ProgressMessage)][-1]
     assert (progress.fraction, progress.eta_seconds) == (1.0, 0.0)
 
 
@@ -75,10 +75,10 @@ def test_the_time_of_former_attempts_counts_and_that_between_them_does_not() -> 
 
 def test_figures_of_a_step_are_reported() -> None:
     # Given a short run
-    reports: list[Any] = []
-    loop.train(TrainState(small_config(total_nimg=64, tick_nimg=16), 10, CPU), DATASET, reports.append, lambda: None)
+    messages: list[Any] = []
+    loop.train(TrainState(small_config(total_nimg=64, tick_nimg=16), 10, CPU), DATASET, messages.append, lambda: None)
     # Then its last progress says where the time of a step goes
-    last = [report for report in reports if isinstance(report, loop.ProgressReport)][-1]
+    last = [message for message in messages if isinstance(message, loop.ProgressMessage)][-1]
     assert last.step_shares is not None
     assert list(last.step_shares) == ["data", "forward", "backward", "optimizer"]
     assert sum(last.step_shares.values()) == pytest.approx(1, abs=0.001)

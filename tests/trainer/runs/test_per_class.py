@@ -54,21 +54,21 @@ class Killed(BaseException):
 
 @dataclass
 class Listener:
-    """Keeps what was reported, and the checkpoints by the images seen; dies after `dies_at` images."""
+    """Keeps the messages, and the checkpoints by the images seen; dies after `dies_at` images."""
 
     dies_at: int | None = None
-    reports: list[loop.Report] = field(default_factory=list)
+    messages: list[loop.Message] = field(default_factory=list)
     checkpoints: dict[int, bytes] = field(default_factory=dict)
 
-    def __call__(self, report: loop.Report) -> None:
-        self.reports.append(report)
-        if isinstance(report, loop.CheckpointReport):
-            if report.state.cur_nimg == self.dies_at:
+    def __call__(self, message: loop.Message) -> None:
+        self.messages.append(message)
+        if isinstance(message, loop.CheckpointMessage):
+            if message.state.cur_nimg == self.dies_at:
                 raise Killed
-            self.checkpoints[report.state.cur_nimg] = pack(report.state.state_dict())
+            self.checkpoints[message.state.cur_nimg] = pack(message.state.state_dict())
 
     def of(self, kind: type) -> list:  # type: ignore[type-arg]
-        return [report for report in self.reports if isinstance(report, kind)]
+        return [message for message in self.messages if isinstance(message, kind)]
 
 
 @pytest.fixture(scope="module")
@@ -101,13 +101,13 @@ def test_to_everybody_else_it_is_one_run(whole: tuple[PerClassState, Listener]) 
     state, heard = whole
 
     assert state.cur_nimg == 3 * 64
-    rows = [report.row for report in heard.of(loop.MetricsReport)]
+    rows = [message.row for message in heard.of(loop.MetricsMessage)]
     assert rows == state.metrics
     assert [(row["nimg"], row["class"]) for row in rows] == [(32, 0), (64, 0), (96, 1), (128, 1), (160, 2), (192, 2)]
-    progress = heard.of(loop.ProgressReport)
-    assert [(report.nimg, report.fraction) for report in progress][-1] == (192, 1.0)
+    progress = heard.of(loop.ProgressMessage)
+    assert [(message.nimg, message.fraction) for message in progress][-1] == (192, 1.0)
     assert progress[0].eta_seconds > 0
-    grids = {report.nimg: report.images for report in heard.of(loop.SamplesReport)}
+    grids = {message.nimg: message.images for message in heard.of(loop.SamplesMessage)}
     assert list(grids) == [0, 32, 64, 96, 128, 160, 192]
     # Rows of the grid are classes in turn; those that were not begun are grey, those that are done stay.
     assert (grids[64][10:30] == 128).all()
@@ -137,7 +137,7 @@ def test_killed_in_the_middle_of_the_third_class_it_ends_as_if_it_had_not_been(
     for name, tensor in undisturbed.ema.state_dict().items():
         torch.testing.assert_close(state.ema.state_dict()[name], tensor, rtol=0, atol=0)
     assert state.metrics == undisturbed.metrics
-    assert torch.equal(rest.of(loop.SamplesReport)[-1].images, heard.of(loop.SamplesReport)[-1].images)
+    assert torch.equal(rest.of(loop.SamplesMessage)[-1].images, heard.of(loop.SamplesMessage)[-1].images)
 
 
 def test_told_to_leave_it_leaves_a_checkpoint_of_all_classes_so_far() -> None:

@@ -53,7 +53,7 @@ def place(tmp_path: Path, shipped_classifier: Path) -> Place:
     return Place(ArtifactStore(f"file://{tmp_path}"), Settings(data=tmp_path, classifier=shipped_classifier))
 
 
-def ignore(report: loop.Report) -> None:
+def ignore(message: loop.Message) -> None:
     pass
 
 

@@ -57,7 +57,7 @@ def never() -> None:
     return None
 
 
-def ignore(message: loop.Report) -> None:
+def ignore(message: loop.Message) -> None:
     pass
 
 
@@ -79,8 +79,8 @@ def trained(config: TrainConfig) -> TrainState:
 
 def messages_of(
     config: TrainConfig, stop: Callable[[TrainState], Callable[[], Any]] | None = None
-) -> list[loop.Report]:
-    messages: list[loop.Report] = []
+) -> list[loop.Message]:
+    messages: list[loop.Message] = []
     state = new_state(config)
     loop.train(state, DATASET, messages.append, stop(state) if stop else never)
     return messages
@@ -135,8 +135,8 @@ def test_a_run_that_stops_and_resumes_ends_like_one_that_never_stopped(
     for iterations in stops:
         saved: list[bytes] = []
 
-        def keep(message: loop.Report, saved: list[bytes] = saved) -> None:
-            if isinstance(message, loop.CheckpointReport):
+        def keep(message: loop.Message, saved: list[bytes] = saved) -> None:
+            if isinstance(message, loop.CheckpointMessage):
                 saved.append(pack(message.state.state_dict()))
 
         assert loop.train(state, DATASET, keep, after(state, iterations)) == "leave"
@@ -191,16 +191,16 @@ def test_sampling_and_saving_do_not_change_a_run(case: str) -> None:
     watched = new_state(CASES[case].model_copy(update={"tick_nimg": 1, "snapshot_nimg": 1, "checkpoint_every_s": 0.0}))
     kinds: list[type] = []
 
-    def look(message: loop.Report) -> None:
+    def look(message: loop.Message) -> None:
         kinds.append(type(message))
-        if isinstance(message, loop.CheckpointReport):
+        if isinstance(message, loop.CheckpointMessage):
             pack(message.state.state_dict())
 
     # When both have ended
     loop.train(watched, DATASET, look, never)
     # Then their weights and their random states are the same
-    assert kinds.count(loop.SamplesReport) == ITERATIONS + 1
-    assert kinds.count(loop.MetricsReport) == kinds.count(loop.CheckpointReport) == ITERATIONS
+    assert kinds.count(loop.SamplesMessage) == ITERATIONS + 1
+    assert kinds.count(loop.MetricsMessage) == kinds.count(loop.CheckpointMessage) == ITERATIONS
     assert sha256_of(weights_of(watched)) == sha256_of(weights_of(blind))
     assert sha256_of(everything_but_time(watched)["networks"]) == sha256_of(everything_but_time(blind)["networks"])
     assert torch.equal(watched.state_dict()["rng_cpu"], blind.state_dict()["rng_cpu"])
@@ -209,19 +209,19 @@ def test_sampling_and_saving_do_not_change_a_run(case: str) -> None:
 def test_leave_saves_a_checkpoint_and_stops() -> None:
     # Given a run that is told to leave after 3 steps of 8
     state = new_state(CASES["tiny"])
-    messages: list[loop.Report] = []
+    messages: list[loop.Message] = []
     outcome = loop.train(state, DATASET, messages.append, after(state, 3, "leave"))
     # Then it has left, at that place, with a checkpoint as its last word
     assert (outcome, state.cur_nimg) == ("leave", 24)
-    assert isinstance(messages[-1], loop.CheckpointReport)
+    assert isinstance(messages[-1], loop.CheckpointMessage)
 
 
 def test_finish_stops_as_early_and_returns_done() -> None:
     state = new_state(CASES["tiny"])
-    messages: list[loop.Report] = []
+    messages: list[loop.Message] = []
     outcome = loop.train(state, DATASET, messages.append, after(state, 3, "finish"))
     assert (outcome, state.cur_nimg) == ("done", 24)
-    assert isinstance(messages[-1], loop.CheckpointReport)
+    assert isinstance(messages[-1], loop.CheckpointMessage)
 
 
 def test_a_finished_run_does_nothing_when_it_resumes() -> None:
@@ -229,7 +229,7 @@ def test_a_finished_run_does_nothing_when_it_resumes() -> None:
     state = trained(CASES["tiny"])
     before = sha256_of(everything_but_time(state))
     # When it is taken up (its worker died before it could publish)
-    messages: list[loop.Report] = []
+    messages: list[loop.Message] = []
     outcome = loop.train(state, DATASET, messages.append, never)
     # Then it is done at once
     assert (outcome, messages) == ("done", [])
@@ -255,23 +255,23 @@ def test_ticks_and_snapshots_follow_the_images_seen() -> None:
     # Given 10 steps of 8 images, a row every 20, a sample grid every 50
     messages = messages_of(small_config(total_nimg=80, tick_nimg=20, snapshot_nimg=50))
     # Then rows come after the steps that cross 20, 40, 60, 80, and grids at the start, after 50 and in the end
-    assert [r.row["nimg"] for r in messages if isinstance(r, loop.MetricsReport)] == [24, 40, 64, 80]
-    assert [r.nimg for r in messages if isinstance(r, loop.SamplesReport)] == [0, 56, 80]
+    assert [r.row["nimg"] for r in messages if isinstance(r, loop.MetricsMessage)] == [24, 40, 64, 80]
+    assert [r.nimg for r in messages if isinstance(r, loop.SamplesMessage)] == [0, 56, 80]
     # And the last progress is that of the whole budget
-    progress = [r for r in messages if isinstance(r, loop.ProgressReport)]
+    progress = [r for r in messages if isinstance(r, loop.ProgressMessage)]
     assert progress[-1].nimg == 80
     assert progress[-1].images_per_second > 0
 
 
 def test_a_run_ends_with_a_row_even_between_ticks() -> None:
     messages = messages_of(small_config(total_nimg=24, tick_nimg=10**6))
-    assert [r.row["nimg"] for r in messages if isinstance(r, loop.MetricsReport)] == [24]
+    assert [r.row["nimg"] for r in messages if isinstance(r, loop.MetricsMessage)] == [24]
 
 
 def test_checkpoints_follow_snapshots_and_the_clock() -> None:
     def checkpoints(**reporting: Any) -> int:
         messages = messages_of(small_config(total_nimg=80, **reporting))
-        return sum(isinstance(message, loop.CheckpointReport) for message in messages)
+        return sum(isinstance(message, loop.CheckpointMessage) for message in messages)
 
     assert checkpoints(snapshot_nimg=50, checkpoint_every_s=10**6) == 2
     assert checkpoints(snapshot_nimg=10**6, checkpoint_every_s=10**6) == 1
@@ -283,7 +283,7 @@ COLUMNS = {"nimg", "loss_d", "loss_g", "d_accuracy_real", "d_accuracy_fake", "lr
 
 @pytest.mark.parametrize("case", CASES)
 def test_rows_have_the_documented_columns_and_finite_values(case: str) -> None:
-    rows = [message.row for message in messages_of(CASES[case]) if isinstance(message, loop.MetricsReport)]
+    rows = [message.row for message in messages_of(CASES[case]) if isinstance(message, loop.MetricsMessage)]
     expected = COLUMNS | {"gradient_penalty"} if CASES[case].gp_weight else COLUMNS
     assert len(rows) >= 2
     for row in rows:
@@ -319,7 +319,7 @@ def test_a_row_has_the_learning_rate_of_its_last_step() -> None:
     # Given a rate that is divided by ten every 24 images, and steps of 8
     config = small_config(lr=0.1, total_nimg=64, lr_tail=0.0, lr_step_nimg=24, lr_step_factor=0.1, tick_nimg=8)
     # Then three steps each are taken with the same one; the eighth starts at 56
-    rates = [message.row["lr"] for message in messages_of(config) if isinstance(message, loop.MetricsReport)]
+    rates = [message.row["lr"] for message in messages_of(config) if isinstance(message, loop.MetricsMessage)]
     assert rates == pytest.approx([0.1, 0.1, 0.1, 0.01, 0.01, 0.01, 0.001, 0.001])
 
 
@@ -340,11 +340,11 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_its_name(value: float) -> N
     state = new_state(small_config(total_nimg=80, tick_nimg=16))
     next(state.discriminator.parameters()).data[0, 0, 0, 0] = value
     # When it trains, Then the first row is an error, and no row and no checkpoint come of it
-    messages: list[loop.Report] = []
+    messages: list[loop.Message] = []
     with pytest.raises(Diverged, match=r"loss_d is nan.* after 16 images"):
         loop.train(state, DATASET, messages.append, never)
     assert state.metrics == []
-    assert not any(isinstance(message, loop.MetricsReport | loop.CheckpointReport) for message in messages)
+    assert not any(isinstance(message, loop.MetricsMessage | loop.CheckpointMessage) for message in messages)
 
 
 def poison_weights(state: TrainState) -> None:
@@ -387,8 +387,8 @@ def test_a_diverged_run_keeps_its_last_good_checkpoints(
     state = new_state(config)
     saved: list[dict[str, Any]] = []
 
-    def save(message: loop.Report) -> None:
-        if isinstance(message, loop.CheckpointReport):
+    def save(message: loop.Message) -> None:
+        if isinstance(message, loop.CheckpointMessage):
             saved.append(unpack(pack(message.state.state_dict())))
             if len(saved) == 3 and by == "the clock":
                 poison(state)

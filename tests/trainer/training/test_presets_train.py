@@ -24,9 +24,9 @@ def test_a_preset_trains(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     state = TrainState(resolve(name, {"batch_size": 4, "total_nimg": nimg, "tick_nimg": nimg}), 10, CPU)
     parameters = [*state.generator.parameters(), *state.discriminator.parameters()]
     before = [parameter.clone() for parameter in parameters]
-    reports: list[loop.Report] = []
+    reports: list[loop.Message] = []
     loop.train(state, DATASET, reports.append, lambda: None)
-    (row,) = [report.row for report in reports if isinstance(report, loop.MetricsReport)]
+    (row,) = [report.row for report in reports if isinstance(report, loop.MetricsMessage)]
     assert row["nimg"] == nimg
     assert 0 <= row["d_accuracy_real"] <= 1
     assert not any(torch.equal(one, other) for one, other in zip(before, parameters, strict=True))
