@@ -13,8 +13,9 @@ from services.api.images.response_cache import ResponseCache
 from services.api.inference.bounded_pool import BoundedPool
 from services.api.inference.classifier import LazyClassifier
 from services.api.inference.model_pool import ModelPool
+from services.api.jobs.class_names import ClassNames
 from services.api.jobs.store_health import StoreHealth
-from services.api.jobs.submit import enqueue
+from services.api.jobs.submit import Submitter, enqueue
 from services.api.middleware.draining import Drain
 from services.api.sweeps.runner import SweepRunner
 from services.api.telemetry import Telemetry
@@ -34,6 +35,7 @@ class AppState:
     store: JobStore
     sweeps: SweepStore
     sweep_runner: SweepRunner
+    submitter: Submitter
     broker: Broker
     artifacts: ArtifactStore
     registry: ModelRegistry
@@ -56,11 +58,13 @@ def open_state(settings: Settings, drain: Drain) -> AppState:
     registry, telemetry, broker = ModelRegistry(artifacts), Telemetry(), Broker(settings)
     store = RedisJobStore(settings.redis_url, timeout_s=STORE_TIMEOUT_S)
     sweeps = RedisSweepStore(settings.redis_url, timeout_s=STORE_TIMEOUT_S)
+    class_names = ClassNames(settings.dataset_root, settings.classifier, registry)
     return AppState(
         settings=settings,
         store=store,
         sweeps=sweeps,
         sweep_runner=SweepRunner(sweeps, store, registry, partial(enqueue, store=store, broker=broker)),
+        submitter=Submitter(store, broker, artifacts, registry, class_names),
         broker=broker,
         artifacts=artifacts,
         registry=registry,

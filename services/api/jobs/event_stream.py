@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
 
+from fastapi.concurrency import run_in_threadpool
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 
 from services.api.middleware.draining import Drain
@@ -31,7 +31,7 @@ async def stream_job_events(
     yield format_sse_event(retry=RETRY_MS)
     try:
         while True:
-            job, events = await asyncio.to_thread(_read, job_id, after, store)
+            job, events = await run_in_threadpool(_read, job_id, after, store)
             for event in events:
                 after = event.id
                 yield format_sse_event(event=event.kind, id=event.id, data_str=event.model_dump_json())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 
 from shared.errors import EvictingStore, StoreUnavailable
 from shared.jobs.store import JobStore
@@ -15,12 +16,14 @@ class StoreHealth:
 
     def __init__(self, store: JobStore) -> None:
         self._store = store
+        # A thread of its own: the default pool of asyncio is small, and may be full of other work.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="store-health")
         self._probe: asyncio.Future[list[str]] | None = None
 
     async def check(self) -> list[str]:
         """Returns warnings. Raises StoreUnavailable when there is no response within PROBE_TIMEOUT_S."""
         if self._probe is None or self._probe.done():
-            self._probe = asyncio.ensure_future(asyncio.to_thread(self._ask))
+            self._probe = asyncio.get_running_loop().run_in_executor(self._thread, self._ask)
         await asyncio.wait({self._probe}, timeout=PROBE_TIMEOUT_S)
         if not self._probe.done():
             raise StoreUnavailable(f"the job store has not responded for {PROBE_TIMEOUT_S:g} s")

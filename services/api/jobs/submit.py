@@ -4,42 +4,90 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from dataclasses import dataclass
 from functools import partial
 
-from services.api.jobs.warm_start import check_warm_start
-from services.api.schemas.jobs import JobRequest
-from shared.configs.classifier import ClassifierConfig, resolve_job
+from services.api.jobs.class_names import ClassNames, shown
+from services.api.jobs.warm_start import check_classes, check_warm_start, find_source_run
+from services.api.schemas.jobs import JobRequest, ResolvedJob
+from services.api.schemas.sweeps import ResolvedSweep, SweepRequest
+from shared.configs.classifier import resolve_job
 from shared.configs.train import TrainConfig
-from shared.errors import StoreUnavailable
+from shared.errors import InvalidInput, StoreUnavailable
 from shared.jobs.record import Job, new_job
 from shared.jobs.store import JobStore
 from shared.jobs.transitions import enqueued
 from shared.storage.artifacts import ArtifactStore
 from shared.storage.celery_app import Broker
+from shared.storage.model_registry import ModelRegistry
 from shared.storage.redis import Idempotency
+from shared.sweeps.validation import check_spec
 
 log = logging.getLogger("kiln.jobs")
 
 
-def submit(
-    request: JobRequest, idempotency_key: str | None, store: JobStore, broker: Broker, artifacts: ArtifactStore
-) -> Job:
-    """Stores the job and enqueues it; the same Idempotency-Key returns the job it made before.
+@dataclass(frozen=True)
+class Submitter:
+    """Validates requests for jobs and sweeps, and submits jobs."""
 
-    Raises InvalidInput, IdempotencyMismatch or StoreUnavailable; then no job is stored.
-    """
-    config = resolve_request(request, store, artifacts)
-    make = partial(new_job, preset=request.preset, config=config, dataset=request.dataset, name=request.name)
-    job, is_new = store.create(make, idempotency_of(request, idempotency_key))
-    return enqueue(job, store, broker) if is_new else job
+    store: JobStore
+    broker: Broker
+    artifacts: ArtifactStore
+    registry: ModelRegistry
+    class_names: ClassNames
 
+    def submit(self, request: JobRequest, idempotency_key: str | None) -> Job:
+        """Stores the job and enqueues it; the same Idempotency-Key returns the job it made before.
 
-def resolve_request(request: JobRequest, store: JobStore, artifacts: ArtifactStore) -> TrainConfig | ClassifierConfig:
-    """The config that the job trains with. Raises InvalidInput."""
-    config = resolve_job(request.preset, request.overrides)
-    if isinstance(config, TrainConfig):
-        check_warm_start(config, store, artifacts)
-    return config
+        Raises InvalidInput, IdempotencyMismatch or StoreUnavailable; then no job is stored.
+        """
+        resolved = self.resolve(request)
+        make = partial(
+            new_job, preset=request.preset, config=resolved.config, dataset=resolved.dataset, name=request.name
+        )
+        job, is_new = self.store.create(make, idempotency_of(request, idempotency_key))
+        return enqueue(job, self.store, self.broker) if is_new else job
+
+    def resolve(self, request: JobRequest) -> ResolvedJob:
+        """The config and the data set that the job trains with. Raises InvalidInput."""
+        config, dataset = resolve_job(request.preset, request.overrides), request.dataset
+        if isinstance(config, TrainConfig):
+            dataset = self._check_run(config, request)
+        return ResolvedJob(preset=request.preset, dataset=dataset, config=config)
+
+    def resolve_sweep(self, request: SweepRequest) -> ResolvedSweep:
+        """The sweep's spec, and the config of one possible trial. Raises InvalidInput."""
+        config = check_spec(request.spec)
+        dataset = self._check_run(config, request)
+        if request.objective.metric == "class_accuracy":
+            self._check_class_accuracy("objective.metric", "class_accuracy", dataset)
+        return ResolvedSweep(plan=request.spec.model_copy(update={"dataset": dataset}), config=config)
+
+    def _check_run(self, config: TrainConfig, request: JobRequest) -> str:
+        """Checks the config against its warm start and its data. -> the data set
+
+        By default a job continues a checkpoint on the data set that the checkpoint was trained on.
+        """
+        reference = config.from_checkpoint or config.init_discriminator_from
+        source = find_source_run(reference, self.store, self.registry)
+        check_warm_start(config, source, self.artifacts)
+        is_default = "dataset" not in request.model_fields_set
+        dataset = source.dataset if source and config.from_checkpoint and is_default else request.dataset
+        check_classes(config, dataset, source, self.class_names)
+        if config.early_stop is not None and config.early_stop.metric == "class_accuracy":
+            self._check_class_accuracy("overrides.early_stop", config.early_stop.model_dump(), dataset)
+        return dataset
+
+    def _check_class_accuracy(self, field: str, value: object, dataset: str) -> None:
+        """Raises InvalidInput if the classifier does not know the data set's classes: it cannot measure the metric."""
+        classes, known = self.class_names.of_dataset(dataset), self.class_names.of_classifier()
+        if classes is None or classes == known:
+            return
+        message = (
+            f"class_accuracy cannot be measured: data set {dataset!r} has {shown(classes)}; "
+            f"the classifier has {shown(known)}. Choose another metric, or train a classifier on this data set"
+        )
+        raise InvalidInput.of(field, value, message)
 
 
 def idempotency_of(request: JobRequest, key: str | None) -> Idempotency | None:

@@ -10,7 +10,6 @@ from fastapi.responses import JSONResponse
 from services.api.auth import READ, TRAIN
 from services.api.jobs import control
 from services.api.jobs.listing import list_by_status
-from services.api.jobs.submit import resolve_request, submit
 from services.api.jobs.tables import as_csv
 from services.api.schemas.jobs import (
     JobList,
@@ -34,10 +33,8 @@ def create_job(
 ) -> Any:
     """Queues a training job. With `dry_run`, returns the resolved config and creates no job."""
     if dry_run:
-        config = resolve_request(body, state.store, state.artifacts)
-        resolved = ResolvedJob(preset=body.preset, dataset=body.dataset, config=config)
-        return JSONResponse(resolved.model_dump(mode="json"))
-    job = submit(body, idempotency_key, state.store, state.broker, state.artifacts)
+        return JSONResponse(state.submitter.resolve(body).model_dump(mode="json"))
+    job = state.submitter.submit(body, idempotency_key)
     response.headers["Location"] = f"/jobs/{job.id}"
     return JobView.of(job)
 

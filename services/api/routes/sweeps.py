@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 
 from services.api.auth import READ, TRAIN
@@ -26,7 +26,6 @@ from services.api.schemas.sweeps import (
 from services.api.state import State
 from services.api.sweeps import optuna_study
 from shared.errors import NothingToPromote
-from shared.sweeps.validation import check_spec
 
 router = APIRouter(prefix="/sweeps", tags=["sweeps"])
 
@@ -39,10 +38,10 @@ def create_sweep(
     body: SweepRequest, response: Response, state: State, dry_run: bool = False, idempotency_key: IdempotencyKey = None
 ) -> Any:
     """Starts a sweep; its trials are ordinary jobs. With `dry_run`, validates the request and starts nothing."""
-    config = check_spec(body.spec)
+    resolved = state.submitter.resolve_sweep(body)
     if dry_run:
-        return JSONResponse(ResolvedSweep(plan=body.spec, config=config).model_dump(mode="json"))
-    sweep = state.sweep_runner.start(body.spec, body.name, idempotency_of(body, idempotency_key))
+        return JSONResponse(resolved.model_dump(mode="json"))
+    sweep = state.sweep_runner.start(resolved.plan, body.name, idempotency_of(body, idempotency_key))
     response.headers["Location"] = f"/sweeps/{sweep.id}"
     return SweepView.of(sweep)
 
@@ -82,7 +81,7 @@ def cancel_sweep(sweep_id: str, state: State) -> SweepView:
 @router.post("/{sweep_id}/promote", dependencies=[TRAIN])
 async def promote_best(sweep_id: str, state: State, body: PromoteRequest | None = None) -> AliasView:
     """Points an alias (`default` unless given) at the model of the best trial so far."""
-    best = (await asyncio.to_thread(state.sweeps.get, sweep_id)).best
+    best = (await run_in_threadpool(state.sweeps.get, sweep_id)).best
     if best is None or best.model_id is None:
         raise NothingToPromote(f"no trial of sweep {sweep_id} has a model yet")
     return await promote((body or PromoteRequest()).alias, best.model_id, state)

@@ -29,7 +29,8 @@ class JobRequest(RequestModel):
         str,
         Field(
             pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$",
-            description="`cifar10`, or the name of a folder in KILN_DATASETS.",
+            description="`cifar10`, or the name of a folder in KILN_DATASETS. Default with `from_checkpoint`: that "
+            "job's data set.",
         ),
     ] = "cifar10"
     name: Annotated[str | None, Field(max_length=200, description="A label of your choice; it changes nothing.")] = None

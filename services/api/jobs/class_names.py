@@ -1,0 +1,47 @@
+"""Finds the class names of a data set without reading its images, as far as the API can know them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from shared.errors import CorruptArtifact, UnknownClassifier
+from shared.storage.classifier_files import read_manifest
+from shared.storage.model_registry import ModelRegistry
+
+
+@dataclass(frozen=True)
+class ClassNames:
+    """Looks in the data folder, which the API may not share with its workers, in the classifier, and in models."""
+
+    dataset_root: Path
+    classifier_folder: Path
+    registry: ModelRegistry
+
+    def of_dataset(self, dataset: str) -> tuple[str, ...] | None:
+        """None if no source knows the data set; then its trainer is the first to check it."""
+        folder = self.dataset_root / dataset / "train"
+        if folder.is_dir():
+            return tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir()))
+        trained_on, classes = self._classifier()
+        if trained_on == dataset:
+            return classes
+        newest_first = self.registry.list()
+        return next((manifest.classes for manifest in newest_first if manifest.dataset == dataset), None)
+
+    def of_classifier(self) -> tuple[str, ...]:
+        """Empty without a readable classifier."""
+        return self._classifier()[1]
+
+    def _classifier(self) -> tuple[str | None, tuple[str, ...]]:
+        try:
+            manifest = read_manifest(self.classifier_folder)
+        except (UnknownClassifier, CorruptArtifact):
+            return None, ()
+        return manifest.dataset, manifest.classes
+
+
+def shown(classes: tuple[str, ...], limit: int = 10) -> str:
+    """`3 classes: ant, bee, wasp`, shortened after `limit` names"""
+    names = ", ".join(classes[:limit]) + (", …" if len(classes) > limit else "")
+    return f"{len(classes)} {'class' if len(classes) == 1 else 'classes'}: {names}"
