@@ -94,6 +94,10 @@ def job_action(job_id: str, action: str) -> Call[JobData]:
     return Call("POST", f"/jobs/{path_segment(job_id)}/{action}", _model(JobData))
 
 
+def delete_job(job_id: str) -> Call[None]:
+    return Call("DELETE", f"/jobs/{path_segment(job_id)}", lambda _: None)
+
+
 def events(job_id: str) -> Call[Any]:
     """The stream of events, when sent with `Accept: text/event-stream`."""
     return Call("GET", f"/jobs/{path_segment(job_id)}/events", _json)

@@ -119,6 +119,10 @@ class AsyncJob(JobData):
         """Stops training now and publishes the model so far."""
         return await self._namespace.finish(self.id)
 
+    async def delete(self) -> None:
+        """Deletes the job with its metrics, events and checkpoints. Raises Conflict unless it is over."""
+        await self._namespace.delete(self.id)
+
     async def wait(self, on_progress: Callable[[AsyncJob], object] | None = None) -> AsyncJob:
         """Returns when the job is over, whatever its outcome; calls `on_progress(job)` after each change."""
         return await self._namespace.wait(self.id, on_progress)
@@ -191,6 +195,10 @@ class AsyncJobs:
     async def finish(self, job_id: str) -> AsyncJob:
         """Stops training now and publishes the model so far."""
         return await self._send(_requests.job_action(job_id, "finish"))
+
+    async def delete(self, job_id: str) -> None:
+        """Deletes the job, its metrics, events and checkpoints; its model stays. Raises Conflict unless it is over."""
+        await self._kiln.send(_requests.delete_job(job_id))
 
     async def wait(self, job_id: str, on_progress: Callable[[AsyncJob], object] | None = None) -> AsyncJob:
         """Returns when the job is over, whatever its outcome; calls `on_progress(job)` after each change."""

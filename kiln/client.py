@@ -124,6 +124,10 @@ class Job(JobData):
         """Stops training now and publishes the model so far."""
         return self._namespace.finish(self.id)
 
+    def delete(self) -> None:
+        """Deletes the job with its metrics, events and checkpoints. Raises Conflict unless it is over."""
+        self._namespace.delete(self.id)
+
     def wait(self, on_progress: Callable[[Job], object] | None = None) -> Job:
         """Blocks until the job is over, whatever its outcome; calls `on_progress(job)` after each change."""
         return self._namespace.wait(self.id, on_progress)
@@ -193,6 +197,10 @@ class Jobs:
     def finish(self, job_id: str) -> Job:
         """Stops training now and publishes the model so far."""
         return self._send(_requests.job_action(job_id, "finish"))
+
+    def delete(self, job_id: str) -> None:
+        """Deletes the job, its metrics, events and checkpoints; its model stays. Raises Conflict unless it is over."""
+        self._kiln.send(_requests.delete_job(job_id))
 
     def wait(self, job_id: str, on_progress: Callable[[Job], object] | None = None) -> Job:
         """Blocks until the job is over, whatever its outcome; calls `on_progress(job)` after each change."""

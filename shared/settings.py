@@ -151,6 +151,13 @@ class Settings(BaseSettings):
         gt=0,
         description="Maximum training time of a job in seconds, over all attempts. Default: no limit.",
     )
+    keep_jobs_days: float | None = Field(
+        None,
+        gt=0,
+        le=36_500,
+        description="Days for which Kiln keeps a job after its end, with its metrics, events, checkpoints and sample "
+        "grids, and a sweep. Kiln never deletes models. Default: it keeps jobs until you delete them.",
+    )
     stop_grace_s: float = Field(
         30.0, ge=0, le=86_400, description="Seconds that a training process has to write a checkpoint before SIGKILL."
     )

@@ -1,4 +1,4 @@
-"""`kiln jobs`, `kiln watch` and the actions on jobs: cancel, pause, resume, finish."""
+"""`kiln jobs`, `kiln watch` and the actions on jobs: cancel, pause, resume, finish, delete."""
 
 from __future__ import annotations
 
@@ -75,6 +75,17 @@ def resume(job_ids: JobIds, as_json: AsJson = False) -> None:
 def finish(job_ids: JobIds, as_json: AsJson = False) -> None:
     """Stop training and publish the models so far."""
     _act(job_ids, Jobs.finish, as_json)
+
+
+def delete(job_ids: JobIds, as_json: AsJson = False) -> None:
+    """Delete jobs that are over.
+
+    Their metrics, events, checkpoints and sample grids are deleted too. Their models stay.
+    """
+    with connected() as kiln:
+        for job_id in job_ids:
+            kiln.jobs.delete(job_id)
+    show(as_json, {"deleted": job_ids}, lambda: f"deleted {', '.join(job_ids)}")
 
 
 def follow(kiln: Kiln, job: Job, as_json: bool) -> None:

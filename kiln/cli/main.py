@@ -37,7 +37,7 @@ EXIT_CODES: dict[type[ApiError], int] = {
 PANELS: dict[str, tuple[Callable[..., Any] | typer.Typer, ...]] = {
     "Train": (
         machine.up, train.train, train.presets, jobs.jobs, jobs.watch, jobs.pause, jobs.resume, jobs.finish,
-        jobs.cancel,
+        jobs.cancel, jobs.delete,
     ),
     "Generate": (images.generate, images.interpolate, images.verify),
     "Models": (models.promote, models.group),

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 from anyio.to_thread import current_default_thread_limiter
 from fastapi import FastAPI
@@ -16,6 +17,8 @@ from services.api.auth import AuthorizeBody
 from services.api.images.class_sampling import HEADERS as CLASS_SAMPLING_HEADERS
 from services.api.inference.starter_model import publish_starter
 from services.api.jobs.reaper import Reaper
+from services.api.jobs.retention import INTERVAL_S as RETENTION_S
+from services.api.jobs.retention import delete_old_jobs
 from services.api.middleware.allowed_hosts import AllowedHosts
 from services.api.middleware.body_limit import BodyLimit
 from services.api.middleware.draining import CloseWhenDraining, Drain
@@ -58,11 +61,16 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         current_default_thread_limiter().total_tokens = JOB_THREADS
         app.state.kiln = state = open_state(settings, app.state.drain)
         reaper = Reaper(state.store, state.broker, lease_s=settings.lease_s, max_attempts=settings.max_attempts)
-        tasks = (
+        tasks = [
             PeriodicTask("reaper", reaper.run, settings.lease_s / 3),
             PeriodicTask("sweeps", state.sweep_runner.advance_all, INTERVAL_S),
             PeriodicTask("redis", state.store.require_no_eviction, REDIS_CHECK_S),  # logs the error
-        )
+        ]
+        if settings.keep_jobs_days is not None:
+            clean_up = partial(
+                delete_old_jobs, state.store, state.sweeps, state.artifacts, keep_days=settings.keep_jobs_days
+            )
+            tasks.append(PeriodicTask("retention", clean_up, RETENTION_S))
         for task in tasks:
             task.start()
         announcements = Announcements(settings.redis_url)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+import threading
 import time
+import weakref
+from collections import Counter as Count
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -25,6 +28,8 @@ class Telemetry:
     def __init__(self) -> None:
         self._registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
+        self._lock = threading.Lock()
+        self._users: Count[tuple[str, str]] = Count()  # ModelTelemetry objects in use, by (model, provider)
 
         def seconds(name: str, documentation: str) -> Histogram:
             return Histogram(f"kiln_{name}_seconds", documentation, OF_MODEL, buckets=SECONDS, registry=registry)
@@ -34,13 +39,18 @@ class Telemetry:
         self._encode = seconds("encode", "Tiling and encoding a response.")
         self._batch = Histogram("kiln_batch_images", "Images per batch.", OF_MODEL, buckets=IMAGES, registry=registry)
         self._images = Counter("kiln_images", "Images generated.", OF_MODEL, registry=registry)
+        self._of_model = (self._queue, self._compute, self._encode, self._batch, self._images)
         self._rejected = Counter("kiln_rejected", "Requests for images refused.", ("reason",), registry=registry)
         self._cache = Counter("kiln_answer_cache", "Requests with a seed: hit, miss, or not modified.", ("result",),
                               registry=registry)  # fmt: skip
 
     def of_model(self, model: str, provider: str) -> ModelTelemetry:
-        metrics = (self._queue, self._compute, self._encode, self._batch, self._images)
-        return ModelTelemetry(*(metric.labels(model, provider) for metric in metrics))
+        """The metrics of one model. They are removed after the object that this returns is no longer in use."""
+        with self._lock:
+            self._users[model, provider] += 1
+            telemetry = ModelTelemetry(*(metric.labels(model, provider) for metric in self._of_model))
+        weakref.finalize(telemetry, self._users.subtract, [(model, provider)])
+        return telemetry
 
     def watch(self, gauges: Callable[[], Iterable[tuple[str, int, int]]]) -> None:
         """Each scrape calls `gauges`, which yields (model, waiting images, bytes in memory) for each model."""
@@ -59,8 +69,14 @@ class Telemetry:
             raise
 
     def text(self) -> bytes:
-        """The metrics in Prometheus' text format, version 0.0.4."""
-        return generate_latest(self._registry)
+        """The metrics in Prometheus' text format, version 0.0.4. A model that left memory appears once more."""
+        with self._lock:
+            text = generate_latest(self._registry)
+            for labels in [labels for labels, count in self._users.items() if count == 0]:
+                del self._users[labels]
+                for metric in self._of_model:
+                    metric.remove(*labels)
+        return text
 
 
 class ModelTelemetry:

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from shared.errors import UnknownJob
+from shared.errors import StaleFence, UnknownJob
 from shared.jobs.record import Event, Job, JobStatus
+from shared.jobs.transitions import require_over
 from shared.storage.pubsub import CHANNEL, channel_of
 from shared.storage.redis import (
     TIMEOUT_S,
@@ -34,6 +35,8 @@ Metrics = dict[str, float]  # one row of the series; `nimg` is its position
 Events = Sequence[Event] | Callable[[Job], Sequence[Event]]  # or a function of the changed job that returns them
 
 EVENTS_KEPT = 10_000
+TOKEN_TTL_S = 24 * 3600  # far longer than a worker repeats one write
+TOMBSTONE_TTL_S = 7 * 24 * 3600  # after that, no worker still believes that it owns a deleted job
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,7 @@ class JobStore(Protocol):
         token: str | None = None,
     ) -> Job: ...
     def restore(self, job: Job, metrics: Sequence[Metrics], events: Sequence[Event]) -> bool: ...
+    def delete(self, job_id: str) -> None: ...
     def unsent(self) -> Sequence[Job]: ...
     def waiting(self, limit: int) -> Sequence[Job]: ...
     def list(self, status: JobStatus | None = None, after: str | None = None, limit: int = 20) -> Page: ...
@@ -123,27 +127,50 @@ class RedisJobStore:
             if last == token:
                 return before
             after = change(before, from_redis(pipe.time()))
+            new_events = events(after) if callable(events) else events
+            if after == before and not metrics and not new_events:
+                return before  # and the token of the last write stays: its worker may be about to repeat that write
             pipe.multi()
             self._write(pipe, before, after)
-            pipe.set(last_token, token)
-            self._add(pipe, job_id, metrics, events(after) if callable(events) else events)
+            pipe.set(last_token, token, ex=TOKEN_TTL_S)
+            self._add(pipe, job_id, metrics, new_events)
             return after
 
         return transact(self._redis, record, attempt)
 
     def restore(self, job: Job, metrics: Sequence[Metrics], events: Sequence[Event]) -> bool:
-        """Stores a job that Redis has lost, as its worker knows it. Returns False if the job is there after all."""
+        """Stores a job that Redis has lost, as its worker knows it. Returns False if the job is there after all.
+
+        Raises StaleFence if a user has deleted the job.
+        """
         record = key("job", job.id)
 
         def attempt(pipe: Any) -> bool:
             if pipe.exists(record):
                 return False
+            if pipe.exists(_tombstone(job.id)):
+                raise StaleFence(f"job {job.id} was deleted")
             pipe.multi()
             self._write(pipe, None, job)
             self._add(pipe, job.id, metrics, events)
             return True
 
         return transact(self._redis, record, attempt)
+
+    def delete(self, job_id: str) -> None:
+        """Deletes a job that is over, with its metrics and events. Raises IllegalTransition for any other."""
+        record = key("job", job_id)
+
+        def attempt(pipe: Any) -> None:
+            job = _parse(job_id, pipe.get(record))
+            require_over(job)
+            pipe.multi()
+            pipe.delete(record, key("metrics", job_id), key("events", job_id), key("token", job_id))
+            for index in (_index(None), _index(job.status), _UNSENT):
+                pipe.zrem(index, job_id)
+            pipe.set(_tombstone(job_id), "deleted", ex=TOMBSTONE_TTL_S)
+
+        transact(self._redis, record, attempt)
 
     def unsent(self) -> Sequence[Job]:
         """Queued jobs for which no message was sent, oldest first."""
@@ -210,6 +237,10 @@ class RedisJobStore:
 
 
 _UNSENT = key("jobs", "unsent")
+
+
+def _tombstone(job_id: str) -> str:
+    return key("deleted", job_id)
 
 
 def _index(status: JobStatus | None) -> str:

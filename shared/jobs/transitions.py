@@ -127,6 +127,12 @@ def request_action(job: Job, now: datetime, *, request: RequestedAction) -> Job:
     return _REQUEST_IDLE[request](job, now)
 
 
+def require_over(job: Job) -> None:
+    """Raises IllegalTransition for a job that cannot be deleted, because it still waits, trains or is paused."""
+    if not job.is_over:
+        raise IllegalTransition(f"job {job.id} is {job.status}; cancel it before you delete it")
+
+
 def _cancel_idle(job: Job, now: datetime) -> Job:
     return _end(job, now, JobStatus.CANCELLED, reason=Reason.CANCELLED_BY_USER)
 

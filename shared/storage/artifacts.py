@@ -71,6 +71,11 @@ class ArtifactStore:
         with suppress(FileNotFoundError):
             self._fs.rm_file(self._path(key))
 
+    def delete_all(self, prefix: str) -> None:
+        """Removes all objects below a prefix, if there are any."""
+        with suppress(FileNotFoundError):
+            self._fs.rm(self._path(prefix), recursive=True)
+
     def sweep(self, prefix: str, older_than_s: float) -> None:
         """Removes unfinished files of killed writers directly below a prefix. Remote stores do that themselves."""
         if not self._is_local:

@@ -118,7 +118,8 @@ def create_once(
         if idempotency and (text := pipe.get(note)):
             first = json.loads(text)
             idempotency.check(first)
-            return str(first[f"{kind}_id"])
+            if pipe.exists(key(kind, first[f"{kind}_id"])):  # otherwise it was deleted since
+                return str(first[f"{kind}_id"])
         pipe.multi()
         write(pipe)
         if idempotency:

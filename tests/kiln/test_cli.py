@@ -21,7 +21,7 @@ from shared.jobs.store import RedisJobStore
 from tests.kiln.command import Run, environment_for, printed_json, run
 
 
-def test_a_job_is_queued_listed_paused_resumed_and_cancelled(command: Run) -> None:
+def test_a_job_is_queued_listed_paused_resumed_cancelled_and_deleted(command: Run) -> None:
     overrides = ("-o", "lr=1e-4", "-o", "g_channels=[64,48,32]")
     job = printed_json(command("train", "-p", "tiny", *overrides, "--name", "mine", "--json"))
     assert (job["status"], job["name"], job["config"]["lr"]) == ("queued", "mine", 1e-4)
@@ -34,6 +34,9 @@ def test_a_job_is_queued_listed_paused_resumed_and_cancelled(command: Run) -> No
         (after,) = printed_json(command(action, job["id"], "--json"))
         assert after["status"] == status
     assert printed_json(command("jobs", "--status", "queued", "--json")) == []
+
+    assert command("delete", job["id"]).stdout.strip() == f"deleted {job['id']}"
+    assert printed_json(command("jobs", "--json")) == []
 
 
 def test_a_dry_run_shows_the_changed_values_and_queues_nothing(command: Run) -> None:

@@ -106,6 +106,18 @@ def test_jobs_are_listed_paused_resumed_and_cancelled(kiln: Kiln) -> None:
         made[1].finish()
 
 
+def test_a_job_that_is_over_is_deleted_and_any_other_is_not(kiln: Kiln) -> None:
+    over, queued = kiln.jobs.create("tiny").cancel(), kiln.jobs.create("tiny")
+
+    over.delete()
+
+    with pytest.raises(NotFound):
+        kiln.jobs.get(over.id)
+    with pytest.raises(Conflict, match=f"job {queued.id} is queued; cancel it before you delete it"):
+        kiln.jobs.delete(queued.id)
+    assert [job.id for job in kiln.jobs.list()] == [queued.id]
+
+
 def test_generate_returns_pil_images_that_depend_on_the_seed_alone(kiln: Kiln) -> None:
     images = kiln.generate("cat", n=5, seed=3)
     four = kiln.generate("cat", n=4, seed=3)

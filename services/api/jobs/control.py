@@ -1,4 +1,4 @@
-"""Cancel, pause, resume and finish a job."""
+"""Cancel, pause, resume, finish and delete a job."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from services.api.jobs.submit import enqueue
 from shared.jobs import transitions
 from shared.jobs.record import Job, RequestedAction
 from shared.jobs.store import Change, JobStore
+from shared.storage.artifacts import ArtifactStore
 from shared.storage.celery_app import Broker
 
 
@@ -25,3 +26,12 @@ def _update(job_id: str, change: Change, store: JobStore, broker: Broker) -> Job
     """Applies the change, and sends the job at once if it is now queued without a message."""
     job = store.update(job_id, change)
     return enqueue(job, store, broker) if job.is_unsent else job
+
+
+def delete(job_id: str, store: JobStore, artifacts: ArtifactStore) -> None:
+    """Deletes a job that is over: its record, metrics, events, checkpoints and sample grids. Its model stays.
+
+    Raises UnknownJob and IllegalTransition.
+    """
+    store.delete(job_id)
+    artifacts.delete_all(f"jobs/{job_id}")

@@ -9,7 +9,7 @@ from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 
 from services.api.middleware.draining import Drain
 from services.api.schemas.jobs import JobView
-from shared.errors import StoreUnavailable
+from shared.errors import StoreUnavailable, UnknownJob
 from shared.jobs.record import Event, Job
 from shared.jobs.store import JobStore
 from shared.storage.pubsub import Announcements, channel_of
@@ -46,7 +46,7 @@ async def stream_job_events(
             if drain.is_on:
                 return  # the client reconnects with Last-Event-ID, to another process
             await drain.wait_until_draining(changes.wait(KEEPALIVE_S))
-    except StoreUnavailable:
+    except (StoreUnavailable, UnknownJob):  # UnknownJob: the job was deleted meanwhile
         return
     finally:
         await changes.close()

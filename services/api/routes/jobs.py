@@ -52,6 +52,12 @@ def get_job(job_id: str, state: State) -> JobView:
     return JobView.of(state.store.get(job_id))
 
 
+@router.delete("/{job_id}", status_code=204, dependencies=[TRAIN])
+def delete_job(job_id: str, state: State) -> None:
+    """Deletes a job that is over, with its metrics, events, checkpoints and sample grids. Its model stays."""
+    control.delete(job_id, state.store, state.artifacts)
+
+
 @router.get(
     "/{job_id}/metrics",
     response_model=MetricsSeries,

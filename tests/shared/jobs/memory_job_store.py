@@ -7,9 +7,10 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
-from shared.errors import UnknownJob
+from shared.errors import StaleFence, UnknownJob
 from shared.jobs.record import Event, Job, JobStatus
 from shared.jobs.store import Change, Events, Metrics, Page
+from shared.jobs.transitions import require_over
 from shared.storage.redis import Idempotency
 
 
@@ -24,6 +25,7 @@ class MemoryJobStore:
         self._events: dict[str, list[Event]] = defaultdict(list)
         self._idempotency: dict[str, dict[str, str]] = {}
         self._tokens: dict[str, str] = {}
+        self._deleted: set[str] = set()
 
     def ping(self) -> None:
         pass
@@ -38,7 +40,8 @@ class MemoryJobStore:
         with self._lock:
             if idempotency and (first := self._idempotency.get(idempotency.key)):
                 idempotency.check(first)
-                return self.get(first["job_id"]), False
+                if first["job_id"] in self._jobs:
+                    return self.get(first["job_id"]), False
             job = make(self._clock())
             if job.id in self._jobs:
                 return job, True
@@ -67,6 +70,8 @@ class MemoryJobStore:
                 return before
             after, rows = change(before, self._clock()), {row["nimg"]: row for row in metrics}
             new_events = events(after) if callable(events) else events
+            if after == before and not rows and not new_events:
+                return before
             self._jobs[job_id] = after  # nothing below can fail
             if token is not None:
                 self._tokens[job_id] = token
@@ -77,10 +82,19 @@ class MemoryJobStore:
         with self._lock:
             if job.id in self._jobs:
                 return False
+            if job.id in self._deleted:
+                raise StaleFence(f"job {job.id} was deleted")
             rows = {row["nimg"]: row for row in metrics}
             self._jobs[job.id] = job
             self._add(job.id, rows, events)
             return True
+
+    def delete(self, job_id: str) -> None:
+        with self._lock:
+            require_over(self.get(job_id))
+            for records in (self._jobs, self._metrics, self._events, self._tokens):
+                records.pop(job_id, None)
+            self._deleted.add(job_id)
 
     def unsent(self) -> Sequence[Job]:
         with self._lock:

@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from services.dev import free_port
-from shared.errors import IdempotencyMismatch, IllegalTransition, StoreUnavailable, UnknownJob
+from shared.errors import IdempotencyMismatch, IllegalTransition, StaleFence, StoreUnavailable, UnknownJob
 from shared.jobs.record import Event, Job, JobStatus
 from shared.jobs.store import JobStore, RedisJobStore
 from shared.jobs.transitions import enqueued
@@ -70,6 +70,19 @@ def test_a_change_that_is_repeated_with_its_token_is_made_once(store: JobStore) 
     assert after.crashes == store.get(job.id).crashes == 1
     assert len(store.events(job.id)) == 1
     assert store.update(job.id, one_crash_more, [], [], "second").crashes == 2
+
+
+def test_a_change_that_changes_nothing_leaves_the_token_of_the_last_write(store: JobStore) -> None:
+    # Given a worker whose write was stored, but whose reply was lost
+    job = submit(store)
+    store.update(job.id, one_crash_more, [], [], "worker")
+
+    # When the reaper looks at the job and changes nothing, and the worker repeats its write
+    store.update(job.id, unchanged)
+    store.update(job.id, one_crash_more, [], [], "worker")
+
+    # Then the write was made once
+    assert store.get(job.id).crashes == 1
 
 
 def test_events_may_depend_on_what_was_written(store: JobStore) -> None:
@@ -381,6 +394,56 @@ def test_a_store_without_jobs_lists_none(store: JobStore) -> None:
     assert (store.list().jobs, store.list().has_more) == ([], False)
 
 
+# Deletion
+
+
+def test_a_deleted_job_leaves_nothing(store: JobStore) -> None:
+    other, job = submit(store), submit(store)
+    store.update(job.id, moved_to(JobStatus.FAILED), [{"nimg": 1.0}], [Event(kind="k", message="m")])
+
+    store.delete(job.id)
+
+    with pytest.raises(UnknownJob):
+        store.get(job.id)
+    with pytest.raises(UnknownJob):
+        store.delete(job.id)
+    assert store.list().jobs == [other]
+    assert (store.list(JobStatus.FAILED).jobs, store.metrics(job.id), store.events(job.id)) == ([], [], [])
+
+
+@pytest.mark.parametrize("status", [JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.PAUSED])
+def test_a_job_that_is_not_over_is_not_deleted(store: JobStore, status: JobStatus) -> None:
+    job = submit(store)
+    job = store.update(job.id, moved_to(status))
+
+    with pytest.raises(IllegalTransition, match=f"job {job.id} is {status}; cancel it before you delete it"):
+        store.delete(job.id)
+
+    assert store.get(job.id) == job
+
+
+def test_a_worker_that_slept_does_not_bring_a_deleted_job_back(store: JobStore) -> None:
+    job = submit(store)
+    store.update(job.id, moved_to(JobStatus.CANCELLED))
+    store.delete(job.id)
+
+    with pytest.raises(StaleFence, match="was deleted"):
+        store.restore(job, [], [])
+
+    assert store.list().jobs == []
+
+
+def test_a_request_whose_job_was_deleted_makes_a_new_one(store: JobStore) -> None:
+    first, _ = store.create(a_job, Idempotency("key", "body"))
+    store.update(first.id, moved_to(JobStatus.CANCELLED))
+    store.delete(first.id)
+
+    second, is_new = store.create(a_job, Idempotency("key", "body"))
+
+    assert is_new
+    assert store.create(a_job, Idempotency("key", "body")) == (second, False)
+
+
 # Idempotency keys
 
 
@@ -450,6 +513,34 @@ def test_two_stores_on_one_redis_are_one(redis_store: RedisJobStore, redis_url: 
     other.close()
 
 
+def test_a_change_that_changes_nothing_writes_nothing(redis_store: RedisJobStore, redis_url: str) -> None:
+    job = submit(redis_store)
+    with redis.Redis.from_url(redis_url) as administrator:
+        before = administrator.info("commandstats")
+        redis_store.update(job.id, unchanged)
+        after = administrator.info("commandstats")
+
+    for command in ("set", "zadd", "zrem", "publish"):
+        assert after.get(f"cmdstat_{command}", {}).get("calls") == before.get(f"cmdstat_{command}", {}).get("calls")
+
+
+def test_of_a_deleted_job_no_key_stays_for_good(redis_store: RedisJobStore, redis_url: str) -> None:
+    job, _ = redis_store.create(a_job, Idempotency("key", "body"))
+    redis_store.update(job.id, moved_to(JobStatus.FAILED), [{"nimg": 1.0}], [Event(kind="k", message="m")])
+    redis_store.delete(job.id)
+
+    with redis.Redis.from_url(redis_url, decode_responses=True) as administrator:
+        assert [name for name in administrator.scan_iter() if administrator.ttl(name) == -1] == []
+
+
+def test_a_token_expires_with_the_last_write_it_belongs_to(redis_store: RedisJobStore, redis_url: str) -> None:
+    job = submit(redis_store)
+    redis_store.update(job.id, one_crash_more, [], [], "worker")
+
+    with redis.Redis.from_url(redis_url) as administrator:
+        assert administrator.ttl(f"kiln:token:{job.id}") > 3600
+
+
 @pytest.fixture
 def connection(redis_url: str) -> Iterator[BreakableConnection]:
     with breakable(int(redis_url.split(":")[2].split("/", maxsplit=1)[0])) as server:
@@ -514,6 +605,7 @@ CALLS: dict[str, Callable[[JobStore], object]] = {
     "list": lambda store: store.list(),
     "metrics": lambda store: store.metrics("some-job"),
     "events": lambda store: store.events("some-job"),
+    "delete": lambda store: store.delete("some-job"),
     "restore": lambda store: store.restore(a_job(), [], []),
     "unsent": lambda store: store.unsent(),
     "waiting": lambda store: store.waiting(1),

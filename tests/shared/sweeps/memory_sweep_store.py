@@ -43,6 +43,10 @@ class MemorySweepStore:
             self._sweeps[sweep_id] = change(self.get(sweep_id), self._clock())
             return self._sweeps[sweep_id]
 
+    def delete(self, sweep_id: str) -> None:
+        with self._lock:
+            self._sweeps.pop(sweep_id, None)
+
     def open(self) -> Sequence[Sweep]:
         with self._lock:
             return sorted((sweep for sweep in self._sweeps.values() if not sweep.is_over), key=lambda sweep: sweep.id)
