@@ -82,12 +82,14 @@ class Part:
 
 
 class RedisServer(Part):
-    """A redis-server with an append-only file, always on the same port and in the same folder."""
+    """A redis-server with an append-only file, always on the same port and unix socket and in the same folder."""
 
     def __init__(self, folder: Path) -> None:
         self.port, self.folder = free_port(), folder / "redis"
         self.folder.mkdir()
-        super().__init__("redis", redis_command(find_redis_server(), self.port, self.folder), {}, folder)
+        self.socket = self.folder / "redis.sock"
+        command = [*redis_command(find_redis_server(), self.port, self.folder), "--unixsocket", str(self.socket)]
+        super().__init__("redis", command, {}, folder)
 
     @property
     def url(self) -> str:
