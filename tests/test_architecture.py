@@ -101,7 +101,7 @@ def test_only_settings_modules_read_variables_of_the_environment() -> None:
         assert names == [], f"{path.relative_to(ROOT)} reads {names}; read them in a settings module"
 
 
-def test_every_break_of_a_drill_fits_the_sources_once() -> None:
+def test_every_break_of_a_drill_matches_the_sources_once() -> None:
     for broken in BREAKS:
         assert (ROOT / broken.file).read_text().count(broken.old) == 1, broken
         file, _, name = path_of(broken.drill).partition("::")

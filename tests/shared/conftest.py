@@ -1,4 +1,4 @@
-"""What the tests of `shared` share."""
+"""Fixtures for the tests of `shared`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
-# A slow machine is no error: nothing here depends on how long an example takes.
+# A slow machine is no failure: no test depends on the time that an example takes.
 hypothesis_settings.register_profile(
     "patient", hypothesis_settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )

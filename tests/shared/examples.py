@@ -1,4 +1,4 @@
-"""Jobs, models and plans of sweeps to test with: valid records, of which a test changes what it is about."""
+"""Valid records for tests: jobs, manifests and sweep specs. A test changes the fields that it is about."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ FENCE = 7
 
 
 def a_job(now: datetime = NOW) -> Job:
-    """A job as it is when it was just submitted."""
+    """A job that was just submitted."""
     return new_job(now, preset="tiny", config=PRESETS["tiny"].config, dataset="cifar10", name=None)
 
 
 def job_in(status: JobStatus, **changes: Any) -> Job:
-    """A job that came to be in some status; a running one has a live lease and the fence FENCE."""
+    """A job in a status. A running one has a live lease and the fence FENCE."""
     job = a_job().model_copy(update={"status": status, "fence": FENCE, "attempt": FENCE})
     if status is JobStatus.RUNNING:
         lease_until = NOW + timedelta(seconds=LEASE_S)
@@ -30,7 +30,7 @@ def job_in(status: JobStatus, **changes: Any) -> Job:
 
 
 def a_model(model_id: str = "tiny-1", created_at: datetime = NOW) -> ModelManifest:
-    """A manifest as the trainer hands it over: the digests of its files are still missing."""
+    """A manifest as the trainer sends it: without the digests of its files."""
     config = PRESETS["tiny"].config
     return ModelManifest(
         id=model_id, job_id="1", created_at=created_at, preset="tiny", config=config, dataset="cifar10",
@@ -41,7 +41,7 @@ def a_model(model_id: str = "tiny-1", created_at: datetime = NOW) -> ModelManife
 
 
 def a_spec(**changes: Any) -> SweepSpec:
-    """A search for the learning rate of `tiny`, two trials long."""
+    """The spec of a sweep over the learning rate of `tiny`, with two trials."""
     lr = {"type": "float", "low": 1e-5, "high": 1e-3, "log": True}
     spec = {
         "preset": "tiny", "dataset": "cifar10", "overrides": {}, "space": {"lr": lr}, "n_trials": 2, "pruning": False,

@@ -1,4 +1,4 @@
-"""A redis-server of a test's own, which may be killed, and a connection to it that may break."""
+"""Starts a redis-server that a test may kill, and a relay to it whose connections may break."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from services.dev import find_redis_server, redis_command, wait_for_redis
 
 @contextmanager
 def redis_on(port: int, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Answers when the block begins, and is killed at its end unless it has ended before."""
+    """Starts a redis-server on the port, and kills it at the end of the block."""
     command = redis_command(find_redis_server(), port, folder)
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         try:
@@ -26,7 +26,7 @@ def redis_on(port: int, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 
 class BreakableConnection(socketserver.ThreadingTCPServer):
-    """Passes everything on to a Redis; once armed, it lets one EXEC through and keeps its answer to itself."""
+    """Relays everything to a Redis. Once armed, it forwards one EXEC and drops the reply."""
 
     daemon_threads = True
 
@@ -44,13 +44,13 @@ class _Relay(socketserver.BaseRequestHandler):
     def handle(self) -> None:
         assert isinstance(self.server, BreakableConnection)
         with socket.create_connection(("127.0.0.1", self.server.redis_port)) as redis:
-            while asked := self.request.recv(1 << 20):
-                redis.sendall(asked)
-                answer = redis.recv(1 << 20)  # each request waits for its answer, so one follows the other
-                if self.server.is_armed and b"EXEC" in asked:
+            while request := self.request.recv(1 << 20):
+                redis.sendall(request)
+                reply = redis.recv(1 << 20)  # a client sends the next request after the reply
+                if self.server.is_armed and b"EXEC" in request:
                     self.server.is_armed = False
                     return
-                self.request.sendall(answer)
+                self.request.sendall(reply)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What goes wrong has a name, a status, and can be told in JSON whatever the caller sent."""
+"""Every error has a class, an HTTP status and a JSON form, whatever value the caller sent."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def deep(levels: int) -> list[Any]:
 
 
 def drawn_tree() -> dict[str, str]:
-    """child -> parent, as it is drawn at the top of shared/errors.py."""
+    """child -> parent, from the drawing at the top of shared/errors.py."""
     parents: dict[str, str] = {}
     path: list[str] = []  # from the root to the line above
     for line in (errors.__doc__ or "").splitlines():
@@ -47,7 +47,7 @@ def drawn_tree() -> dict[str, str]:
     return parents
 
 
-def test_the_tree_is_drawn_as_it_is() -> None:
+def test_the_drawn_tree_of_exceptions_is_the_real_one() -> None:
     assert drawn_tree() == {kind.__name__: kind.__base__.__name__ for kind in below(KilnError) if kind.__base__}
 
 
@@ -71,10 +71,10 @@ def test_a_failed_training_carries_a_reason_that_jobs_know(kind: type[TrainingFa
     assert kind.reason in set(Reason)
 
 
-# What is told
+# Messages
 
 
-def test_what_does_not_exist_is_named() -> None:
+def test_an_unknown_name_is_quoted_in_the_error() -> None:
     kinds = {kind.__name__: str(kind("x")) for kind in below(NotFound)}
 
     assert kinds == {
@@ -89,7 +89,7 @@ def test_what_does_not_exist_is_named() -> None:
     }
 
 
-def test_invalid_input_tells_every_field_and_value() -> None:
+def test_invalid_input_names_every_field_and_value() -> None:
     error = InvalidInput([FieldProblem("lr", NAN, "not finite"), FieldProblem("n", "x" * 1000, "too long")])
 
     assert str(error) == f"lr: not finite (got 'nan'); n: too long (got '{'x' * MAX_VALUE_CHARS}…')"
@@ -123,7 +123,7 @@ def test_invalid_input_tells_every_field_and_value() -> None:
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_how_a_value_is_told(value: Any, told: Any) -> None:
+def test_values_in_errors_are_safe_and_short(value: Any, told: Any) -> None:
     assert printable(value) == told
     assert type(printable(value)) is type(told)
 
@@ -138,7 +138,7 @@ values = st.recursive(scalars, lambda inner: st.lists(inner) | st.dictionaries(a
 @example([10**5000], "f")
 @example(["\ud800"], "\ud800")
 @example("\ud800" * 1000, "\ud800" * 1000)
-def test_any_value_can_be_told(value: Any, field: str) -> None:
+def test_any_value_can_be_printed_in_an_error(value: Any, field: str) -> None:
     problem = FieldProblem(field, value, "wrong")
 
     told = json.dumps(problem.as_json(), ensure_ascii=False, allow_nan=False).encode()

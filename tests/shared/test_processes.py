@@ -1,4 +1,4 @@
-"""A child that asked for it ends when its parent does, whatever ends the parent."""
+"""`die_with_parent` ends a child with its parent, and `lower_priority` raises its niceness."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_child_ends_when_its_parent_is_killed(code: str, last_words: bytes) ->
         assert parent.stdout.read() == last_words
 
 
-def test_a_child_whose_parent_is_gone_already_ends_here() -> None:
+def test_a_child_whose_parent_has_already_ended_exits() -> None:
     child = subprocess.run([sys.executable, "-c", HAS_ANOTHER_PARENT], cwd=ROOT, capture_output=True, check=False)
 
     assert (child.returncode, child.stdout, child.stderr) == (1, b"", b"")

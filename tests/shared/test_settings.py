@@ -1,4 +1,4 @@
-"""Settings come from the environment, once, and a wrong one is named."""
+"""Settings are read from the environment once, and a wrong value is named with its variable."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_every_setting_is_described() -> None:
     assert [name for name, field in Settings.model_fields.items() if not field.description] == []
 
 
-def test_an_empty_variable_is_as_good_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compose files pass `${VARIABLE:-}` on; an empty data folder would otherwise be the working directory."""
     monkeypatch.setenv("KILN_DATA", "")
     monkeypatch.setenv("KILN_PORT", "")

@@ -1,4 +1,4 @@
-"""`KILN_REDIS_PASSWORD_FILE`: the password of Redis from a file, in nobody's sight."""
+"""`KILN_REDIS_PASSWORD_FILE`: the password of Redis comes from a file and appears in no output."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def guarded_redis(tmp_path: Path) -> Iterator[str]:
         process.terminate()
 
 
-def test_the_job_store_and_the_queue_get_in_with_the_file_and_not_without(guarded_redis: str, file: Path) -> None:
+def test_the_job_store_and_the_queue_need_the_password_file(guarded_redis: str, file: Path) -> None:
     RedisJobStore(Settings(redis_url=guarded_redis, redis_password_file=file).redis_url).ping()
     broker = Broker(Settings(redis_url=guarded_redis, redis_password_file=file))
     broker.enqueue_training("a-job")
@@ -62,18 +62,18 @@ def test_the_job_store_and_the_queue_get_in_with_the_file_and_not_without(guarde
         ("redis://user:own@h/0", "redis://user:own@h/0"),
     ],
 )
-def test_it_goes_into_a_url_that_has_none(url: str, expected: str, file: Path) -> None:
+def test_the_password_is_added_to_a_url_without_one(url: str, expected: str, file: Path) -> None:
     file.write_text("a/b\n")
     assert Settings(redis_url=url, redis_password_file=file).redis_url == expected
 
 
 @pytest.mark.parametrize("ending", ["", "\n", "\r\n"])
-def test_the_end_of_the_line_is_no_part_of_it(ending: str, file: Path) -> None:
+def test_the_line_end_is_not_part_of_the_password(ending: str, file: Path) -> None:
     file.write_bytes(b"a" + ending.encode())
     assert Settings(redis_url="redis://h/0", redis_password_file=file).redis_url == "redis://:a@h/0"
 
 
-def test_without_the_file_the_url_stays_as_it_is() -> None:
+def test_without_the_file_the_url_is_unchanged() -> None:
     assert Settings(redis_url="redis://h/0").redis_url == "redis://h/0"
 
 

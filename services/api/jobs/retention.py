@@ -8,7 +8,7 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 
 from services.api.jobs import control
-from shared.errors import UnknownJob
+from shared.errors import IllegalTransition, UnknownJob
 from shared.jobs.record import TERMINAL, Job
 from shared.jobs.store import JobStore
 from shared.storage.artifacts import ArtifactStore
@@ -29,7 +29,7 @@ def delete_old_jobs(store: JobStore, sweeps: SweepStore, artifacts: ArtifactStor
         if job.sweep is not None and job.sweep.id in open_sweeps:
             continue
         try:
-            with suppress(UnknownJob):  # another replica was faster
+            with suppress(UnknownJob, IllegalTransition):  # deleted by another replica, or resumed meanwhile
                 control.delete(job.id, store, artifacts)
                 log.info("job %s was deleted: it ended more than %g days ago", job.id, keep_days)
         except OSError:

@@ -1,4 +1,4 @@
-"""Presets and overrides: what is accepted, and that everything else is refused by field and value."""
+"""Presets and overrides: valid values are accepted, and every other one is refused with its field and value."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_the_presets_and_their_names() -> None:
     assert all(find_preset(name).name == name for name in PRESETS)
 
 
-def test_an_unknown_preset_is_told_the_names_there_are() -> None:
+def test_an_unknown_preset_gets_the_list_of_presets() -> None:
     with pytest.raises(InvalidInput) as caught:
         find_preset("wgan-pg")
 
@@ -48,13 +48,13 @@ def test_an_unknown_preset_is_told_the_names_there_are() -> None:
     assert problem.message == f"unknown preset; choose one of {', '.join(PRESETS)}; did you mean 'wgan-gp'?"
 
 
-def test_a_name_like_no_preset_gets_no_suggestion() -> None:
+def test_a_name_unlike_any_preset_gets_no_suggestion() -> None:
     with pytest.raises(InvalidInput, match=r"choose one of wgan-gp, .*, tiny, cpu-hours, best \(got 'x'\)"):
         resolve("x", {})
 
 
 @pytest.mark.parametrize("preset", ["wgan-gp", "wgan-gp-conditional"])
-def test_report_1_as_it_is_described(preset: str) -> None:
+def test_the_preset_of_report_1_has_its_values(preset: str) -> None:
     config = find_preset(preset).config
 
     assert (config.batch_size, config.latent_dim) == (64, 100)
@@ -74,7 +74,7 @@ def test_the_conditional_preset_differs_from_report_1_in_nothing_else() -> None:
     assert conditional.model_dump(exclude={"conditional"}) == plain.model_dump(exclude={"conditional"})
 
 
-def test_report_2_as_it_is_described() -> None:
+def test_the_preset_of_report_2_has_its_values() -> None:
     config = find_preset("dcgan").config
 
     assert (config.architecture, config.conditional, config.loss) == ("keras-dcgan", False, "bce")
@@ -227,7 +227,7 @@ def test_a_wrong_item_is_named_with_its_place() -> None:
     ]
 
 
-def test_all_that_is_wrong_is_told_at_once() -> None:
+def test_all_wrong_values_are_named_at_once() -> None:
     wrong = {"lr": "0.1", "batch_size": 0, "loss": "wgan", "learning_rate": 0.1, "flip": None}
 
     problems = problems_of(wrong)
@@ -245,7 +245,7 @@ def test_all_that_is_wrong_is_told_at_once() -> None:
         ("", "unknown override"),
     ],
 )
-def test_an_unknown_override_gets_a_suggestion_when_one_is_near(name: str, message: str) -> None:
+def test_an_unknown_override_gets_a_suggestion_if_a_field_is_similar(name: str, message: str) -> None:
     (problem,) = problems_of({name: 1})
 
     assert (problem.field, problem.value, problem.message) == (f"overrides.{name}", 1, message)
@@ -306,7 +306,7 @@ KERAS = {"architecture": "keras-dcgan", "g_channels": [8] * 3, "d_channels": [8]
         ({"conditional": False, "class_weight": 1.0}, "class_weight", 1.0, "a class loss needs conditional=true"),
     ],
 )
-def test_values_that_do_not_go_together(overrides: dict[str, Any], field: str, value: Any, message: str) -> None:
+def test_conflicting_values_are_refused(overrides: dict[str, Any], field: str, value: Any, message: str) -> None:
     (problem,) = problems_of(overrides)
 
     assert (problem.field, problem.message) == (f"overrides.{field}", message)
@@ -314,7 +314,7 @@ def test_values_that_do_not_go_together(overrides: dict[str, Any], field: str, v
 
 
 @pytest.mark.parametrize("stages", [2, 3, 4])
-def test_a_residual_network_takes_two_to_four_stages_of_discriminator(stages: int) -> None:
+def test_a_residual_discriminator_takes_two_to_four_stages(stages: int) -> None:
     config = resolve("tiny", RESNET | {"d_channels": [8] * stages})
 
     assert config.d_channels == (8,) * stages
@@ -346,7 +346,7 @@ def resolve_or_refuse(preset: str, overrides: dict[str, Any]) -> TrainConfig | I
 
 
 @given(st.sampled_from(sorted(PRESETS)), st.dictionaries(names, json_values, max_size=5))
-def test_overrides_are_used_or_refused_and_nothing_else_happens(preset: str, overrides: dict[str, Any]) -> None:
+def test_overrides_are_used_or_refused(preset: str, overrides: dict[str, Any]) -> None:
     outcome = resolve_or_refuse(preset, overrides)
 
     if isinstance(outcome, TrainConfig):
@@ -360,11 +360,11 @@ def test_overrides_are_used_or_refused_and_nothing_else_happens(preset: str, ove
 
 
 @given(st.floats(min_value=0, max_value=1, exclude_min=True))
-def test_any_rate_in_its_range_is_used_as_it_is(lr: float) -> None:
+def test_any_learning_rate_in_its_range_is_used_unchanged(lr: float) -> None:
     assert resolve("tiny", {"lr": lr}).lr == lr
 
 
-def test_the_largest_number_there_is_is_still_only_too_large() -> None:
+def test_the_largest_float_is_refused_as_too_large() -> None:
     (problem,) = problems_of({"lr": sys.float_info.max})
 
     assert problem.field == "overrides.lr"

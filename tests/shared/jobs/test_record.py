@@ -1,4 +1,4 @@
-"""How a job may change, status by status: the functions of `shared.jobs.record` are pure, so tables say all."""
+"""The transitions of jobs, status by status. They are pure functions, so tables describe them completely."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_the_table_is_complete() -> None:
 
 
 @pytest.mark.parametrize(("name", "status", "outcome"), CELLS)
-def test_what_a_call_does_in_a_status(name: str, status: JobStatus, outcome: str) -> None:
+def test_each_transition_in_each_status(name: str, status: JobStatus, outcome: str) -> None:
     call, now = CALLS[name]
     before = job_in(status)
 
@@ -119,7 +119,7 @@ def test_transitions_say_exactly_what_the_functions_do() -> None:
     assert moves == {(before, after) for before, reachable in TRANSITIONS.items() for after in reachable}
 
 
-def test_a_job_is_over_when_only_its_user_could_lead_it_on() -> None:
+def test_a_job_is_over_in_the_terminal_statuses() -> None:
     over = {JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.LOST, JobStatus.CANCELLED}
 
     assert over == TERMINAL
@@ -180,7 +180,7 @@ def test_a_worker_that_was_late_and_lost_nothing_goes_on() -> None:
     assert after.lease_until == LATE + timedelta(seconds=LEASE_S)
 
 
-def test_renewing_takes_what_the_trainer_said() -> None:
+def test_a_renewal_stores_progress_and_metrics() -> None:
     progress, metrics = Progress.at(10, 100, 5.0), {"nimg": 10.0, "loss_d": 0.5}
 
     after = renew_it(job_in(JobStatus.RUNNING), NOW, progress=progress, metrics=metrics)
@@ -188,7 +188,7 @@ def test_renewing_takes_what_the_trainer_said() -> None:
     assert (after.progress, after.metrics) == (progress, metrics)
 
 
-def test_renewing_without_news_keeps_what_was_known_and_what_was_asked() -> None:
+def test_a_renewal_without_news_keeps_progress_metrics_and_request() -> None:
     before = job_in(JobStatus.RUNNING, progress=Progress.at(10, 100), metrics={"nimg": 10.0}, request="cancel")
 
     after = renew_it(before, LATE)
@@ -209,7 +209,7 @@ def test_the_time_in_training_adds_up_over_attempts_and_leaves_out_the_rest() ->
 # Ends
 
 
-def test_a_finished_job_says_how_it_ended_and_belongs_to_nobody() -> None:
+def test_a_finished_job_has_its_outcome_and_no_worker() -> None:
     before = job_in(JobStatus.RUNNING, request="finish")
 
     after = finish(before, LATE, fence=FENCE, status=JobStatus.SUCCEEDED, model_id="tiny-1")
@@ -218,7 +218,7 @@ def test_a_finished_job_says_how_it_ended_and_belongs_to_nobody() -> None:
     assert (after.lease_until, after.worker, after.request) == (None, None, None)
 
 
-def test_a_failed_job_carries_reason_and_error() -> None:
+def test_a_failed_job_has_a_reason_and_an_error() -> None:
     after = finish(
         job_in(JobStatus.RUNNING),
         NOW,
@@ -232,7 +232,7 @@ def test_a_failed_job_carries_reason_and_error() -> None:
 
 
 @pytest.mark.parametrize(("crashed", "crashes"), [(False, 1), (True, 2)])
-def test_a_job_that_is_handed_back_waits_to_be_sent_again(crashed: bool, crashes: int) -> None:
+def test_a_released_job_waits_to_be_sent_again(crashed: bool, crashes: int) -> None:
     before = job_in(JobStatus.RUNNING, crashes=1, enqueued_at=NOW)
 
     after = release(before, NOW, fence=FENCE, status=JobStatus.QUEUED, crashed=crashed)
@@ -242,20 +242,20 @@ def test_a_job_that_is_handed_back_waits_to_be_sent_again(crashed: bool, crashes
 
 
 @pytest.mark.parametrize("status", [JobStatus.QUEUED, JobStatus.PAUSED])
-def test_a_cancel_that_comes_while_the_worker_leaves_is_honoured(status: JobStatus) -> None:
+def test_a_cancel_takes_effect_when_the_worker_releases_the_job(status: JobStatus) -> None:
     after = release(job_in(JobStatus.RUNNING, request="cancel"), NOW, fence=FENCE, status=status)
 
     assert (after.status, after.reason, after.finished_at) == (JobStatus.CANCELLED, Reason.CANCELLED_BY_USER, NOW)
 
 
-def test_a_wish_to_finish_outlives_the_worker_it_was_told_to() -> None:
+def test_a_finish_request_survives_the_loss_of_the_worker() -> None:
     asked = job_in(JobStatus.RUNNING, request="finish")
 
     assert release(asked, NOW, fence=FENCE, status=JobStatus.QUEUED, crashed=True).request == "finish"
     assert reap_it(asked, LATE).request == "finish"
 
 
-def test_pausing_fulfils_the_wish_to_pause() -> None:
+def test_a_released_pause_clears_the_request() -> None:
     asked = job_in(JobStatus.RUNNING, request="pause")
 
     assert release(asked, NOW, fence=FENCE, status=JobStatus.PAUSED).request is None
@@ -265,7 +265,7 @@ def test_pausing_fulfils_the_wish_to_pause() -> None:
 
 
 @pytest.mark.parametrize("crashes", [0, 1])
-def test_a_job_whose_worker_fell_silent_is_queued_again(crashes: int) -> None:
+def test_a_job_with_an_expired_lease_is_queued_again(crashes: int) -> None:
     before = job_in(JobStatus.RUNNING, crashes=crashes, enqueued_at=NOW)
 
     after = expire(before, LATE, max_attempts=3)
@@ -285,13 +285,13 @@ def test_a_job_that_keeps_losing_its_worker_is_lost(max_attempts: int) -> None:
 
 
 @pytest.mark.parametrize("max_attempts", [1, 3])
-def test_a_cancel_is_honoured_when_the_worker_that_should_obey_is_gone(max_attempts: int) -> None:
+def test_a_cancel_takes_effect_when_the_worker_is_lost(max_attempts: int) -> None:
     after = expire(job_in(JobStatus.RUNNING, request="cancel"), LATE, max_attempts=max_attempts)
 
     assert (after.status, after.reason, after.crashes) == (JobStatus.CANCELLED, Reason.CANCELLED_BY_USER, 1)
 
 
-def test_the_fence_grows_over_a_whole_life() -> None:
+def test_the_fence_grows_with_every_claim() -> None:
     job, now, fences = a_job(), NOW, [0]
     for _ in range(3):
         job = claim(job, now, worker="w", lease_s=LEASE_S)
@@ -309,9 +309,7 @@ def test_the_fence_grows_over_a_whole_life() -> None:
 @pytest.mark.parametrize("pending", [None, *REQUESTS])
 @pytest.mark.parametrize("request_", REQUESTS)
 @pytest.mark.parametrize("status", JobStatus)
-def test_asking_twice_is_asking_once(
-    status: JobStatus, request_: RequestedAction, pending: RequestedAction | None
-) -> None:
+def test_a_request_is_idempotent(status: JobStatus, request_: RequestedAction, pending: RequestedAction | None) -> None:
     wish = partial(request_action, request=request_)
     before = job_in(status, request=pending)
     once = wish(before, NOW)
@@ -320,7 +318,7 @@ def test_asking_twice_is_asking_once(
 
 
 @pytest.mark.parametrize("request_", REQUESTS)
-def test_a_running_job_only_notes_what_is_asked(request_: RequestedAction) -> None:
+def test_a_running_job_only_stores_the_request(request_: RequestedAction) -> None:
     before = job_in(JobStatus.RUNNING)
 
     after = request_action(before, NOW, request=request_)
@@ -336,7 +334,7 @@ def test_a_job_that_does_not_run_is_cancelled_at_once(status: JobStatus) -> None
 
 
 @pytest.mark.parametrize("status", [JobStatus.QUEUED, JobStatus.PAUSED])
-def test_a_job_that_was_trained_and_waits_is_finished_by_the_next_worker(status: JobStatus) -> None:
+def test_a_trained_job_that_waits_is_finished_by_the_next_worker(status: JobStatus) -> None:
     after = request_action(job_in(status, enqueued_at=NOW), NOW, request="finish")
 
     assert (after.status, after.request) == (JobStatus.QUEUED, "finish")
@@ -345,7 +343,7 @@ def test_a_job_that_was_trained_and_waits_is_finished_by_the_next_worker(status:
 
 
 @pytest.mark.parametrize("status", [JobStatus.QUEUED, JobStatus.PAUSED])
-def test_a_job_that_was_never_trained_has_nothing_to_keep(status: JobStatus) -> None:
+def test_a_job_that_was_never_trained_cannot_be_finished(status: JobStatus) -> None:
     with pytest.raises(IllegalTransition, match="never trained"):
         request_action(job_in(status, attempt=0), NOW, request="finish")
 
@@ -366,14 +364,14 @@ def test_a_paused_job_that_is_resumed_waits_to_be_sent_again() -> None:
     assert (after.status, after.enqueued_at) == (JobStatus.QUEUED, None)
 
 
-def test_resuming_takes_back_a_pause_that_was_only_asked_for() -> None:
+def test_resuming_withdraws_a_pause_request() -> None:
     asked = request_action(job_in(JobStatus.RUNNING), NOW, request="pause")
 
     assert resume(asked, NOW) == job_in(JobStatus.RUNNING, id=asked.id)
 
 
 @pytest.mark.parametrize("request_", ["cancel", "finish"])
-def test_resuming_takes_back_nothing_else(request_: RequestedAction) -> None:
+def test_resuming_withdraws_no_other_request(request_: RequestedAction) -> None:
     asked = request_action(job_in(JobStatus.RUNNING), NOW, request=request_)
 
     assert resume(asked, NOW) == asked
@@ -390,7 +388,7 @@ def test_a_job_that_was_paused_once_more_after_its_worker_vanished_runs_on_when_
     assert (resumed.status, resumed.request) == (JobStatus.QUEUED, None)
 
 
-def test_a_message_is_noted_on_a_waiting_job_only() -> None:
+def test_only_a_queued_job_is_marked_as_sent() -> None:
     assert enqueued(job_in(JobStatus.QUEUED), LATE).enqueued_at == LATE
     assert enqueued(job_in(JobStatus.RUNNING), LATE).enqueued_at is None
 
@@ -429,13 +427,13 @@ def test_ids_can_be_read() -> None:
     assert len(job_id) == len("20261121-213455-9c4d1f7a")
 
 
-def test_ids_of_one_microsecond_are_told_apart_by_chance() -> None:
+def test_ids_of_one_microsecond_differ_at_random() -> None:
     ids = {new_job_id(NOW) for _ in range(100)}
 
     assert len(ids) > 80  # of 4096 there are: 99 are expected
 
 
-def test_progress_by_hand() -> None:
+def test_progress_matches_a_calculation_by_hand() -> None:
     # 25 of 100 thousand images are a quarter; the other 75 thousand take 150 s at 500 images/s.
     assert Progress.at(25_000, 100_000, 500.0) == Progress(
         fraction=0.25, images_seen=25_000, images_total=100_000, images_per_second=500.0, eta_seconds=150.0
@@ -450,5 +448,5 @@ def test_progress_never_passes_its_end() -> None:
 
 
 @pytest.mark.parametrize("images_per_second", [None, 0.0])
-def test_progress_without_a_rate_promises_no_time(images_per_second: float | None) -> None:
+def test_progress_without_a_rate_has_no_remaining_time(images_per_second: float | None) -> None:
     assert Progress.at(0, 10, images_per_second).eta_seconds is None

@@ -1,4 +1,4 @@
-"""One contract, two stores: Redis, and the twin in memory that other tests use. What one keeps, so does the other."""
+"""The contract of job stores, tested on Redis and on the test double in memory."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_events_may_depend_on_what_was_written(store: JobStore) -> None:
     assert [event.message for event in store.events(job.id)] == ["1"]
 
 
-def test_a_job_that_was_lost_is_put_back_whole(store: JobStore) -> None:
+def test_a_lost_job_is_restored_with_its_metrics_and_events(store: JobStore) -> None:
     other = MemoryJobStore()
     job = submit(other).model_copy(update={"fence": 3})
 
@@ -105,7 +105,7 @@ def test_a_job_that_was_lost_is_put_back_whole(store: JobStore) -> None:
     assert [event.kind for event in store.events(job.id)] == ["rebuilt"]
 
 
-def test_a_job_that_is_there_is_not_put_back(store: JobStore) -> None:
+def test_a_job_that_the_store_has_is_not_restored(store: JobStore) -> None:
     job = submit(store)
 
     assert not store.restore(job.model_copy(update={"fence": 9}), [{"nimg": 1.0}], [Event(kind="k", message="m")])
@@ -113,7 +113,7 @@ def test_a_job_that_is_there_is_not_put_back(store: JobStore) -> None:
     assert (store.get(job.id), store.metrics(job.id), store.events(job.id)) == (job, [], [])
 
 
-def test_a_job_is_unsent_until_a_message_tells_of_it_or_it_waits_no_more(store: JobStore) -> None:
+def test_a_job_is_unsent_until_its_message_is_sent_or_it_is_no_longer_queued(store: JobStore) -> None:
     older, newer = submit(store, "job-1"), submit(store, "job-2")
     assert store.unsent() == [older, newer]
 
@@ -137,7 +137,7 @@ def test_jobs_wait_in_the_order_in_which_they_were_made(store: JobStore) -> None
 # Records
 
 
-def test_what_is_created_can_be_got(store: JobStore) -> None:
+def test_a_created_job_can_be_read(store: JobStore) -> None:
     job, is_new = store.create(a_job)
 
     assert is_new
@@ -260,7 +260,7 @@ def test_a_row_for_the_same_images_replaces_the_first(store: JobStore) -> None:
     assert store.metrics(job.id) == [{"nimg": 10.0, "lr": 0.5}, {"nimg": 20.0, "lr": 0.25}]
 
 
-def test_metrics_after_some_images(store: JobStore) -> None:
+def test_metrics_after_a_position(store: JobStore) -> None:
     job = submit(store)
     store.update(job.id, unchanged, [{"nimg": n} for n in (0.0, 10.0, 20.0)])
 
@@ -306,7 +306,7 @@ def test_the_store_gives_events_their_ids_and_times(store: JobStore) -> None:
 
 
 @pytest.mark.parametrize("seen", range(12))
-def test_events_after_one(store: JobStore, seen: int) -> None:
+def test_events_after_an_id(store: JobStore, seen: int) -> None:
     job = submit(store)
     store.update(job.id, unchanged, events=[Event(kind=str(n), message="") for n in range(12)])
     events = store.events(job.id)
@@ -351,7 +351,7 @@ def test_pages_follow_each_other(store: JobStore, limit: int, pages: list[str]) 
         after = page.jobs[-1].id
 
 
-def test_a_page_goes_on_where_a_job_would_have_been(store: JobStore) -> None:
+def test_a_page_continues_after_an_id_that_does_not_exist(store: JobStore) -> None:
     for job_id in "ace":
         submit(store, job_id)
 
@@ -475,7 +475,7 @@ def test_the_same_request_from_many_threads_makes_one_job(store: JobStore) -> No
     assert len(store.list().jobs) == 1
 
 
-def test_a_key_that_came_with_another_body_is_refused(store: JobStore) -> None:
+def test_a_key_with_another_body_is_refused(store: JobStore) -> None:
     first, _ = store.create(a_job, Idempotency("key", "body"))
 
     with pytest.raises(IdempotencyMismatch, match="'key' was used before with another body"):
@@ -484,7 +484,7 @@ def test_a_key_that_came_with_another_body_is_refused(store: JobStore) -> None:
     assert store.list().jobs == [first]
 
 
-def test_other_keys_and_no_keys_make_jobs_of_their_own(store: JobStore) -> None:
+def test_other_keys_and_requests_without_keys_make_new_jobs(store: JobStore) -> None:
     for idempotency in (Idempotency("one", "body"), Idempotency("two", "body"), None, None):
         assert store.create(a_job, idempotency)[1]
 
@@ -582,7 +582,7 @@ def test_a_job_whose_creation_was_not_confirmed_is_created_once(
 
 
 @pytest.mark.parametrize("option", [("maxmemory", "1"), ("min-replicas-to-write", "1")])
-def test_a_server_that_takes_no_writes_is_no_bug_of_ours(tmp_path: Path, option: tuple[str, str]) -> None:
+def test_a_server_that_refuses_writes_is_unavailable(tmp_path: Path, option: tuple[str, str]) -> None:
     port = free_port()
     with redis_on(port, tmp_path), redis.Redis(port=port) as client:
         store = RedisJobStore(f"redis://127.0.0.1:{port}/0")
@@ -625,7 +625,7 @@ def orphan(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisJobStore]:
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
-def test_without_its_server_every_call_says_so(orphan: RedisJobStore, call: Callable[[JobStore], object]) -> None:
+def test_without_its_server_every_call_raises(orphan: RedisJobStore, call: Callable[[JobStore], object]) -> None:
     for _ in range(2):  # the first meets a connection that broke, the second none
         with pytest.raises(StoreUnavailable, match="the job store does not answer"):
             call(orphan)

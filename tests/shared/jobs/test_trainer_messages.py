@@ -1,4 +1,4 @@
-"""The lines between a training process and its supervisor."""
+"""The messages from a training process to its supervisor."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LINES: dict[str, TrainerLine] = {
 
 
 @pytest.mark.parametrize("line", LINES.values(), ids=LINES)
-def test_a_line_arrives_as_it_was_sent(line: TrainerLine) -> None:
+def test_a_message_arrives_as_it_was_sent(line: TrainerLine) -> None:
     text = line.model_dump_json()
 
     assert parse_line(text) == line
@@ -39,19 +39,19 @@ def test_a_line_arrives_as_it_was_sent(line: TrainerLine) -> None:
     assert "\n" not in text  # one line it is, whatever it says
 
 
-def test_each_kind_of_line_is_here() -> None:
+def test_each_kind_of_message_is_parsed() -> None:
     assert {line.kind: name for name, line in LINES.items()} == {name: name for name in LINES}
 
 
 @pytest.mark.parametrize("reason", Reason)
-def test_a_failure_tells_its_reason(reason: Reason) -> None:
+def test_a_failure_message_has_its_reason(reason: Reason) -> None:
     line = FailureLine(reason=reason, error="")
 
     assert parse_line(line.model_dump_json()) == line
 
 
 @pytest.mark.parametrize("line", LINES.values(), ids=LINES)
-def test_half_a_line_is_refused_wherever_it_breaks(line: TrainerLine) -> None:
+def test_half_a_message_is_refused_wherever_it_breaks(line: TrainerLine) -> None:
     # A trainer that is killed while it writes leaves one.
     data = line.model_dump_json().encode()
     for length in range(len(data)):
@@ -78,18 +78,18 @@ def test_half_a_line_is_refused_wherever_it_breaks(line: TrainerLine) -> None:
     ],
     ids=ascii,
 )  # fmt: skip
-def test_what_is_no_report_is_refused(line: str) -> None:
+def test_a_malformed_message_is_refused(line: str) -> None:
     with pytest.raises(ValidationError):
         parse_line(line)
 
 
 @given(st.binary())
-def test_whatever_is_printed_is_a_report_or_refused(line: bytes) -> None:
+def test_every_line_is_a_message_or_refused(line: bytes) -> None:
     with suppress(ValidationError):
         assert parse_line(line) in LINES.values()
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_numbers_that_are_none_are_not_sent(value: float) -> None:
+def test_nan_and_infinity_are_not_sent(value: float) -> None:
     with pytest.raises(ValidationError, match="finite"):
         MetricsLine(row={"nimg": 1.0, "loss_d": value})

@@ -1,4 +1,4 @@
-"""Keys and bytes: on the local disk, and on another of fsspec's filesystems to show that the port holds there."""
+"""The artifact store, on the local disk and on a second file system of fsspec."""
 
 from __future__ import annotations
 
@@ -51,21 +51,21 @@ def files_below(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("data", [b"", b"\x00\xff\n", b"x" * 1_000_000], ids=["empty", "binary", "large"])
-def test_what_is_written_can_be_read(store: ArtifactStore, data: bytes) -> None:
+def test_a_written_object_can_be_read(store: ArtifactStore, data: bytes) -> None:
     store.write("models/tiny-1/generator.onnx", data)
 
     assert store.read("models/tiny-1/generator.onnx") == data
     assert store.exists("models/tiny-1/generator.onnx")
 
 
-def test_writing_again_replaces(store: ArtifactStore) -> None:
+def test_a_second_write_replaces_the_first(store: ArtifactStore) -> None:
     store.write("a/b", b"a longer first text")
     store.write("a/b", b"second")
 
     assert store.read("a/b") == b"second"
 
 
-def test_what_was_never_written_is_not_there(store: ArtifactStore) -> None:
+def test_an_object_that_was_never_written_is_missing(store: ArtifactStore) -> None:
     store.write("a/b", b"x")
 
     assert not store.exists("a/c")
@@ -74,7 +74,7 @@ def test_what_was_never_written_is_not_there(store: ArtifactStore) -> None:
         store.read("a/c")
 
 
-def test_creating_takes_a_key_once(store: ArtifactStore) -> None:
+def test_creating_succeeds_once_per_key(store: ArtifactStore) -> None:
     assert store.create("a/b", b"first")
     assert not store.create("a/b", b"second")
     assert store.read("a/b") == b"first"
@@ -96,7 +96,7 @@ def test_a_key_is_free_again_when_its_object_is_deleted(store: ArtifactStore) ->
     assert store.read("a/b") == b"second"
 
 
-def test_deleting_touches_nothing_else(store: ArtifactStore) -> None:
+def test_deleting_removes_nothing_else(store: ArtifactStore) -> None:
     store.write("a/b", b"x")
     store.write("a/c", b"y")
 
@@ -107,7 +107,7 @@ def test_deleting_touches_nothing_else(store: ArtifactStore) -> None:
     assert store.list("a") == ["c"]
 
 
-def test_a_listing_names_what_is_right_below_sorted(store: ArtifactStore) -> None:
+def test_a_listing_has_the_sorted_names_directly_below_a_prefix(store: ArtifactStore) -> None:
     for key in ("models/b/manifest.json", "models/a/x/deep", "models/c.txt", "other/d"):
         store.write(key, b"x")
 
@@ -143,7 +143,7 @@ CALLS: dict[str, Callable[[ArtifactStore, str], object]] = {
      "a\\b", "a b", "a\n", "ä", "a\x00", "~", "*", "\ud800"],
     ids=ascii,
 )  # fmt: skip
-def test_a_key_cannot_leave_the_store(
+def test_a_key_cannot_point_outside_the_store(
     store: ArtifactStore, tmp_path: Path, call: Callable[[ArtifactStore, str], object], key: str
 ) -> None:
     outside = tmp_path / "outside"
@@ -198,7 +198,9 @@ def test_a_first_write_that_fails_midway_leaves_nothing(
     assert local.create("a/b", b"second try")
 
 
-def test_what_fits_is_written_even_on_a_small_disk(local: ArtifactStore, disk_with_room_for: DiskWithRoomFor) -> None:
+def test_an_object_that_fits_is_written_on_a_small_disk(
+    local: ArtifactStore, disk_with_room_for: DiskWithRoomFor
+) -> None:
     with disk_with_room_for(1000):
         local.write("a/b", b"x" * 1000)
 
@@ -213,7 +215,7 @@ def test_an_unfinished_file_is_not_listed(local: ArtifactStore, folder: Path) ->
 
 
 @pytest.mark.usefixtures("restless_threads")
-def test_of_many_who_create_one_succeeds(local: ArtifactStore, folder: Path) -> None:
+def test_of_many_creators_one_succeeds(local: ArtifactStore, folder: Path) -> None:
     threads, keys = 16, [f"aliases/{n:02}" for n in range(50)]
     start = threading.Barrier(threads)
 
@@ -234,7 +236,7 @@ def test_of_many_who_create_one_succeeds(local: ArtifactStore, folder: Path) -> 
 
 
 @pytest.mark.usefixtures("restless_threads")
-def test_of_many_who_write_one_is_left_whole(local: ArtifactStore, folder: Path) -> None:
+def test_of_many_writers_one_object_remains_whole(local: ArtifactStore, folder: Path) -> None:
     threads, size = 8, 200_000
     start = threading.Barrier(threads)
 
@@ -250,7 +252,7 @@ def test_of_many_who_write_one_is_left_whole(local: ArtifactStore, folder: Path)
     assert files_below(folder) == ["a/b"]
 
 
-def test_what_a_killed_writer_left_is_swept_away_when_it_is_old(local: ArtifactStore, folder: Path) -> None:
+def test_old_files_of_a_killed_writer_are_removed(local: ArtifactStore, folder: Path) -> None:
     local.write("models/a/manifest.json", b"{}")
     old, young = folder / "models/a/.unfinished-old", folder / "models/a/.unfinished-young"
     for path in (old, young):

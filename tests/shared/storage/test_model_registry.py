@@ -1,4 +1,4 @@
-"""Models: published whole or not at all, checked when they are read, found by id or alias."""
+"""The model registry: atomic publishing, checked files, ids and aliases."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def registry(artifacts: ArtifactStore) -> ModelRegistry:
 # Publishing
 
 
-def test_what_is_published_can_be_got(registry: ModelRegistry) -> None:
+def test_a_published_model_can_be_read(registry: ModelRegistry) -> None:
     published = registry.publish(a_model(), FILES)
 
     assert registry.get("tiny-1") == published
@@ -109,7 +109,7 @@ def test_two_workers_that_publish_one_job_at_once_do_not_mix_their_files(
     assert generator == preview
 
 
-def test_what_is_no_manifest_does_not_stand_in_the_way_of_one(
+def test_an_unreadable_manifest_is_replaced_by_the_published_one(
     registry: ModelRegistry, artifacts: ArtifactStore
 ) -> None:
     artifacts.write("models/tiny-1/manifest.json", b"{half a")
@@ -134,7 +134,7 @@ def test_a_manifest_is_frozen() -> None:
 # Reading
 
 
-def test_a_file_that_changed_is_not_handed_out(registry: ModelRegistry, artifacts: ArtifactStore) -> None:
+def test_a_changed_file_is_refused(registry: ModelRegistry, artifacts: ArtifactStore) -> None:
     published = registry.publish(a_model(), FILES)
 
     artifacts.write(key_of(published, GENERATOR_FILE), b"abd")
@@ -144,7 +144,7 @@ def test_a_file_that_changed_is_not_handed_out(registry: ModelRegistry, artifact
     assert registry.read_file(published, PREVIEW_FILE) == b"png"
 
 
-def test_a_file_that_is_gone_is_missed(registry: ModelRegistry, artifacts: ArtifactStore) -> None:
+def test_a_missing_file_is_reported(registry: ModelRegistry, artifacts: ArtifactStore) -> None:
     published = registry.publish(a_model(), FILES)
 
     artifacts.delete(key_of(published, GENERATOR_FILE))
@@ -153,7 +153,7 @@ def test_a_file_that_is_gone_is_missed(registry: ModelRegistry, artifacts: Artif
         registry.read_file(published, GENERATOR_FILE)
 
 
-def test_a_file_that_was_never_published_is_not_handed_out(registry: ModelRegistry, artifacts: ArtifactStore) -> None:
+def test_a_file_that_the_manifest_does_not_list_is_refused(registry: ModelRegistry, artifacts: ArtifactStore) -> None:
     published = registry.publish(a_model(), FILES)
 
     artifacts.write(f"models/tiny-1/{SHA256_OF_ABC[:16]}.smuggled", b"abc")
@@ -178,7 +178,7 @@ def test_a_model_without_a_manifest_does_not_exist(registry: ModelRegistry, arti
         registry.get("half")
 
 
-def test_an_empty_registry(registry: ModelRegistry) -> None:
+def test_an_empty_registry_lists_nothing(registry: ModelRegistry) -> None:
     assert (registry.list(), registry.aliases()) == ([], {})
     with pytest.raises(UnknownAlias, match="there is no alias 'default'"):
         registry.resolve("default")
@@ -196,7 +196,7 @@ def test_the_first_model_becomes_the_default_and_the_second_does_not(registry: M
 
 
 @pytest.mark.usefixtures("restless_threads")
-def test_of_models_published_at_once_one_is_the_default_and_stays_it(registry: ModelRegistry) -> None:
+def test_of_models_published_at_once_one_becomes_and_stays_the_default(registry: ModelRegistry) -> None:
     ids = [f"model-{n}" for n in range(8)]
     start = threading.Barrier(len(ids))
 
@@ -242,7 +242,7 @@ def test_an_unknown_alias_is_named(registry: ModelRegistry) -> None:
 
 
 @pytest.mark.parametrize("name", NO_NAMES, ids=ascii)
-def test_a_name_that_no_model_can_have_is_only_unknown(registry: ModelRegistry, name: str) -> None:
+def test_an_impossible_model_name_is_unknown(registry: ModelRegistry, name: str) -> None:
     registry.publish(a_model(), FILES)
 
     with pytest.raises(UnknownModel) as model:
@@ -255,7 +255,7 @@ def test_a_name_that_no_model_can_have_is_only_unknown(registry: ModelRegistry, 
 
 
 @pytest.mark.parametrize("name", NO_NAMES, ids=ascii)
-def test_a_name_that_no_alias_may_have_is_refused(registry: ModelRegistry, name: str) -> None:
+def test_an_invalid_alias_name_is_refused(registry: ModelRegistry, name: str) -> None:
     registry.publish(a_model(), FILES)
 
     with pytest.raises(InvalidInput) as caught:
@@ -266,7 +266,7 @@ def test_a_name_that_no_alias_may_have_is_refused(registry: ModelRegistry, name:
     assert registry.aliases() == {"default": "tiny-1"}
 
 
-def test_a_damaged_alias_is_no_alias_and_hides_no_other(registry: ModelRegistry, artifacts: ArtifactStore) -> None:
+def test_a_damaged_alias_is_skipped_in_the_list(registry: ModelRegistry, artifacts: ArtifactStore) -> None:
     registry.publish(a_model(), FILES)
     for number, damage in enumerate((b"", b"{}", b"[1]", b"\xff", b"null")):
         artifacts.write(f"aliases/damaged-{number}", damage)

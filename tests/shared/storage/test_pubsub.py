@@ -1,4 +1,4 @@
-"""Announcements wake whoever listens; and listening begins anew when Redis was gone."""
+"""Announcements reach all subscribers, also after an outage of Redis."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def store(redis_url: str) -> Iterator[RedisJobStore]:
     store.close()
 
 
-def test_an_announcement_wakes_everybody_who_waits(store: RedisJobStore, redis_url: str) -> None:
+def test_an_announcement_wakes_all_subscribers(store: RedisJobStore, redis_url: str) -> None:
     async def scenario() -> None:
         async with listening(redis_url) as one, listening(redis_url) as other:
             # Given two who wait
@@ -55,7 +55,7 @@ def test_an_announcement_wakes_everybody_who_waits(store: RedisJobStore, redis_u
     asyncio.run(scenario())
 
 
-def test_news_between_two_waits_is_not_missed(store: RedisJobStore, redis_url: str) -> None:
+def test_an_announcement_between_two_waits_is_not_missed(store: RedisJobStore, redis_url: str) -> None:
     async def scenario() -> None:
         async with listening(redis_url) as announcements:
             for _ in range(3):
@@ -65,7 +65,7 @@ def test_news_between_two_waits_is_not_missed(store: RedisJobStore, redis_url: s
     asyncio.run(scenario())
 
 
-def test_a_wait_without_news_ends_too(redis_url: str) -> None:
+def test_a_wait_without_an_announcement_ends(redis_url: str) -> None:
     async def scenario() -> None:
         async with listening(redis_url) as announcements:
             for _ in range(3):
@@ -74,7 +74,7 @@ def test_a_wait_without_news_ends_too(redis_url: str) -> None:
     asyncio.run(scenario())
 
 
-def test_a_wait_that_was_cancelled_spoils_no_later_one(store: RedisJobStore, redis_url: str) -> None:
+def test_a_cancelled_wait_does_not_disturb_the_next_one(store: RedisJobStore, redis_url: str) -> None:
     async def scenario() -> None:
         async with listening(redis_url) as announcements:
             wait = asyncio.create_task(announcements.wait(AN_HOUR_S))
@@ -89,7 +89,7 @@ def test_a_wait_that_was_cancelled_spoils_no_later_one(store: RedisJobStore, red
     asyncio.run(scenario())
 
 
-def test_without_a_server_there_is_nothing_to_hear() -> None:
+def test_without_a_server_a_wait_raises() -> None:
     async def scenario() -> None:
         announcements = Announcements(f"redis://127.0.0.1:{free_port()}/0")
         for _ in range(2):
@@ -100,7 +100,7 @@ def test_without_a_server_there_is_nothing_to_hear() -> None:
     asyncio.run(scenario())
 
 
-def test_listening_begins_anew_when_the_server_is_back(tmp_path: Path) -> None:
+def test_a_subscription_is_renewed_when_the_server_is_back(tmp_path: Path) -> None:
     port = free_port()
     url = f"redis://127.0.0.1:{port}/0"
 
@@ -126,5 +126,5 @@ def test_listening_begins_anew_when_the_server_is_back(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
-def test_who_never_listened_can_be_closed(redis_url: str) -> None:
+def test_an_unused_subscriber_can_be_closed(redis_url: str) -> None:
     asyncio.run(Announcements(redis_url).close())

@@ -128,7 +128,7 @@ def connections(settings: Settings) -> Iterator[object]:
 
 @pytest.mark.parametrize("part", range(4), ids=["job store", "announcements", "sending", "counting"])
 @pytest.mark.parametrize("trusted", ["nothing", "another CA"])
-def test_nobody_sends_a_password_to_a_redis_with_an_unknown_certificate(
+def test_no_password_is_sent_to_a_redis_with_an_unknown_certificate(
     part: int, trusted: str, tls_port: int, other_ca: Path, password_file: Path
 ) -> None:
     ca = None if trusted == "nothing" else other_ca
@@ -215,7 +215,7 @@ def test_a_ca_file_without_a_certificate_is_refused(content: bytes | None, tmp_p
         Settings(redis_url="rediss://localhost:6379/0", redis_ca=file)
 
 
-def test_the_trusted_ca_is_the_one_of_the_setting_even_if_its_path_has_odd_characters(
+def test_the_path_of_the_ca_may_contain_special_characters(
     certificates: Certificates, tls_port: int, tmp_path: Path
 ) -> None:
     file = tmp_path / "ca & co?#1.crt"

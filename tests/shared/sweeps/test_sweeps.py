@@ -48,7 +48,7 @@ def test_a_sweep_is_over_with_the_last_of_its_trials() -> None:
     assert (sweep.status, sweep.finished_at) == (SweepStatus.SUCCEEDED, NOW)
 
 
-def test_a_trial_is_asked_for_once_however_many_ask() -> None:
+def test_a_trial_number_is_used_once() -> None:
     first = ask(a_sweep(), NOW, number=0, params={"lr": 1e-4})
 
     assert ask(first, NOW, number=0, params={"lr": 1e-3}) == first
@@ -56,7 +56,7 @@ def test_a_trial_is_asked_for_once_however_many_ask() -> None:
     assert len(ask(with_trials(2), NOW, number=2, params={"lr": 1e-3}).trials) == 2
 
 
-def test_the_first_word_on_a_trial_stands() -> None:
+def test_the_first_result_of_a_trial_remains() -> None:
     sweep = tell(with_trials(1), NOW, number=0, state=TrialState.COMPLETE, value=1.0)
 
     assert tell(sweep, NOW, number=0, state=TrialState.FAILED) == sweep
@@ -72,7 +72,7 @@ def test_a_sweep_without_any_value_has_failed() -> None:
 @pytest.mark.parametrize(
     ("stop", "status"), [(cancel, SweepStatus.CANCELLED), (partial(give_up, error="why"), SweepStatus.FAILED)]
 )
-def test_a_sweep_that_is_stopped_waits_for_its_open_trials_and_asks_for_no_more(stop: Any, status: SweepStatus) -> None:
+def test_a_stopped_sweep_waits_for_its_open_trials_and_starts_no_more(stop: Any, status: SweepStatus) -> None:
     sweep = ask(a_sweep(n_trials=9), NOW, number=0, params={"lr": 1e-4})
 
     stopped = stop(sweep, NOW)
@@ -84,7 +84,7 @@ def test_a_sweep_that_is_stopped_waits_for_its_open_trials_and_asks_for_no_more(
 
 
 @pytest.mark.parametrize(("direction", "best"), [("minimize", 2), ("maximize", 1)])
-def test_the_best_trial_is_by_the_direction(direction: str, best: int) -> None:
+def test_the_best_trial_follows_the_direction(direction: str, best: int) -> None:
     sweep = with_trials(4, objective={"metric": "loss_g", "direction": direction})
     for number, value in enumerate([0.0, 3.0, -1.0]):
         sweep = tell(sweep, NOW, number=number, state=TrialState.COMPLETE, value=value)
@@ -116,7 +116,7 @@ def test_a_record_survives_json() -> None:
         ({"g_channels": {"type": "categorical", "choices": [[8, 8]]}}, "space.g_channels", (8, 8)),
     ],
 )
-def test_a_space_that_no_config_has_is_refused(space: dict[str, Any], field: str, value: Any) -> None:
+def test_a_search_space_with_an_invalid_value_is_refused(space: dict[str, Any], field: str, value: Any) -> None:
     with pytest.raises(InvalidInput) as refused:
         check_spec(a_spec(space=space, overrides={"flip": True}))
 
@@ -135,7 +135,7 @@ def test_a_space_that_no_config_has_is_refused(space: dict[str, Any], field: str
         {"type": "normal", "mean": 0},
     ],
 )
-def test_a_range_that_is_none_is_refused(parameter: dict[str, Any]) -> None:
+def test_an_impossible_range_is_refused(parameter: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         TypeAdapter(Parameter).validate_python(parameter)
 
@@ -145,7 +145,7 @@ def test_fixed_values_are_checked_too() -> None:
         check_spec(a_spec(overrides={"batch_size": 0}))
 
 
-def test_values_that_fit_only_together_are_a_space() -> None:
+def test_a_search_space_may_contain_values_that_fit_only_together() -> None:
     space = {
         "architecture": {"type": "categorical", "choices": ["dcgan", "resnet"]},
         "g_channels": {"type": "categorical", "choices": [[8, 8, 8], [8, 8, 8, 8]]},
@@ -161,7 +161,7 @@ def test_values_that_fit_only_together_are_a_space() -> None:
         ({"objective": FID, "overrides": {"eval_images": 100}, "pruning": True}, "pruning"),
     ],
 )
-def test_an_objective_that_nobody_will_measure_is_refused(changes: dict[str, Any], field: str) -> None:
+def test_an_objective_that_is_not_measured_is_refused(changes: dict[str, Any], field: str) -> None:
     with pytest.raises(InvalidInput) as refused:
         check_spec(a_spec(**changes))
 
@@ -182,7 +182,7 @@ def make(spec: SweepSpec) -> Any:
     return partial(new_sweep, spec=spec, name=None)
 
 
-def test_sweeps_are_kept_listed_and_found_while_they_run(store: SweepStore) -> None:
+def test_sweeps_are_stored_and_listed_and_open_ones_are_found(store: SweepStore) -> None:
     first, second, third = (store.create(make(a_spec()))[0] for _ in range(3))
     store.update(second.id, cancel)
 
