@@ -69,7 +69,7 @@ class AsyncKiln:
         return await self.send(_requests.verify(png))
 
     async def get(self, path: str, params: Mapping[str, Any] | None = None, *, accept: str = "*/*") -> httpx2.Response:
-        """The response to GET on any path of the API, for what has no method here: plots, CSV, the OpenAPI document."""
+        """Sends GET to any path of the API, for plots, CSV, the OpenAPI document and other unparsed responses."""
         return await self.send(_requests.get(path, params or {}, accept))
 
     async def is_ready(self) -> bool:

@@ -74,7 +74,7 @@ class Kiln:
         return self.send(_requests.verify(png))
 
     def get(self, path: str, params: Mapping[str, Any] | None = None, *, accept: str = "*/*") -> httpx2.Response:
-        """The response to GET on any path of the API, for what has no method here: plots, CSV, the OpenAPI document."""
+        """Sends GET to any path of the API, for plots, CSV, the OpenAPI document and other unparsed responses."""
         return self.send(_requests.get(path, params or {}, accept))
 
     def is_ready(self) -> bool:

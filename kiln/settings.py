@@ -23,7 +23,7 @@ class ClientSettings:
 
 
 def read_client_settings(url: str | None = None, api_key: str | None = None) -> ClientSettings:
-    """Reads from the environment what is not passed; an empty variable counts as unset. Raises InvalidSetting."""
+    """The arguments, or the environment where they are None; an empty variable is unset. Raises InvalidSetting."""
     url = url or os.environ.get("KILN_URL") or DEFAULT_URL
     api_key = api_key or os.environ.get("KILN_API_KEY") or None
     try:

@@ -1,7 +1,7 @@
 """What the API returns, as typed objects: jobs, events, models, sweeps.
 
-A newer server may send fields and statuses that this version does not know. Unknown fields are ignored, statuses are
-strings, and a field that an older server lacks has a default.
+A newer server may send fields and statuses that this version does not know: unknown fields are kept as they are, and
+statuses are strings. A field that an older server lacks has a default.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ TERMINAL = frozenset({JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.LOST, Job
 
 
 class _Data(BaseModel):
-    model_config = ConfigDict(extra="ignore", protected_namespaces=())
+    model_config = ConfigDict(extra="allow", protected_namespaces=())
 
 
 class Progress(_Data):

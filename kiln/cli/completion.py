@@ -1,6 +1,6 @@
 """Shell completion: names of presets, fields, statuses, jobs and models, as the API knows them.
 
-Without an API, or with one that refuses, there is nothing to complete, and no error.
+While the API does not respond, nothing is completed and no error is shown.
 """
 
 from __future__ import annotations

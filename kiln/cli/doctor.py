@@ -59,7 +59,7 @@ def examine() -> Iterator[Finding]:
 
 
 def _servers(checkout: Path | None, *, with_redis: bool) -> Iterator[Finding]:
-    """What the servers need on this machine. Redis only if no API speaks for it: `kiln up` chooses its own port."""
+    """Checks the servers' requirements on this machine. With an API, Redis is checked through it instead."""
     if checkout is None:
         yield Finding("servers", True, "no checkout of Kiln here, so this machine is a client only")
         return

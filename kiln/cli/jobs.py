@@ -34,7 +34,7 @@ JobIds = Annotated[list[str], typer.Argument(metavar="ID...", help="As in `kiln 
 
 def jobs(
     status: Annotated[
-        str | None, typer.Option(help="Only jobs in this status.", autocompletion=complete_status)
+        str | None, typer.Option(help="Only jobs in this status, such as running.", autocompletion=complete_status)
     ] = None,
     limit: Annotated[int, typer.Option("-n", "--limit", min=1, help="The largest number of jobs to list.")] = 20,
     as_json: AsJson = False,
@@ -107,7 +107,7 @@ def job_line(job: JobData) -> RenderableType:
     progress = f"  {job.progress.images_seen:,} of {job.progress.images_total:,} images"
     line = Text.assemble(job.id, "  ", _status(job), progress)
     if job.model_id:
-        line.append(f"\nmodel {job.model_id}; `kiln generate cat --model {job.model_id}`")
+        line.append(f"\nmodel {job.model_id}; `kiln promote {job.model_id}` makes `kiln generate` use it")
     if job.error:
         line.append(f"\n{job.reason}: {job.error}", style="red")
     return line

@@ -102,7 +102,7 @@ def _message(error: ApiError) -> str:
 
 
 def _fail(message: str, code: int) -> None:
-    err.print(f"kiln: {' '.join(message.split())}", style="red", highlight=False, markup=False, soft_wrap=True)
+    err.print(f"kiln: {' '.join(message.split())}", style="red", soft_wrap=True)
     sys.exit(code)
 
 

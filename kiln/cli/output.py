@@ -39,7 +39,8 @@ class CommandFailed(Exception):
 
 def _console(*, stderr: bool = False) -> Console:
     stream = sys.stderr if stderr else sys.stdout
-    return Console(stderr=stderr, width=None if stream.isatty() else UNWRAPPED)
+    width = None if stream.isatty() else UNWRAPPED
+    return Console(stderr=stderr, width=width, markup=False, emoji=False, highlight=False)  # names are data
 
 
 out, err = _console(), _console(stderr=True)
@@ -93,6 +94,10 @@ def colored(status: str, text: str | None = None) -> Text:
 
 def first_line(text: str | None) -> str:
     return (text or "").partition("\n")[0][:80]
+
+
+def format_value(value: Any) -> str:
+    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def duration(seconds: float | None) -> str:

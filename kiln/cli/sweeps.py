@@ -19,6 +19,7 @@ from kiln.cli.output import (
     CommandFailed,
     colored,
     connected,
+    format_value,
     new_table,
     show,
     write_file,
@@ -131,7 +132,7 @@ def compare(
 
 
 def _preset_config(kiln: Kiln, preset: str) -> dict[str, Any]:
-    """Empty for an unknown preset, which the API then refuses with the names that there are."""
+    """Empty for an unknown preset: the API's own error suggests a name."""
     try:
         config: dict[str, Any] = kiln.presets.get(preset)["config"]
     except NotFound:
@@ -168,9 +169,9 @@ def _details(sweep: SweepData) -> RenderableType:
     table = new_table("trial", "state", sweep.objective["metric"], *sweep.space, "job", "error")
     for trial in sweep.trials:
         is_best = sweep.best is not None and trial.number == sweep.best.number
-        params = (_text(trial.params.get(name)) for name in sweep.space)
+        params = (format_value(trial.params.get(name)) for name in sweep.space)
         table.add_row(
-            str(trial.number), colored(trial.state), _text(trial.value), *params, trial.job_id or "",
+            str(trial.number), colored(trial.state), format_value(trial.value), *params, trial.job_id or "",
             (trial.error or "")[:80], style="bold" if is_best else "",
         )  # fmt: skip
     return Group(_line(sweep), table)
@@ -182,7 +183,7 @@ def _comparison(rows: Sequence[dict[str, Any]]) -> RenderableType:
     table = new_table("", *(str(job["name"]) for job in jobs))
     for name in dict.fromkeys(name for job in jobs for name in job):
         if name != "name":
-            table.add_row(name.replace("_", " "), *(_text(job.get(name)) for job in jobs))
+            table.add_row(name.replace("_", " "), *(format_value(job.get(name)) for job in jobs))
     return table
 
 
@@ -193,8 +194,4 @@ def _trial_count(sweep: SweepData) -> str:
 
 
 def _best(sweep: SweepData) -> str:
-    return "" if sweep.best is None else f"{sweep.objective['metric']} {_text(sweep.best.value)}"
-
-
-def _text(value: Any) -> str:
-    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+    return "" if sweep.best is None else f"{sweep.objective['metric']} {format_value(sweep.best.value)}"

@@ -1,4 +1,4 @@
-"""`kiln train` and `kiln presets`: what can be trained, and queueing a job for it."""
+"""`kiln train` queues a training job; `kiln presets` lists the configurations that a job can start from."""
 
 from __future__ import annotations
 

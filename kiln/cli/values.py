@@ -26,7 +26,7 @@ def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
 def parse_space(pairs: Iterable[str], config: Mapping[str, Any]) -> dict[str, Any]:
     """`lr=1e-5..1e-2,log`, `batch_size=16..64,step=16`, `loss=hinge,bce` -> the `space` of POST /sweeps.
 
-    A range between two integers is one of integers, unless the preset's `config` has a fraction there.
+    A range between two integers is an integer range, unless the field is a float in the preset's `config`.
     Raises CommandFailed.
     """
     space: dict[str, Any] = {}

@@ -14,7 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from kiln.cli.output import colored, duration
+from kiln.cli.output import colored, duration, format_value
 from kiln.cli.pictures import curve, half_blocks
 from kiln.types import JobData
 
@@ -51,7 +51,8 @@ class LiveView:
         if job.metrics.get("nimg", -1.0) > self._last_nimg:
             self._last_nimg = job.metrics["nimg"]
             for name, value in job.metrics.items():
-                self._curves.setdefault(name, []).append(value)
+                if isinstance(value, int | float):
+                    self._curves.setdefault(name, []).append(value)
         self._live.update(self.content)
 
     def show_grid(self, png: bytes, caption: str) -> None:
@@ -78,5 +79,5 @@ def _job_view(job: JobData, curves: Mapping[str, Sequence[float]]) -> Renderable
     table = Table.grid(padding=(0, 2))
     for name, value in job.metrics.items():
         points = curves.get(name, ()) if name != "nimg" else ()
-        table.add_row(Text(name, style="dim"), f"{value:.4g}", Text(curve(points), style="blue"))
+        table.add_row(Text(name, style="dim"), format_value(value), Text(curve(points), style="blue"))
     return Group(head, ProgressBar(total=max(total, 1), completed=seen, width=60), Text(line), table)

@@ -39,13 +39,19 @@ def test_doctor_shows_the_warnings_of_readyz(monkeypatch: pytest.MonkeyPatch) ->
         done = CliRunner().invoke(app, ["doctor", "--json"])
 
     assert done.exit_code == 1
-    assert {"what": "warning", "is_well": False, "found": "Redis may evict jobs"}.items() <= json.loads(done.stdout)[
-        -1
-    ].items()
+    last = json.loads(done.stdout)[-1]
+    assert (last["what"], last["is_well"], last["found"]) == ("warning", False, "Redis may evict jobs")
 
 
 def test_a_status_of_a_newer_server_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    job = {"id": "1", "preset": "tiny", "dataset": "d", "status": "hibernating", "created_at": "2030-01-01T00:00:00Z"}
+    job = {
+        "id": "1",
+        "preset": "tiny",
+        "dataset": "d",
+        "status": "hibernating",
+        "mood": "calm",
+        "created_at": "2030-01-01T00:00:00Z",
+    }
     sweep = {
         "id": "s", "preset": "tiny", "dataset": "d", "status": "resting", "created_at": "2030-01-01T00:00:00Z",
         "space": {"lr": {}}, "objective": {"metric": "fid"}, "n_trials": 1,
@@ -55,6 +61,8 @@ def test_a_status_of_a_newer_server_is_shown(monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setenv("KILN_URL", url)
 
         assert "hibernating" in CliRunner().invoke(app, ["jobs"]).stdout
+        (listed,) = json.loads(CliRunner().invoke(app, ["jobs", "--json"]).stdout)
+        assert listed["mood"] == "calm"
         shown = CliRunner().invoke(app, ["sweeps", "s"]).stdout
         assert "resting" in shown
         assert "promoted" in shown

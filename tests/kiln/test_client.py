@@ -174,7 +174,12 @@ def test_the_asyncio_client_trains_lists_and_generates(url: str, store: RedisJob
             assert [listed.id async for listed in kiln.jobs.list(limit=1)] == [job.id]
             assert [model.id for model in await kiln.models.list()] == ["first"]
             assert "tiny" in [preset["name"] for preset in await kiln.presets.list()]
-            assert await kiln.sweeps.list() == []
+            sweep = await kiln.sweeps.create(
+                "tiny", {"lr": {"type": "float", "low": 0.1, "high": 0.2}}, "loss_g", n_trials=1
+            )
+            assert [listed.id for listed in await kiln.sweeps.list()] == [sweep.id]
+            await kiln.sweeps.cancel(sweep.id)
+            assert (await kiln.sweeps.wait(sweep.id)).status == "cancelled"
             assert await kiln.is_ready()
 
     asyncio.run(scenario())

@@ -1,4 +1,4 @@
-"""The wheel holds the client and nothing else, and works in an environment with nothing but what it declares."""
+"""The wheel contains the package `kiln` alone, and runs with the dependencies that it declares."""
 
 from __future__ import annotations
 
@@ -113,6 +113,6 @@ def test_up_needs_a_checkout_and_its_packages(environment: Path, tmp_path: Path)
 
 
 def test_the_group_client_is_what_the_wheel_declares() -> None:
-    """The images install the group; the wheel's own list is what users install."""
+    """Images install the group, users install the wheel: both lists must agree."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert project["dependency-groups"]["client"] == project["project"]["dependencies"]
