@@ -74,9 +74,8 @@ def test_ctrl_c_ends_the_display_and_not_the_job(url: str, store: RedisJobStore,
     store.update(job_id, lambda job, _: job, [], [Event(kind="note", message="it has begun")])
 
     # A shell starts background jobs, and perhaps this test, with SIGINT ignored.
-    code = (
-        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from kiln.cli.main import main; main()"
-    )
+    allow = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code = f"{allow}; from kiln.cli.main import main; main()"
     with subprocess.Popen(
         [sys.executable, "-c", code, "watch", job_id], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env=environment_for(url, tmp_path),
