@@ -15,8 +15,10 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
+from services.trainer.commands.restart import restart_without_capture, warn_of_capture
 from services.trainer.commands.run_name import check_run_name
 from services.trainer.commands.signals import StopFlag
+from services.trainer.training.errors import CaptureFailed
 from shared.configs.presets import PRESETS, parse_overrides, resolve
 from shared.configs.train import TrainConfig
 from shared.errors import DISK_FULL, TrainingFailed
@@ -62,7 +64,8 @@ def _run_job(settings: Settings, parent_pid: int) -> int:
     # Standard output carries messages only; whatever libraries print goes to the log.
     channel = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    job = Job.model_validate_json(sys.stdin.read())
+    text = sys.stdin.read()
+    job = Job.model_validate_json(text)
 
     def send(line: TrainerLine) -> None:
         channel.write(line.model_dump_json() + "\n")
@@ -70,6 +73,9 @@ def _run_job(settings: Settings, parent_pid: int) -> int:
     event_sender(send)("starting", "a training process has started and is loading torch")
     try:
         return 0 if _train(job, settings, send, stop) else EXIT_LEFT
+    except CaptureFailed as error:
+        warn_of_capture(error, send)
+        restart_without_capture(settings, sys.argv[1:], stop, standard_input=text, standard_output=channel)
     except Exception as error:
         message = str(error) if isinstance(error, TrainingFailed) else repr(error)
         send(FailureLine(reason=reason_of(error), error=message))
@@ -122,6 +128,9 @@ def _run_by_hand(settings: Settings, options: argparse.Namespace) -> int:
             return 0
         print(f"stopped with a checkpoint; resume with --run {run_id}", file=sys.stderr)
         return EXIT_LEFT
+    except CaptureFailed as error:
+        warn_of_capture(error, send)
+        restart_without_capture(settings, [*sys.argv[1:], "--run", run_id], stop)
     except TrainingFailed as error:
         print(f"{error.reason}: {error}", file=sys.stderr)
         return 1

@@ -5,13 +5,15 @@ The graph includes the double backward of the gradient penalty, which torch.comp
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from services.trainer.data.datasets import ImageDataset
+from services.trainer.training.errors import CaptureFailed
 from services.trainer.training.state import TrainState
 from services.trainer.training.steps import train_iteration
 from services.trainer.training.stopwatch import OFF, Stopwatch
@@ -22,7 +24,10 @@ Iterate = Callable[[Tensor, Stopwatch], None]
 
 
 def make_iteration(state: TrainState, dataset: ImageDataset) -> Iterate:
-    """`train_iteration` on this state and data set; recorded and replayed where the runtime captures."""
+    """`train_iteration` on this state and data set; recorded and replayed where the runtime captures.
+
+    Raises CaptureFailed, as do calls of the result, when the device or an operation cannot be recorded.
+    """
     return CapturedIteration(state, dataset) if state.runtime.capture else partial(train_iteration, state, dataset)
 
 
@@ -33,7 +38,8 @@ class CapturedIteration:
         self.state, self.dataset = state, dataset
         size = state.config.n_critic * state.config.batch_size
         self.chosen = torch.zeros(size, dtype=torch.int64, device=state.device)  # the graph reads its indices here
-        self.stream = torch.cuda.Stream(state.device)  # type: ignore[no-untyped-call]
+        with _capture_errors():
+            self.stream = torch.cuda.Stream(state.device)  # type: ignore[no-untyped-call]
         self.graph: torch.cuda.CUDAGraph | None = None
         self.iterations = 0
 
@@ -48,8 +54,10 @@ class CapturedIteration:
         elif self.iterations <= WARM_UP:
             self._warm_up()
         else:
-            self.graph = self._record()
-            self.graph.replay()  # recording computes nothing
+            with _capture_errors():
+                self.graph = self._record()
+                self.graph.replay()  # recording computes nothing
+                torch.cuda.synchronize(self.state.device)  # errors of a replay appear here
 
     def _warm_up(self) -> None:
         """An eager iteration, on the stream that will record."""
@@ -67,3 +75,13 @@ class CapturedIteration:
         with torch.cuda.graph(graph, stream=self.stream):
             train_iteration(self.state, self.dataset, self.chosen)
         return graph
+
+
+@contextmanager
+def _capture_errors() -> Iterator[None]:
+    """Everything that fails inside is a CaptureFailed: libraries raise errors of many types during a capture."""
+    try:
+        yield
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0][:300] or type(error).__name__
+        raise CaptureFailed(reason) from error

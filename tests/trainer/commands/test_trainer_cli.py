@@ -22,6 +22,7 @@ from shared.storage.artifacts import ArtifactStore
 from shared.storage.model_registry import GENERATOR_FILE, PREVIEW_FILE, ModelRegistry
 
 SMALL = ["latent_dim=8", "g_channels=[8,8,8]", "d_channels=[8,8,8]", "batch_size=8", "tick_nimg=16"]
+ROOT = Path(__file__).parents[3]
 ENDLESS = [*SMALL, "total_nimg=1000000000", "snapshot_nimg=1000000000"]
 
 
@@ -31,14 +32,20 @@ class Workplace:
 
     folder: Path
 
-    def start(self, run: str, overrides: list[str], *, dataset: str = "shades") -> subprocess.Popen[str]:
+    def start(
+        self, run: str, overrides: list[str], *, dataset: str = "shades", **environment: str
+    ) -> subprocess.Popen[str]:
         options = [option for override in overrides for option in ("-o", override)]
         return subprocess.Popen(
             [sys.executable, "-m", "services.trainer", "train", "--run", run, "--dataset", dataset, *options],
-            env=os.environ | {"KILN_DATA": str(self.folder / "data"), "KILN_DATASETS": str(self.folder / "datasets"),
-                              "KILN_THREADS": "1"},
-            cwd=Path(__file__).parents[3], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env=self.environment | environment,
+            cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
+
+    @property
+    def environment(self) -> dict[str, str]:
+        folders = {"KILN_DATA": str(self.folder / "data"), "KILN_DATASETS": str(self.folder / "datasets")}
+        return os.environ | folders | {"KILN_THREADS": "1"}
 
     @property
     def artifacts(self) -> ArtifactStore:
@@ -184,3 +191,53 @@ def test_a_wrong_value_ends_the_process_before_it_has_made_anything(workplace: W
     assert (ended.code, ended.out) == (2, "")
     assert ended.err == "overrides.lr: Input should be greater than 0 (got -1)\n"
     assert workplace.artifacts.list("jobs/wrong") == []
+
+
+CAPTURE_ON_A_CPU = """
+import sys
+if "train" in sys.orig_argv:
+    from dataclasses import replace
+    from services.trainer.training import runtime
+    choose = runtime.choose_runtime
+    runtime.choose_runtime = lambda device, settings: replace(
+        choose(device, settings), capture="-capture" not in settings.fast_paths
+    )
+"""
+
+
+def test_a_training_step_that_cannot_be_recorded_is_trained_without_a_cuda_graph(workplace: Workplace) -> None:
+    # Given a trainer that tries to record a CUDA graph on a machine where that raises
+    (workplace.folder / "sitecustomize.py").write_text(CAPTURE_ON_A_CPU)
+    overrides, path = [*SMALL, "total_nimg=32", "snapshot_nimg=16"], f"{workplace.folder}:{ROOT}"
+    with workplace.start("recorded", overrides, PYTHONPATH=path) as process:
+        ended = ending(process)
+    # Then it says so, starts again without the graph, and publishes the model
+    assert ended.code == 0, ended.err
+    assert ended.err.count("could not be recorded as a CUDA graph") == 1
+    assert "-capture" in ended.err
+    assert ended.out.strip() == "tiny-recorded"
+    assert workplace.registry.get("tiny-recorded").images_seen == 32
+
+
+RESTARTED_AFTER_SIGTERM = """
+import os, signal, sys
+from services.trainer.commands.restart import restart_without_capture
+from services.trainer.commands.signals import StopFlag
+from shared.settings import read_settings
+stop = StopFlag(signal.SIGTERM, signal.SIGUSR1)
+os.kill(os.getpid(), signal.SIGTERM)
+restart_without_capture(read_settings(), sys.argv[1:], stop)
+"""
+
+
+def test_a_stop_signal_survives_the_restart(workplace: Workplace) -> None:
+    # Given a trainer that got SIGTERM before it restarts, and a run without end
+    options = [option for override in ENDLESS for option in ("-o", override)]
+    arguments = ["train", "--run", "restarted", "--dataset", "shades", *options]
+    done = subprocess.run(
+        [sys.executable, "-c", RESTARTED_AFTER_SIGTERM, *arguments],
+        env=workplace.environment, cwd=ROOT, check=False, capture_output=True, text=True,
+    )  # fmt: skip
+    # Then the new program leaves with a checkpoint
+    assert done.returncode == EXIT_LEFT, done.stderr
+    assert workplace.artifacts.list("jobs/restarted/checkpoints")

@@ -16,6 +16,7 @@ from services.trainer.networks import strided
 from services.trainer.runs.checkpoint import pack, unpack
 from services.trainer.training.compiler import check_compiler
 from services.trainer.training.cuda_graph import WARM_UP, make_iteration
+from services.trainer.training.errors import CaptureFailed
 from services.trainer.training.runtime import PLAIN, Runtime, choose_runtime, fastest
 from services.trainer.training.state import TrainState
 from services.trainer.training.steps import train_iteration
@@ -338,6 +339,13 @@ def kept(state: TrainState) -> dict[str, Tensor]:
 
 
 # --- on a GPU -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine on which a capture raises")
+def test_an_iteration_that_cannot_be_recorded_raises_capture_failed() -> None:
+    state = TrainState(CASES["tiny"], 10, CPU, replace(PLAIN, capture=True))
+    with pytest.raises(CaptureFailed, match=r"\w+"):
+        make_iteration(state, DATASET)
 
 
 @pytest.mark.cuda
