@@ -118,7 +118,9 @@ class TrainConfig(BaseModel):
     )
 
     precision: Literal["fp32", "bf16"] = Field(
-        "fp32", description="Arithmetic of the networks. bf16 is fast on recent GPUs; weights and losses stay fp32."
+        "fp32",
+        description="Arithmetic of the networks. bf16 is fast on recent GPUs; weights and losses stay fp32. On CUDA, "
+        "fp32 convolutions use TF32.",
     )
     gpus: int = Field(
         1, ge=1, le=64, description="Number of GPUs of one machine that share each batch. The result is the same."

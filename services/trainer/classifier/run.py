@@ -9,9 +9,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+import torch
+
 from services.trainer.classifier.files import export_classifier
 from services.trainer.classifier.training import ClassifierState, class_accuracies, train
 from services.trainer.data.datasets import load_dataset
+from services.trainer.distributed.devices import reserved_gpus
 from services.trainer.runs.checkpoint import Checkpoints, load_newest
 from services.trainer.runs.device import device_name, pick_device
 from services.trainer.runs.spec import run_folder
@@ -53,8 +56,18 @@ def train_classifier(
 
     Returns None if a stop signal ended it before its budget. Raises TrainingFailed.
     """
+    with reserved_gpus(1, settings) as gpus:
+        return _train_on(pick_device(settings, reserved=gpus.devices), spec, settings, send, should_stop)
+
+
+def _train_on(
+    device: torch.device,
+    spec: ClassifierSpec,
+    settings: Settings,
+    send: SendMessage,
+    should_stop: Callable[[], StopSignal | None],
+) -> ClassifierManifest | None:
     send_event = event_sender(send)
-    device = pick_device(settings)
     images = load_dataset(settings.dataset_root, spec.dataset).to(device)
     test = load_dataset(settings.dataset_root, spec.dataset, "test")
     state = ClassifierState(spec.config, len(images.classes), device)

@@ -31,20 +31,21 @@ def all_reduce_sum(x: Tensor) -> Tensor:
 
 
 class SyncedBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm with statistics over the shards of all processes."""
+    """Batch norm with statistics over the shards of all processes, in fp32 whatever the precision of the images."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x)
+        images, x = x, x.float()
         count = x.numel() // x.shape[1] * dist.get_world_size()
         mean = all_reduce_sum(x.sum((0, 2, 3))) / count
         centered = x - mean[:, None, None]
         variance = all_reduce_sum(centered.square().sum((0, 2, 3))) / count
         self._update_running_statistics(mean.detach(), variance.detach() * count / (count - 1))
         x = centered * (variance + self.eps).rsqrt()[:, None, None]
-        if not self.affine:
-            return x
-        return torch.addcmul(self.bias[:, None, None], x, self.weight[:, None, None])
+        if self.affine:
+            x = torch.addcmul(self.bias[:, None, None], x, self.weight[:, None, None])
+        return x.to(images.dtype)
 
     @torch.no_grad()
     def _update_running_statistics(self, mean: Tensor, variance: Tensor) -> None:

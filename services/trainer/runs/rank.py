@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from services.trainer.data.datasets import load_dataset
@@ -15,10 +16,12 @@ from shared.configs.train import TrainConfig
 from shared.settings import Settings
 
 
-def describe_run(config: TrainConfig, dataset: str, settings: Settings) -> str:
+def describe_run(config: TrainConfig, dataset: str, settings: Settings, devices: Sequence[int]) -> str:
     """JSON from which `train_as_rank` builds the same run."""
     relevant = settings.model_dump(mode="json", include={"datasets", "threads", "require_cuda", "fast_paths"})
-    return json.dumps({"config": config.model_dump(), "dataset": dataset, "settings": relevant})
+    return json.dumps(
+        {"config": config.model_dump(), "dataset": dataset, "settings": relevant, "devices": list(devices)}
+    )
 
 
 def train_as_rank(description: str, rank: int, rendezvous: str) -> None:
@@ -27,7 +30,7 @@ def train_as_rank(description: str, rank: int, rendezvous: str) -> None:
     settings = Settings(**described["settings"])
     config = TrainConfig.model_validate_json(json.dumps(described["config"]))
     with joined(rank, config.gpus, rendezvous) as ranks:
-        device = pick_device(settings, ranks)
+        device = pick_device(settings, ranks, described["devices"])
         dataset = load_dataset(settings.dataset_root, described["dataset"]).to(device)
         state = build_train_state(config, dataset, settings, ranks, _ignore_event)
         state.load_state_dict(unpack(ranks.broadcast_bytes(b"")))

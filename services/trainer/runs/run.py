@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 from services.trainer.data.datasets import load_dataset
+from services.trainer.distributed.devices import reserved_gpus
 from services.trainer.distributed.processes import Ranks, started
 from services.trainer.metrics.in_training import open_evaluation
 from services.trainer.runs import per_class
@@ -37,14 +40,25 @@ def run(
     Returns False if a stop signal ended the run before its budget. Raises TrainingFailed, MemoryError, OSError.
     """
     # Several devices: this process has the first and starts one process per further device; see rank.py.
-    description = describe_run(spec.config, spec.dataset, settings)
-    with started(spec.config.gpus, description) as ranks, profiled(should_stop, profile) as stop:
-        return _run(spec, settings, send, stop, ranks)
+    with reserved_gpus(spec.config.gpus, settings) as gpus:
+        if gpus.is_shared:
+            event_sender(send)("warning", "another trainer uses a GPU of this run: both are slower")
+        description = describe_run(spec.config, spec.dataset, settings, gpus.devices)
+        with started(spec.config.gpus, description) as ranks, profiled(should_stop, profile) as stop:
+            device = pick_device(settings, ranks, gpus.devices)
+            return _run(spec, settings, send, stop, ranks=ranks, device=device)
 
 
-def _run(spec: RunSpec, settings: Settings, send: SendMessage, should_stop: ShouldStop, ranks: Ranks) -> bool:
+def _run(
+    spec: RunSpec,
+    settings: Settings,
+    send: SendMessage,
+    should_stop: ShouldStop,
+    *,
+    ranks: Ranks,
+    device: torch.device,
+) -> bool:
     send_event = event_sender(send)
-    device = pick_device(settings, ranks)
     root = settings.dataset_root
     send_event("loading", f"loading data set {spec.dataset} from {root}; CIFAR-10 is downloaded if absent")
     dataset = load_dataset(root, spec.dataset).to(device)

@@ -12,7 +12,7 @@ import pytest
 
 from tests.drills.harness import ENDLESS, RUN, Kiln
 from tests.drills.report import Drill
-from tests.processes import small_overrides
+from tests.processes import ROOT, small_overrides
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -120,6 +120,73 @@ def test_a_trainer_that_diverges(kiln: Kiln, drill: Drill) -> None:
     assert "loss" in (job.error or "")
     assert kiln.api.http.get(f"/models/tiny-{job_id}").status_code == 404
     drill.record("trainer that diverges", 1)
+
+
+POISON = """
+import sys
+if "train" in sys.orig_argv:
+    import torch
+    from services.trainer.training.state import TrainState
+    update = TrainState.update_ema
+    def update_and_poison(state, batch_nimg):
+        update(state, batch_nimg)
+        if state.cur_nimg == 1600 and state.config.from_checkpoint is None:
+            next(state.generator.parameters()).data.fill_(torch.nan)
+    TrainState.update_ema = update_and_poison
+"""
+
+
+def test_a_diverged_run_keeps_its_checkpoints(kiln: Kiln, drill: Drill) -> None:
+    """Invariant: the job fails, reason `diverged`, and its last checkpoints are good: a job from them succeeds.
+
+    Faults injected: all weights of one layer become NaN between two ticks, while every iteration is saved.
+    Broken by hand: services/trainer/training/loop.py: `check_finite` returns at once -> both kept checkpoints are NaN,
+    and the second job diverges
+    """
+    (kiln.folder / "sitecustomize.py").write_text(POISON)
+    kiln.replace_worker(PYTHONPATH=f"{kiln.folder}:{ROOT}")
+    overrides = small_overrides(total_nimg=3200, tick_nimg=3200, snapshot_nimg=10**8, checkpoint_every_s=0.0)
+    job_id = kiln.submit(overrides)
+
+    job = kiln.wait_until_over(job_id)
+    assert (job.status, job.reason, job.attempt) == ("failed", "diverged", 1), job.error
+    assert "after 1600 images" in (job.error or "")
+    assert kiln.checkpoints(job_id)
+
+    second_id = kiln.submit(overrides | {"from_checkpoint": job_id, "lr": 1e-5})
+    resumed = kiln.wait_for_event(second_id, "resumed")
+    assert "after 1,584 images" in resumed.message
+    assert kiln.wait_until_over(second_id).status == "succeeded"
+    drill.record("diverged run keeps its checkpoints", 1)
+
+
+CAPTURE_ON_A_CPU = """
+import sys
+if "train" in sys.orig_argv:
+    from dataclasses import replace
+    from services.trainer.training import runtime
+    choose = runtime.choose_runtime
+    runtime.choose_runtime = lambda device, settings: replace(
+        choose(device, settings), capture="-capture" not in settings.fast_paths
+    )
+"""
+
+
+def test_a_capture_that_raises(kiln: Kiln, drill: Drill) -> None:
+    """Invariant: the job warns, trains in the same attempt without a CUDA graph, and succeeds.
+
+    Faults injected: a trainer that records its step as a CUDA graph on a machine without CUDA.
+    Broken by hand: services/trainer/commands/train.py: `CaptureFailed` not caught in `_run_job` -> the job fails
+    """
+    (kiln.folder / "sitecustomize.py").write_text(CAPTURE_ON_A_CPU)
+    kiln.replace_worker(PYTHONPATH=f"{kiln.folder}:{ROOT}")
+    job_id = kiln.submit(small_overrides())
+
+    job = kiln.wait_until_over(job_id)
+    assert (job.status, job.attempt, job.crashes) == ("succeeded", 1, 0), job.error
+    kiln.wait_for_event(job_id, "warning", "could not be recorded as a CUDA graph")
+    assert kiln.events(job_id).count("starting") == 2
+    drill.record("capture that raises", 1)
 
 
 def test_a_trainer_that_takes_too_long(kiln: Kiln, drill: Drill) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import threading
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
+from services.trainer.distributed.processes import joined
 from services.trainer.runs.checkpoint import Checkpoints
 from services.trainer.runs.run import run
 from services.trainer.runs.spec import RunSpec
@@ -31,10 +34,10 @@ def alone(tmp_path: Path) -> Settings:
     return Settings(data=tmp_path / "data", datasets=tmp_path / "datasets", threads=1)
 
 
-def end_of(settings: Settings, preset: str, gpus: int) -> tuple[dict[str, Any], list[dict[str, float]]]:
+def end_of(settings: Settings, preset: str, gpus: int, **more: Any) -> tuple[dict[str, Any], list[dict[str, float]]]:
     """The last checkpoint of a run, and its metrics."""
     lines: list[TrainerLine] = []
-    config = resolve(preset, small_overrides(**ONE_STEP) | {"gpus": gpus})
+    config = resolve(preset, small_overrides(**ONE_STEP) | {"gpus": gpus} | more)
     name = f"{preset}-{gpus}"
     run(RunSpec(name, preset, config, "colors"), settings, lines.append, lambda: None)
     saved = Checkpoints(ArtifactStore(settings.artifact_url), name, 1).load_newest(lambda *_: None)
@@ -74,6 +77,26 @@ def test_two_processes_compute_the_gradients_of_one_with_the_whole_batch(alone: 
     assert [rows[0][k] for k in losses] == pytest.approx([row[0][k] for k in losses], rel=1e-3, abs=1e-4)
 
 
+@pytest.mark.parametrize("preset", ["wgan-gp-conditional", "tiny"])
+def test_several_gpus_train_in_bf16(alone: Settings, preset: str) -> None:
+    # Given one step in bf16 of one process, and of two
+    whole, row = end_of(alone, preset, gpus=1, precision="bf16")
+    halves, rows = end_of(alone, preset, gpus=2, precision="bf16")
+    # Then gradients and losses agree to the 8 bits of bf16, and batch statistics and weights are in fp32
+    for player in ("d", "g"):
+        expected = gradients(whole, player)
+        for key, gradient in gradients(halves, player).items():
+            assert gradient.dtype == torch.float32
+            assert (gradient - expected[key]).norm() <= 0.1 * expected[key].norm() + 1e-6, (player, key)
+    for network, tensors in whole["networks"].items():
+        for name, value in tensors.items():
+            assert halves["networks"][network][name].dtype == value.dtype
+            if "running" in name:
+                torch.testing.assert_close(halves["networks"][network][name], value, rtol=0.02, atol=0.01)
+    losses = ("loss_d", "loss_g")
+    assert [rows[0][k] for k in losses] == pytest.approx([row[0][k] for k in losses], rel=0.05, abs=0.02)
+
+
 def test_when_one_process_dies_the_run_fails_and_the_others_end(alone: Settings) -> None:
     # Given a run of two processes
     config = resolve("tiny", small_overrides(total_nimg=10**7, tick_nimg=16, gpus=2))
@@ -90,6 +113,14 @@ def test_when_one_process_dies_the_run_fails_and_the_others_end(alone: Settings)
         run(RunSpec("bereft", "tiny", config, "colors"), alone, emit, lambda: None)
     assert len(children) == 1
     assert not children[0].is_running() or children[0].status() == psutil.STATUS_ZOMBIE
+
+
+def test_the_other_processes_wait_however_long_the_first_one_evaluates(monkeypatch: pytest.MonkeyPatch) -> None:
+    options: dict[str, Any] = {}
+    monkeypatch.setattr(dist, "init_process_group", lambda *_, **given: options.update(given))
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
+    with joined(1, 2, "unused"):
+        assert options["timeout"] >= timedelta(days=30)  # evaluating 50,000 images on a slow machine takes hours
 
 
 def test_all_processes_stop_together(alone: Settings) -> None:
