@@ -68,15 +68,20 @@ def api_error(response: httpx2.Response) -> ApiError:
 
 
 def create_job(
-    preset: str, overrides: Mapping[str, Any] | None, dataset: str, name: str | None, idempotency_key: str | None
+    preset: str, overrides: Mapping[str, Any] | None, dataset: str | None, name: str | None, idempotency_key: str | None
 ) -> Call[JobData]:
-    body = {"preset": preset, "overrides": dict(overrides or {}), "dataset": dataset, "name": name}
+    body = _job_body(preset, overrides, dataset) | {"name": name}
     return Call("POST", "/jobs", _model(JobData), json=body, headers=_idempotency(idempotency_key))
 
 
-def dry_run(preset: str, overrides: Mapping[str, Any] | None, dataset: str) -> Call[dict[str, Any]]:
-    body = {"preset": preset, "overrides": dict(overrides or {}), "dataset": dataset}
+def dry_run(preset: str, overrides: Mapping[str, Any] | None, dataset: str | None) -> Call[dict[str, Any]]:
+    body = _job_body(preset, overrides, dataset)
     return Call("POST", "/jobs", _json, params={"dry_run": "true"}, json=body)
+
+
+def _job_body(preset: str, overrides: Mapping[str, Any] | None, dataset: str | None) -> dict[str, Any]:
+    body = {"preset": preset, "overrides": dict(overrides or {})}
+    return body if dataset is None else body | {"dataset": dataset}  # without one, the API chooses its default
 
 
 def get_job(job_id: str) -> Call[JobData]:

@@ -155,13 +155,16 @@ class AsyncJobs:
 
     async def create(
         self, preset: str, overrides: Mapping[str, Any] | None = None, *,
-        dataset: str = "cifar10", name: str | None = None, idempotency_key: str | None = None,
+        dataset: str | None = None, name: str | None = None, idempotency_key: str | None = None,
     ) -> AsyncJob:  # fmt: skip
-        """Queues a job. Raises InvalidInput, which names each wrong field."""
+        """Queues a job. Raises InvalidInput, which names each wrong field.
+
+        The default data set is `cifar10`, or with `from_checkpoint` that job's data set.
+        """
         return await self._send(_requests.create_job(preset, overrides, dataset, name, idempotency_key))
 
     async def dry_run(
-        self, preset: str, overrides: Mapping[str, Any] | None = None, *, dataset: str = "cifar10"
+        self, preset: str, overrides: Mapping[str, Any] | None = None, *, dataset: str | None = None
     ) -> dict[str, Any]:
         """The resolved config, without creating a job. Raises InvalidInput."""
         return await self._kiln.send(_requests.dry_run(preset, overrides, dataset))

@@ -53,7 +53,7 @@ def sweep(
     n_trials: Annotated[int, typer.Option("-n", "--trials", help="How many jobs to train.")] = 20,
     preset: Preset = "tiny",
     override: Overrides = None,
-    dataset: Dataset = "cifar10",
+    dataset: Dataset = None,
     name: Name = None,
     pruning: Annotated[bool, typer.Option("--pruning", help="Stop trials that are worse than the median.")] = False,
     parallelism: Annotated[int | None, typer.Option(help="Trials at a time. Default: one per worker.")] = None,
@@ -67,9 +67,11 @@ def sweep(
     Each trial is an ordinary job.
     """
     options: dict[str, Any] = {
-        "overrides": parse_overrides(override or []), "dataset": dataset, "name": name, "n_trials": n_trials,
+        "overrides": parse_overrides(override or []), "name": name, "n_trials": n_trials,
         "pruning": pruning, "parallelism": parallelism, "seed": seed,
     }  # fmt: skip
+    if dataset is not None:
+        options["dataset"] = dataset
     with connected() as kiln:
         objective = (preset, parse_space(space, _preset_config(kiln, preset)), metric, direction.value)
         if dry_run:

@@ -22,14 +22,20 @@ Overrides = Annotated[
         autocompletion=complete_override,
     ),
 ]  # fmt: skip
-Dataset = Annotated[str, typer.Option(help="`cifar10`, or a folder below KILN_DATASETS.")]
+Dataset = Annotated[
+    str | None,
+    typer.Option(
+        help="A folder below KILN_DATASETS. Default: cifar10, or with from_checkpoint that job's data set.",
+        show_default=False,
+    ),
+]
 Name = Annotated[str | None, typer.Option(help="A name of your choice, shown in lists.")]
 
 
 def train(
     preset: Preset = "tiny",
     override: Overrides = None,
-    dataset: Dataset = "cifar10",
+    dataset: Dataset = None,
     name: Name = None,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Show the progress until the job is over.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the resolved config and queue nothing.")] = False,

@@ -7,11 +7,8 @@ import os
 import sys
 from contextlib import suppress
 
-import uvicorn
-
 from services.api.app import create_app
-from services.api.http_protocol import ProblemProtocol
-from services.api.server import GRACE_S, DrainingServer
+from services.api.server import DrainingServer, make_config
 from shared.errors import InvalidInput
 from shared.settings import read_settings
 
@@ -30,18 +27,8 @@ def main() -> int:
     logging.getLogger("uvicorn.access").addFilter(_without_query)
     sys.setswitchinterval(SWITCH_S)
     app = create_app(settings)
-    # `log_config=None`: uvicorn logs through the handlers configured above.
-    config = uvicorn.Config(
-        app,
-        host=settings.host,
-        port=settings.port,
-        log_config=None,
-        timeout_graceful_shutdown=GRACE_S,
-        access_log=settings.access_log,
-        http=ProblemProtocol,
-    )
     with suppress(KeyboardInterrupt):  # a second Ctrl-C
-        DrainingServer(config, app.state.drain).run()
+        DrainingServer(make_config(app, settings), app.state.drain).run()
     return os.EX_OK
 
 

@@ -18,13 +18,29 @@ from types import FrameType
 from typing import Any
 
 import uvicorn
+from fastapi import FastAPI
 
+from services.api.http_protocol import ProblemProtocol
 from services.api.middleware.draining import Drain
+from shared.settings import Settings
 
 GRACE_S = 20  # for requests in flight once the listener is closed
 SETTLE_S = 0.02  # for TCP handshakes in flight
 FIRST_REQUEST_S = 1.0  # for clients that connected just before the listener closed to send their request
 _SO_ATTACH_FILTER = 26  # asm-generic/socket.h
+
+
+def make_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_config=None,  # uvicorn logs through the handlers of the process
+        timeout_graceful_shutdown=GRACE_S,
+        access_log=settings.access_log,
+        http=ProblemProtocol,
+        ws="none",  # there are no WebSockets; an upgrade would bypass the middleware
+    )
 
 
 class DrainingServer(uvicorn.Server):

@@ -12,7 +12,8 @@ import pytest
 import uvicorn
 
 from services.api.app import create_app
-from services.api.http_protocol import MAX_HEAD_BYTES, ProblemProtocol
+from services.api.http_protocol import MAX_HEAD_BYTES
+from services.api.server import make_config
 from services.dev import free_port
 from shared.settings import Settings
 from tests.drills.clients import connect, read_all
@@ -26,7 +27,7 @@ def port(redis_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     """An API under uvicorn, in a thread of this process."""
     settings = Settings(data=tmp_path_factory.mktemp("raw"), redis_url=redis_server, port=free_port())
     app = create_app(settings)
-    server = uvicorn.Server(uvicorn.Config(app, port=settings.port, log_config=None, http=ProblemProtocol))
+    server = uvicorn.Server(make_config(app, settings))
     thread = threading.Thread(target=server.run)
     thread.start()
     wait_for(lambda: server.started, bool)
@@ -75,3 +76,12 @@ def test_the_largest_head_that_is_allowed_is_parsed(port: int) -> None:
 
     assert send(port, b"GET " + url + b" HTTP/1.1\r\n" + REST)[0] == 404
     assert send(port, b"GET " + url + b"a HTTP/1.1\r\n" + REST)[0] == 431
+
+
+def test_a_websocket_upgrade_is_ignored(port: int) -> None:
+    upgrade = b"Host: x\r\nConnection: Upgrade, close\r\nUpgrade: websocket\r\n"
+
+    status, headers, body = send(port, b"GET /no/such/path HTTP/1.1\r\n" + upgrade + b"\r\n")
+
+    assert (status, headers["content-type"]) == (404, "application/problem+json")
+    assert "/no/such/path" in body["detail"]
