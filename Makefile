@@ -55,7 +55,7 @@ REPRODUCE_BUDGET ?= smoke
 reproduce: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.reproduction --budget $(REPRODUCE_BUDGET) $(REPRODUCE)
 
-# The README's pictures of the dashboard, from a Kiln that runs on this machine and has trained something.
+# The pictures of the dashboard in README and docs, from a Kiln that runs on this machine and has trained something.
 screenshots: $(VENV)/.installed
 	$(BIN)/python -m tests.dashboard.screenshots
 

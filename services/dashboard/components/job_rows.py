@@ -81,7 +81,7 @@ def _outcome(job: JobData) -> str:
         return f"Model {job.model_id}"
     if job.is_over:
         happened, _ = failure_message(job)
-        return happened.partition("\n")[0][:140]
+        return happened[:1].upper() + happened.partition("\n")[0][1:140]
     return f"Created {time_ago(job.created_at)}" + (f", attempt {job.attempt}" if job.attempt > 1 else "")
 
 
