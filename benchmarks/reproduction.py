@@ -28,7 +28,7 @@ from benchmarks.reproduction_page import Outcome, write_page
 from kiln import ApiError, Job, Kiln
 
 REPORTS = Path(__file__).with_name("reports.json")
-EPOCH = 50_000  # images of CIFAR-10
+EPOCH = 50_000  # images of CIFAR-10; of a stacked batch, half are real and count
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Budget:
     """The share of a report's training that is run."""
 
     about: str
-    share: float = 1.0  # of the report's images; every config value in images shrinks with it
+    share: float = 1.0  # of the report's images; ticks and snapshots shrink with it
     most_epochs: float | None = None
     eval_images: int = 10_000  # generated images that measure report 1's model
 
@@ -44,11 +44,12 @@ class Budget:
         """Changes to a preset's config. They change the amount of training only."""
         total = config["total_nimg"] * self.share
         if self.most_epochs is not None:
-            total = min(total, self.most_epochs * EPOCH)
+            epoch = EPOCH // 2 if config["d_batch"] == "stacked_half" else EPOCH
+            total = min(total, self.most_epochs * epoch)
         changed: dict[str, Any] = {"eval_images": self.eval_images} if report == "report_1" and self.eval_images else {}
         if total < config["total_nimg"]:
             scale = total / config["total_nimg"]
-            counted = ("total_nimg", "tick_nimg", "snapshot_nimg", "lr_step_nimg")
+            counted = ("total_nimg", "tick_nimg", "snapshot_nimg")  # the learning rate keeps its steps
             changed |= {name: max(1, round(config[name] * scale)) for name in counted if config[name] is not None}
         return changed
 

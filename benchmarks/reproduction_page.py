@@ -17,8 +17,8 @@ INTRODUCTION = """\
 Each row is a job of the preset of that name, submitted through `POST /jobs`. Nothing was tuned to match the reports.
 A loss of D is the mean of its real and its fake half, as Keras prints it. *First* and *last* are means over the first
 and the last epoch of a run, or over its first and last tick if it is shorter than two epochs. Accuracies are means of
-the last epoch, on the batches that D was trained with. A smaller budget also shrinks every value that a preset counts
-in images, such as the steps of the learning rate."""
+the last epoch, on the batches that D was trained with. A smaller budget also shrinks the distance of ticks and
+snapshots; the learning rate keeps its steps."""
 ACCURACIES = {"d_accuracy_real": "D real", "d_accuracy_fake": "D fake"}
 
 

@@ -30,6 +30,9 @@ _OPTIONS: dict[str, tuple[Any, str]] = {
     "dropout": (0.0, "keras-dcgan"),
     "g_activation": (None, "keras-dcgan"),
     "g_output": ("tanh", "keras-dcgan"),
+    "leaky_slope": (0.3, "keras-dcgan"),
+    "pixel_range": ("symmetric", "keras-dcgan"),
+    "frozen_norm": ("batch", "keras-dcgan"),
     "d_halvings": (None, "resnet"),
 }
 
@@ -84,6 +87,16 @@ class TrainConfig(BaseModel):
     g_output: Literal["tanh", "softmax"] = Field(
         "tanh", description="keras-dcgan: output of the generator. softmax runs over the three colours of a pixel."
     )
+    leaky_slope: float = Field(0.3, ge=0, lt=1, description="keras-dcgan: slope of LeakyReLU below zero.")
+    pixel_range: Literal["symmetric", "unit"] = Field(
+        "symmetric",
+        description="keras-dcgan: range of real pixels in training, [-1, 1] or [0, 1]. Exported models use [-1, 1].",
+    )
+    frozen_norm: Literal["batch", "running"] = Field(
+        "batch",
+        description="keras-dcgan: batch norm statistics of the network that a step does not train. running: as Keras "
+        "does for frozen networks and in predict().",
+    )
 
     # Objective
     loss: Literal["wasserstein", "hinge", "bce"] = Field(
@@ -97,6 +110,11 @@ class TrainConfig(BaseModel):
 
     # Optimization
     batch_size: int = Field(64, ge=2, le=4096, description="Images per step.")
+    d_batch: Literal["full", "stacked_half"] = Field(
+        "full",
+        description="Batch of a discriminator step. full: batch_size real and as many generated images. stacked_half: "
+        "one batch of batch_size images, half of them real.",
+    )
     total_nimg: int = Field(ge=1, le=10**10, description="Budget of the run: real images that the discriminator sees.")
     lr: float = Field(gt=0, le=1, description="Learning rate of Adam, for both networks.")
     lr_d: float | None = Field(
@@ -225,6 +243,8 @@ class TrainConfig(BaseModel):
             is_same,
             "dropout differs between devices, so the result would depend on gpus; set dropout to 0",
         )
+        is_halved = self.d_batch == "full" or self.batch_size % (2 * self.gpus) == 0
+        _check("batch_size", self.batch_size, is_halved, "stacked_half needs a multiple of twice the number of gpus")
         is_even = self.batch_size % self.gpus == 0 and self.batch_size >= 2 * self.gpus
         _check(
             "gpus",
@@ -233,6 +253,11 @@ class TrainConfig(BaseModel):
             f"batch_size {self.batch_size} must be a multiple of gpus, with at least two images per GPU",
         )
         return self
+
+    @property
+    def real_batch_size(self) -> int:
+        """Real images that one discriminator step sees."""
+        return self.batch_size if self.d_batch == "full" else self.batch_size // 2
 
     @model_validator(mode="after")
     def _per_class_excludes(self) -> Self:

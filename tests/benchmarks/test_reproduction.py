@@ -62,7 +62,7 @@ def test_the_page_prints_the_values_of_reports_and_jobs_including_failed_jobs(tm
     assert "| `dcgan-lr-high` | 0.7149 / 0.5000 | 0.6991 / 0.4000 | 0.8411 / - |" in text
     assert "93% / 25%" in text
     assert "**failed**: loss_g is nan" in text
-    assert "1,024 images seen of the report's 1,500,000" in text
+    assert "1,024 images seen of the report's 750,000" in text
     assert "unstable, mode collapse, G loss up to 6.49; the highest G loss of a tick here: 0.70" in text
     assert text.count("](../images/") == 2 + len(REPORT_VALUES["report_2"]["tables"])
 

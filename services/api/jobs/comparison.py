@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from shared.configs.train import TrainConfig
 from shared.errors import CorruptArtifact, UnknownModel
 from shared.jobs.record import Job
 from shared.jobs.store import JobStore
@@ -78,10 +79,18 @@ def read_runs(
             label=job.name if job.name and names[job.name] == 1 else f"{job.name or job.preset} {job.id}",
             rows=store.metrics(job.id),
             model_metrics=_model_metrics(job, registry),
-            images_per_epoch=images_per_epoch or IMAGES_PER_EPOCH.get(job.dataset),
+            images_per_epoch=images_per_epoch or _images_per_epoch(job),
         )
         for job in jobs
     ]
+
+
+def _images_per_epoch(job: Job) -> int | None:
+    """Real images that the discriminator sees in an epoch: batches may be half real and half generated."""
+    images = IMAGES_PER_EPOCH.get(job.dataset)
+    if images is None or not isinstance(job.config, TrainConfig):
+        return images
+    return images * job.config.real_batch_size // job.config.batch_size
 
 
 def common_epoch(runs: Sequence[Run]) -> int | None:

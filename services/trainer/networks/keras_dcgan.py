@@ -1,8 +1,6 @@
 """The networks of report 2: a small DCGAN as Keras builds it, with the options that the report compares.
 
-Where the report is silent, the defaults of Keras apply: LeakyReLU of slope 0.3, "same" padding, Glorot's uniform
-initial weights with zero biases, batch norm of epsilon 0.001. In conditional networks the class joins the latent vector
-(Mirza and Osindero 2014, arXiv:1411.1784) and the discriminator uses projection (arXiv:1802.05637, eq. 3).
+FIRST_PX, LAST_PX = 8, 8  # the generator's first image size, and the size that the discriminator flattens
 """
 
 from __future__ import annotations
@@ -18,7 +16,6 @@ from services.trainer.networks.layers import add_spectral_norm
 from services.trainer.networks.strided import PLAIN_PRODUCTS, Products
 from shared.configs.presets import TrainConfig
 
-LEAKY_SLOPE = 0.3  # of the layer `keras.layers.LeakyReLU`, in Keras 2 and 3; of the function in Keras 3 it is 0.2
 FIRST_PX, LAST_PX = 8, 8  # the generator's first image size, and the size that the discriminator flattens
 
 
@@ -35,8 +32,8 @@ class Generator(nn.Module):
         self.convolutions = nn.ModuleList(nn.ConvTranspose2d(c_in, c_out, 3, 2) for c_in, c_out in pairwise(channels))
         self.to_rgb = nn.Conv2d(channels[-1], 3, 3, padding=1)
         self.norms = nn.ModuleList(_norm(c, config) for c in channels)
-        self.activation = nn.ReLU() if config.g_activation == "relu" else nn.LeakyReLU(LEAKY_SLOPE)
-        self.is_softmax = config.g_output == "softmax"
+        self.activation = nn.ReLU() if config.g_activation == "relu" else nn.LeakyReLU(config.leaky_slope)
+        self.is_softmax, self.is_unit = config.g_output == "softmax", config.pixel_range == "unit"
         initialize(self)
 
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
@@ -48,7 +45,11 @@ class Generator(nn.Module):
             x = convolution(x)[:, :, :-1, :-1]  # "same" of stride two: [N, C, H, W] -> [N, C', 2H, 2W]
             x = norm(self.activation(x))
         colours: Tensor = self.to_rgb(x)
-        return colours.softmax(1) if self.is_softmax else colours.tanh()
+        images = colours.softmax(1) if self.is_softmax else colours.tanh()
+        if not self.is_unit:
+            return images
+        images = 2 * images - 1  # [0, 1] -> [-1, 1]; what tanh puts below 0 is below -1
+        return images if self.training else images.clamp(min=-1)  # and black
 
 
 class Discriminator(discriminator.Discriminator):
@@ -59,7 +60,8 @@ class Discriminator(discriminator.Discriminator):
         channels = config.d_channels
         self.convolutions = nn.ModuleList(nn.Conv2d(c_in, c_out, 3, 2) for c_in, c_out in pairwise((3, *channels)))
         self.norms = nn.ModuleList(_norm(c, config) for c in channels)
-        self.activation, self.dropout = nn.LeakyReLU(LEAKY_SLOPE), nn.Dropout(config.dropout)
+        self.activation, self.dropout = nn.LeakyReLU(config.leaky_slope), nn.Dropout(config.dropout)
+        self.is_unit = config.pixel_range == "unit"
         self.score = nn.Linear(channels[-1] * LAST_PX**2, 1)
         self.class_projection = None if num_classes is None else nn.Embedding(num_classes, self.score.in_features)
         has_classes = num_classes is not None and config.class_weight > 0
@@ -69,7 +71,7 @@ class Discriminator(discriminator.Discriminator):
             add_spectral_norm(self)
 
     def forward_with_logits(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
-        x = images
+        x = (images + 1) / 2 if self.is_unit else images
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
             x = convolution(F.pad(x, (0, 1, 0, 1)))  # "same" of stride two: the odd pixel is at the right and below
             x = self.dropout(norm(self.activation(x)))

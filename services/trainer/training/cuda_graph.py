@@ -36,7 +36,7 @@ class CapturedIteration:
 
     def __init__(self, state: TrainState, dataset: ImageDataset) -> None:
         self.state, self.dataset = state, dataset
-        size = state.config.n_critic * state.config.batch_size
+        size = state.config.n_critic * state.config.real_batch_size
         self.chosen = torch.zeros(size, dtype=torch.int64, device=state.device)  # the graph reads its indices here
         with _capture_errors():
             self.stream = torch.cuda.Stream(state.device)  # type: ignore[no-untyped-call]

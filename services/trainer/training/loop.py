@@ -72,7 +72,7 @@ def train(
     """
     config, is_first = state.config, state.ranks.is_first
     sampler = Sampler(len(dataset), config.seed)
-    nimg_per_iteration = config.n_critic * config.batch_size
+    nimg_per_iteration = config.n_critic * config.real_batch_size
     iterate = make_iteration(state, dataset)
     speed = _Speedometer(state.cur_nimg)
     started_s = time.monotonic() - state.wall_seconds

@@ -151,9 +151,9 @@ class TrainState:
         """The config's precision for everything inside the context; weights stay in fp32."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
 
-    def draw_latents(self) -> Tensor:
-        """This process's shard of a batch of latents. The batch does not depend on the number of processes."""
-        shape = (self.config.batch_size, self.config.latent_dim)
+    def draw_latents(self, count: int | None = None) -> Tensor:
+        """This process's shard of `count` latents, by default a batch. The number of processes does not change them."""
+        shape = (self.config.batch_size if count is None else count, self.config.latent_dim)
         return self.ranks.local_shard(torch.randn(shape, device=self.device))
 
     def draw_labels(self, num_classes: int) -> Tensor:
@@ -161,7 +161,7 @@ class TrainState:
         return self.ranks.local_shard(labels)
 
     def draw_mix(self) -> Tensor:
-        return self.ranks.local_shard(torch.rand(self.config.batch_size, device=self.device))
+        return self.ranks.local_shard(torch.rand(self.config.real_batch_size, device=self.device))
 
     def networks(self) -> dict[str, nn.Module]:
         return {"generator": self.generator, "discriminator": self.discriminator, "ema": self.ema}

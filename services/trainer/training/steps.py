@@ -6,6 +6,9 @@ iteration: cuda_graph.py.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 
@@ -17,9 +20,9 @@ from services.trainer.training.stopwatch import OFF, Stopwatch
 
 
 def train_iteration(state: TrainState, dataset: ImageDataset, chosen: Tensor, watch: Stopwatch = OFF) -> None:
-    """Trains on the images at the indices `chosen` [n_critic * batch], and adds the losses to `state.sums`."""
+    """Trains on the images at the indices `chosen` [n_critic * real batch], and adds the losses to `state.sums`."""
     losses_d = []
-    for indices in chosen.to(dataset.images.device).view(state.config.n_critic, state.config.batch_size):
+    for indices in chosen.to(dataset.images.device).view(state.config.n_critic, state.config.real_batch_size):
         with watch.part("data"):
             real = state.ranks.local_shard(augment(dataset.images[indices], state.config))
             labels = state.ranks.local_shard(dataset.labels[indices])
@@ -37,8 +40,8 @@ def discriminator_step(state: TrainState, real: Tensor, labels: Tensor, watch: S
     """
     config, adversarial = state.config, LOSSES[state.config.loss]
     with watch.part("forward"), state.autocast():
-        with torch.no_grad():
-            fake = state.generate(state.draw_latents(), labels).float()
+        with torch.no_grad(), frozen_norms(state.generator, state):
+            fake = state.generate(state.draw_latents(config.real_batch_size), labels).float()
         real_scores, fake_scores, logits = score_real_and_fake(state, real, fake, labels)
         loss = adversarial.discriminator(real_scores, fake_scores).mean()
         classification = penalty = loss.new_zeros(())
@@ -61,10 +64,11 @@ def score_real_and_fake(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """D's scores of real and fake images [N] each, in fp32, and the real images' class logits.
 
-    One call scores both halves, except with batch norm, which would mix their statistics. Spectral norm needs the
-    single call: it allows one per step.
+    One call scores both halves, except with batch norm, which would mix their statistics; `stacked_half` asks for
+    that. Spectral norm needs the single call: it allows one per step.
     """
-    if any(isinstance(module, nn.BatchNorm2d) for module in state.discriminator.modules()):
+    is_stacked = state.config.d_batch == "stacked_half"
+    if not is_stacked and any(isinstance(module, nn.BatchNorm2d) for module in state.discriminator.modules()):
         real_scores, logits = state.discriminate(real, labels)
         return real_scores.float(), state.discriminate(fake, labels)[0].float(), logits
     scores, logits = state.discriminate(torch.cat([real, fake]), torch.cat([labels, labels]))
@@ -76,7 +80,7 @@ def generator_step(state: TrainState, num_classes: int, watch: Stopwatch = OFF) 
     """Trains G on fresh latents and classes. -> [2]: loss_g, class_loss_g"""
     config = state.config
     state.discriminator.requires_grad_(False)  # compiled code would compute its gradients as well
-    with watch.part("forward"), state.autocast():
+    with watch.part("forward"), state.autocast(), frozen_norms(state.discriminator, state):
         z, labels = state.draw_latents(), state.draw_labels(num_classes)
         scores, logits = state.discriminate(state.generate(z, labels), labels)
         loss = LOSSES[config.loss].generator(scores.float()).mean()
@@ -84,6 +88,21 @@ def generator_step(state: TrainState, num_classes: int, watch: Stopwatch = OFF) 
     _descend(state, loss + config.class_weight * classification, state.generator, state.opt_g, watch)
     state.discriminator.requires_grad_(True)
     return torch.stack([loss, classification]).detach()
+
+
+@contextmanager
+def frozen_norms(network: nn.Module, state: TrainState) -> Iterator[None]:
+    """Batch norm of a network that the step does not train, by its running statistics where the config says so.
+
+    Keras does that for a frozen network and in `predict`. Dropout stays on, as in Keras' `train_on_batch`.
+    """
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    is_frozen = state.config.frozen_norm == "running"
+    for norm in norms:
+        norm.train(not is_frozen)
+    yield
+    for norm in norms:
+        norm.train()
 
 
 def _descend(

@@ -9,7 +9,8 @@ from shared.configs.train import TrainConfig
 
 REPORT_2 = "report 2 (hyper-parameters of a DCGAN made with Keras)"
 KERAS = "Keras' default; report 2 does not state it"
-EPOCH = 50_000  # images
+TUTORIAL = "Brownlee, 'How to Develop a GAN for Generating MNIST Handwritten Digits', which report 2 cites and follows"
+EPOCH = 25_000  # real images: 50,000 / batch_size steps, in each of which half of D's batch is real
 
 _BASE = TrainConfig(
     architecture="keras-dcgan",
@@ -20,8 +21,12 @@ _BASE = TrainConfig(
     loss="bce",
     batch_size=256,
     total_nimg=30 * EPOCH,
+    d_batch="stacked_half",
+    frozen_norm="running",
+    leaky_slope=0.2,
+    pixel_range="unit",
     lr=2e-4,
-    adam_beta1=0.9,
+    adam_beta1=0.5,
     adam_beta2=0.999,
     tick_nimg=EPOCH,
     snapshot_nimg=10 * EPOCH,
@@ -29,7 +34,7 @@ _BASE = TrainConfig(
 
 _SOURCES = {
     **dict.fromkeys(_BASE.model_fields_set - {"tick_nimg", "snapshot_nimg"}, REPORT_2),
-    "adam_beta1": KERAS,
+    **dict.fromkeys(("d_batch", "frozen_norm", "leaky_slope", "adam_beta1"), TUTORIAL),
     "adam_beta2": KERAS,
     "ema_halflife_nimg": "0: report 2 averages no weights",
 }

@@ -79,8 +79,11 @@ def test_the_preset_of_report_2_has_its_values() -> None:
 
     assert (config.architecture, config.conditional, config.loss) == ("keras-dcgan", False, "bce")
     assert (config.latent_dim, config.batch_size, config.lr) == (100, 256, 0.0002)
-    assert config.total_nimg == 1_500_000  # 30 epochs of 50,000 images
+    assert config.total_nimg == 750_000  # 30 epochs, in which D sees 25,000 real images each
     assert (config.batch_norm, config.dropout, config.g_activation, config.g_output) == (False, 0, None, "tanh")
+    # What the report's tutorial does and the report does not say
+    assert (config.d_batch, config.pixel_range) == ("stacked_half", "unit")
+    assert (config.frozen_norm, config.leaky_slope, config.adam_beta1) == ("running", 0.2, 0.5)
     unused = ("flip", "rotation_degrees", "crop_padding", "ema_halflife_nimg", "gp_weight", "lr_tail")
     assert not any(getattr(config, name) for name in unused)
 
@@ -94,12 +97,12 @@ VARIATIONS = {
     "dcgan-latent-150": {"latent_dim": 150},
     "dcgan-relu": {"g_activation": "relu"},
     "dcgan-softmax": {"g_activation": "relu", "g_output": "softmax"},
-    "dcgan-epochs-10": {"total_nimg": 500_000},
-    "dcgan-epochs-50": {"total_nimg": 2_500_000},
+    "dcgan-epochs-10": {"total_nimg": 250_000},
+    "dcgan-epochs-50": {"total_nimg": 1_250_000},
     "dcgan-batch-100": {"batch_size": 100},
     "dcgan-batch-400": {"batch_size": 400},
-    "bndrhl": {"batch_norm": True, "dropout": 0.4, "latent_dim": 150, "total_nimg": 20_000_000},
-    "dcgan-large-batch": {"batch_size": 400, "total_nimg": 50_000_000},
+    "bndrhl": {"batch_norm": True, "dropout": 0.4, "latent_dim": 150, "total_nimg": 10_000_000},
+    "dcgan-large-batch": {"batch_size": 400, "total_nimg": 25_000_000},
 }
 
 
