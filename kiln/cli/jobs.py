@@ -32,14 +32,21 @@ JobId = Annotated[str, typer.Argument(metavar="ID", help="As in `kiln jobs`.", a
 JobIds = Annotated[list[str], typer.Argument(metavar="ID...", help="As in `kiln jobs`.", autocompletion=complete_job)]
 
 
+group = typer.Typer(name="jobs", invoke_without_command=True)
+
+
+@group.callback()
 def jobs(
+    context: typer.Context,
     status: Annotated[
         str | None, typer.Option(help="Only jobs in this status, such as running.", autocompletion=complete_status)
     ] = None,
     limit: Annotated[int, typer.Option("-n", "--limit", min=1, help="The largest number of jobs to list.")] = 20,
     as_json: AsJson = False,
 ) -> None:
-    """List jobs, newest first."""
+    """List jobs, newest first; or delete some."""
+    if context.invoked_subcommand is not None:
+        return
     with connected() as kiln:
         rows = list(kiln.jobs.list(status, limit))
     _show(rows, as_json)
@@ -77,6 +84,7 @@ def finish(job_ids: JobIds, as_json: AsJson = False) -> None:
     _act(job_ids, Jobs.finish, as_json)
 
 
+@group.command()
 def delete(job_ids: JobIds, as_json: AsJson = False) -> None:
     """Delete jobs that are over.
 

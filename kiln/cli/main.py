@@ -36,8 +36,8 @@ EXIT_CODES: dict[type[ApiError], int] = {
 # The order of the panels and of the commands in them, as `kiln --help` shows them.
 PANELS: dict[str, tuple[Callable[..., Any] | typer.Typer, ...]] = {
     "Train": (
-        machine.up, train.train, train.presets, jobs.jobs, jobs.watch, jobs.pause, jobs.resume, jobs.finish,
-        jobs.cancel, jobs.delete,
+        machine.up, train.train, train.presets, jobs.watch, jobs.pause, jobs.resume, jobs.finish, jobs.cancel,
+        jobs.group,
     ),
     "Generate": (images.generate, images.interpolate, images.verify),
     "Models": (models.promote, models.group),

@@ -35,7 +35,7 @@ def test_a_job_is_queued_listed_paused_resumed_cancelled_and_deleted(command: Ru
         assert after["status"] == status
     assert printed_json(command("jobs", "--status", "queued", "--json")) == []
 
-    assert command("delete", job["id"]).stdout.strip() == f"deleted {job['id']}"
+    assert command("jobs", "delete", job["id"]).stdout == f"deleted {job['id']}\n"
     assert printed_json(command("jobs", "--json")) == []
 
 
@@ -151,10 +151,11 @@ def test_every_refusal_has_a_message_and_an_exit_code(command: Run) -> None:
 def test_an_action_that_does_not_fit_the_status_has_its_own_exit_code(command: Run) -> None:
     job_id = printed_json(command("train", "--json"))["id"]
 
-    done = command("finish", job_id)
+    for action, reason in ((("finish",), "never trained"), (("jobs", "delete"), "cancel it before")):
+        done = command(*action, job_id)
 
-    assert done.returncode == 4
-    assert "never trained" in done.stderr
+        assert done.returncode == 4
+        assert reason in done.stderr
 
 
 def test_without_an_api_the_error_names_the_address_and_the_command_that_starts_one(tmp_path: Path) -> None:
