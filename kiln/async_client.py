@@ -128,7 +128,7 @@ class AsyncJob(JobData):
         return await self._namespace.wait(self.id, on_progress)
 
     async def events(self, after: str = "") -> AsyncIterator[Event]:
-        """Past and future events, until the job is over; `after` is the id of an event to start behind."""
+        """Past and future events, until the job is over; `after` is the id of an event to start after."""
         async for update in self._namespace.follow(self.id, after):
             if isinstance(update, Event):
                 yield update
@@ -227,7 +227,7 @@ class AsyncJobs:
                 await asyncio.sleep(stream.wait_s(error))
 
     async def series(self, job_id: str, after_nimg: int = -1) -> Sequence[dict[str, float]]:
-        """The metrics series, one row per tick, behind `after_nimg` images."""
+        """The metrics series, one row per tick, from after `after_nimg` images."""
         return await self._kiln.send(_requests.metrics(job_id, after_nimg))
 
     async def samples(self, job_id: str) -> Sequence[tuple[int, Image.Image]]:

@@ -133,7 +133,7 @@ class Job(JobData):
         return self._namespace.wait(self.id, on_progress)
 
     def events(self, after: str = "") -> Iterator[Event]:
-        """Past and future events, until the job is over; `after` is the id of an event to start behind."""
+        """Past and future events, until the job is over; `after` is the id of an event to start after."""
         return (update for update in self._namespace.follow(self.id, after) if isinstance(update, Event))
 
     def series(self, after_nimg: int = -1) -> Sequence[dict[str, float]]:
@@ -229,7 +229,7 @@ class Jobs:
                 time.sleep(stream.wait_s(error))
 
     def series(self, job_id: str, after_nimg: int = -1) -> Sequence[dict[str, float]]:
-        """The metrics series, one row per tick, behind `after_nimg` images."""
+        """The metrics series, one row per tick, from after `after_nimg` images."""
         return self._kiln.send(_requests.metrics(job_id, after_nimg))
 
     def samples(self, job_id: str) -> Sequence[tuple[int, Image.Image]]:

@@ -24,10 +24,8 @@ from kiln.cli.output import (
     show,
     write_file,
 )
-from kiln.cli.train import Dataset, Name, Overrides, Preset
+from kiln.cli.train import Dataset, Name, Overrides, Preset, preset_config
 from kiln.cli.values import parse_overrides, parse_space
-from kiln.client import Kiln
-from kiln.errors import NotFound
 from kiln.types import SweepData
 
 MEDIA_TYPES = {".png": "image/png", ".csv": "text/csv", ".md": "text/markdown", ".json": "application/json"}
@@ -73,7 +71,7 @@ def sweep(
     if dataset is not None:
         options["dataset"] = dataset
     with connected() as kiln:
-        objective = (preset, parse_space(space, _preset_config(kiln, preset)), metric, direction.value)
+        objective = (preset, parse_space(space, preset_config(kiln, preset)), metric, direction.value)
         if dry_run:
             resolved = kiln.sweeps.dry_run(*objective, **options)
             show(as_json, resolved, lambda: Text("the request is valid", style="green"))
@@ -131,15 +129,6 @@ def compare(
         response = kiln.get("/compare", {"jobs": ",".join(job_ids)}, accept=MEDIA_TYPES[output.suffix])
     write_file(output, response.content)
     show(as_json, {"file": str(output), "bytes": len(response.content)}, lambda: str(output))
-
-
-def _preset_config(kiln: Kiln, preset: str) -> dict[str, Any]:
-    """Empty for an unknown preset: the API's own error suggests a name."""
-    try:
-        config: dict[str, Any] = kiln.presets.get(preset)["config"]
-    except NotFound:
-        return {}
-    return config
 
 
 def _show(sweep: SweepData, as_json: bool) -> None:

@@ -13,6 +13,8 @@ from kiln.cli.completion import complete_override, complete_preset
 from kiln.cli.jobs import follow, job_line
 from kiln.cli.output import AsJson, connected, new_table, show
 from kiln.cli.values import parse_overrides
+from kiln.client import Kiln
+from kiln.errors import NotFound
 
 Preset = Annotated[str, typer.Option("--preset", "-p", help="See `kiln presets`.", autocompletion=complete_preset)]
 Overrides = Annotated[
@@ -46,7 +48,7 @@ def train(
     with connected() as kiln:
         if dry_run:
             resolved = kiln.jobs.dry_run(preset, overrides, dataset=dataset)
-            base = kiln.presets.get(preset)["config"]
+            base = preset_config(kiln, preset)
             show(as_json, resolved, lambda: _resolved_config(resolved["config"], base))
             return
         job = kiln.jobs.create(preset, overrides, dataset=dataset, name=name)
@@ -72,6 +74,15 @@ def presets(
             show(as_json, preset, lambda: _preset_details(preset))
 
 
+def preset_config(kiln: Kiln, preset: str) -> dict[str, Any]:
+    """Empty for `classifier`, which is not in the list of presets, and for names that the API will refuse."""
+    try:
+        config: dict[str, Any] = kiln.presets.get(preset)["config"]
+    except NotFound:
+        return {}
+    return config
+
+
 def _preset_table(presets: Iterable[Mapping[str, Any]]) -> RenderableType:
     table = new_table("preset", "generator", "discriminator", "summary")
     for preset in presets:
@@ -91,7 +102,7 @@ def _resolved_config(config: Mapping[str, Any], base: Mapping[str, Any]) -> Rend
     """The config, with the values that differ from the preset's in bold."""
     table = new_table("field", "value", "preset")
     for field, value in config.items():
-        is_changed = value != base.get(field)
-        original = str(base.get(field)) if is_changed else ""
-        table.add_row(field, str(value), original, style="bold yellow" if is_changed else "")
+        original = base.get(field, value)
+        is_changed = value != original
+        table.add_row(field, str(value), str(original) if is_changed else "", style="bold yellow" if is_changed else "")
     return table

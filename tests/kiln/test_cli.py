@@ -47,6 +47,14 @@ def test_a_dry_run_shows_the_changed_values_and_queues_nothing(command: Run) -> 
     assert printed_json(command("jobs", "--json")) == []
 
 
+def test_a_dry_run_of_a_classifier_shows_its_config(command: Run) -> None:
+    """`classifier` is not in the list of presets."""
+    done = command("train", "--preset", "classifier", "--dry-run")
+
+    assert done.returncode == 0, done.stderr
+    assert "label_smoothing" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("end", "code", "message"),
     [({"status": JobStatus.SUCCEEDED, "model_id": "first"}, 0, "first"),
