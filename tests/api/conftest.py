@@ -54,13 +54,14 @@ def served(redis_server: str, tmp_path_factory: pytest.TempPathFactory) -> Itera
 def publish(
     registry: ModelRegistry, model_id: str, *, graph: bytes | None = None, conditional: bool = True,
     more: dict[str, bytes] | None = None, config: TrainConfig = PRESETS["tiny"].config,
-    metrics: ModelMetrics | None = None,
+    metrics: ModelMetrics | None = None, classes: tuple[str, ...] = CLASSES,
+    latent_dim: int = LATENT,
 ) -> ModelManifest:  # fmt: skip
     """Publishes a model whose images depend on z and on the class; the weights depend on the id."""
     graph = graph if graph is not None else make_generator(LATENT, len(CLASSES), seed=sum(model_id.encode()))
     draft = ModelManifest(
         id=model_id, job_id=f"job-of-{model_id}", created_at=datetime.now(UTC), preset="tiny",
-        config=config, dataset="cifar10", classes=CLASSES, latent_dim=LATENT, conditional=conditional,
+        config=config, dataset="cifar10", classes=classes, latent_dim=latent_dim, conditional=conditional,
         parity=Parity(max_abs_difference=0.0, batch_sizes=(1,)), images_seen=1, device="hand", wall_seconds=0.0,
         metrics=metrics or ModelMetrics(),
     )  # fmt: skip

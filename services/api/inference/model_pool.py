@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, ParamSpec, TypeVar
 
 from services.api.inference.loaded_model import LoadedModel
@@ -22,6 +24,12 @@ log = logging.getLogger("kiln.models")
 
 P = ParamSpec("P")
 Result = TypeVar("Result")
+
+
+def _return_free_memory() -> None:
+    """Returns freed memory to the system; glibc keeps what one thread freed for that thread."""
+    with suppress(AttributeError, OSError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 class ModelPool:
@@ -98,8 +106,9 @@ class ModelPool:
 
     def evict(self, model_id: str) -> None:
         """Forgets the model. Requests that use it are still answered; then its memory is freed."""
-        self._loaded.pop(model_id, None)
         self.refused.pop(model_id, None)
+        if self._loaded.pop(model_id, None):
+            self._loaders.submit(_return_free_memory)
 
     async def _refresh_alias(self, alias: str) -> None:
         target, serving = await self._target(alias), self._aliases.get(alias)
@@ -171,7 +180,8 @@ class ModelPool:
         for model_id in [name for name in self._loaded if name not in in_use]:
             if total <= self._settings.model_memory_mb << 20:
                 return
-            total -= self._loaded.pop(model_id).memory_bytes
+            total -= self._loaded[model_id].memory_bytes
+            self.evict(model_id)
             log.info("model '%s' is evicted: the models in memory exceed KILN_MODEL_MEMORY_MB", model_id)
 
     def _gauges(self) -> Iterator[tuple[str, int, int]]:

@@ -24,4 +24,5 @@ async def readyz(state: State) -> Readiness:
         raise Draining("draining: this process is shutting down")
     warnings = await state.store_health.check()
     model = await state.models.get(None)
+    warnings = [*warnings, *([model.warning] if model.warning else [])]
     return Readiness(model_id=model.manifest.id, provider=model.provider, warnings=warnings)

@@ -14,7 +14,7 @@ class Health(BaseModel):
 
 
 class Readiness(BaseModel):
-    """Response of GET /readyz: the default model and its execution provider."""
+    """Response of GET /readyz: the default model, its execution provider, and what needs attention."""
 
     model_config = ConfigDict(protected_namespaces=())
 

@@ -12,6 +12,9 @@ from services.api.schemas.request import RequestModel
 
 MAX_IMAGES = 1024
 MAX_STEPS = 256
+MAX_CLASS_NAME = 255  # characters; no file system allows a folder a longer name
+MAX_CLASS_LIST = 64 * 1024  # characters, about what an HTTP server accepts as a URL
+CLASS_NUMBERS = "A number is a class's position, from 0, unless a class of the model is named by a number."
 
 
 class _Generate(RequestModel):
@@ -85,7 +88,11 @@ class GenerateQuery(_Generate):
 
     class_: Annotated[
         str | None,
-        Field(alias="class", max_length=2000, description="Class name or number; several separated by commas; `all`."),
+        Field(
+            alias="class",
+            max_length=MAX_CLASS_LIST,
+            description=f"Class name or number; several separated by commas; `all`. {CLASS_NUMBERS}",
+        ),
     ] = None
 
 
@@ -96,13 +103,16 @@ class GenerateBody(_Generate):
 
     class_: Annotated[
         str | tuple[str, ...] | None,
-        Field(alias="class", description="Class name or number, or a list of them, or `all`."),
+        Field(alias="class", description=f"As in GET /generate, or a list of names and numbers. {CLASS_NUMBERS}"),
         WithJsonSchema({
             "anyOf": [
-                {"type": "string", "maxLength": 200},
+                {"type": "string", "maxLength": MAX_CLASS_LIST},
                 {"type": "integer", "minimum": 0},
-                {"type": "array", "minItems": 1, "maxItems": MAX_IMAGES,
-                 "items": {"anyOf": [{"type": "string", "maxLength": 200}, {"type": "integer", "minimum": 0}]}},
+                {
+                    "type": "array", "minItems": 1, "maxItems": MAX_IMAGES, "items": {
+                        "anyOf": [{"type": "string", "maxLength": MAX_CLASS_NAME}, {"type": "integer", "minimum": 0}]
+                    },
+                },
                 {"type": "null"},
             ]
         }),
@@ -114,21 +124,24 @@ class GenerateBody(_Generate):
         if isinstance(value, list):
             if not 1 <= len(value) <= MAX_IMAGES:
                 raise ValueError(f"list 1 to {MAX_IMAGES:,} classes")
-            return tuple(cls._name(item) for item in value)
-        return None if value is None else cls._name(value)
+            return tuple(cls._name(item, MAX_CLASS_NAME) for item in value)
+        return None if value is None else cls._name(value, MAX_CLASS_LIST)
 
     @staticmethod
-    def _name(value: Any) -> str:
-        if isinstance(value, bool) or not isinstance(value, str | int) or len(str(value)[:201]) > 200:
-            raise ValueError("a class is a name of up to 200 characters, or a number")
+    def _name(value: Any, max_length: int) -> str:
+        is_class = isinstance(value, str | int) and not isinstance(value, bool)
+        if not is_class or (isinstance(value, int) and value >= 10**18) or len(str(value)) > max_length:
+            raise ValueError(f"a class is a name of up to {MAX_CLASS_NAME} characters, or a number")
         return str(value)
 
 
 class InterpolateQuery(RequestModel):
     """Query of GET /interpolate."""
 
-    from_: Annotated[str | None, Field(alias="from", max_length=200, description="Class of the first image.")] = None
-    to: Annotated[str | None, Field(max_length=200, description="Class of the last image.")] = None
+    from_: Annotated[
+        str | None, Field(alias="from", max_length=MAX_CLASS_NAME, description="Class of the first image.")
+    ] = None
+    to: Annotated[str | None, Field(max_length=MAX_CLASS_NAME, description="Class of the last image.")] = None
     steps: Annotated[int, Field(ge=2, le=MAX_STEPS, description="Number of images, both ends included.")] = 16
     model: Annotated[
         str | None, Field(min_length=1, max_length=200, description="Model id or alias. Default: the alias `default`.")

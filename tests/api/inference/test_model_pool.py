@@ -181,7 +181,7 @@ def test_readyz_names_the_model_and_the_provider(serving: TestClient) -> None:
     ready = serving.get("/readyz").json()
 
     provider = "CUDAExecutionProvider" if has_cuda_device() else "CPUExecutionProvider"
-    assert ready == {"status": "ready", "model_id": "first", "provider": provider}
+    assert ready == {"status": "ready", "model_id": "first", "provider": provider, "warnings": []}
 
 
 def test_when_cuda_is_required_and_absent_no_engine_opens(settings: Settings) -> None:
