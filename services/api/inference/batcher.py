@@ -6,6 +6,7 @@ import asyncio
 import math
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
@@ -113,6 +114,7 @@ class DynamicBatcher(Generic[Item, Result]):
             return await request.future
         finally:
             self._remove(request)  # a caller that was cancelled leaves nothing to run
+            del request  # or an error's traceback would hold the request, and that the error: a cycle
 
     def _dispatch(self, loop: asyncio.AbstractEventLoop) -> None:
         """Gives a batch to every free worker while items wait."""
@@ -163,6 +165,7 @@ class DynamicBatcher(Generic[Item, Result]):
         if running.cancelled():  # the loop is closing
             return
         if error := running.exception():
+            traceback.clear_frames(error.__traceback__)  # for the same reason; the lines stay
             for request, _, _ in batch:
                 request.resolve(error if isinstance(error, Exception) else RuntimeError(repr(error)))
                 self._remove(request)
