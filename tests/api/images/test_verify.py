@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import struct
+import zlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -112,3 +115,55 @@ def test_a_damaged_png_is_never_a_server_error(served: TestClient) -> None:
 def test_a_grid_of_1024_images_is_within_the_body_limit(served: TestClient) -> None:
     assert verify(served, ask(served, **QUERY | {"n": 1024}).content)["reproduced"]
     assert_problem(served.post("/verify", content=bytes(5 << 20)), 413)
+
+
+def chunk(name: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+
+def claiming(
+    width: int, height: int, provenance: dict[str, Any] | None, *, frames: int = 1, packed: bool = False
+) -> bytes:
+    """A small PNG that claims to be large; its black pixels compress to one part in a thousand."""
+    rows = zlib.compressobj(9)
+    row, pixels = bytes(1 + width * 3), b""
+    for _ in range(height):
+        pixels += rows.compress(row)
+    text = json.dumps(provenance).encode()
+    chunks = [chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))]
+    if frames > 1:
+        chunks.append(chunk(b"acTL", struct.pack(">II", frames, 0)))
+    if packed:  # a text that unpacks to 256 MiB
+        chunks.append(chunk(b"iTXt", b"kiln\0\1\0\0\0" + zlib.compress(bytes(256 << 20), 9)))
+    elif provenance is not None:
+        chunks.append(chunk(b"iTXt", b"kiln\0\0\0\0\0" + text))
+    chunks += [chunk(b"IDAT", pixels + rows.flush()), chunk(b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+@pytest.mark.parametrize(("size", "more", "why"), [
+    ((13_300, 13_300), {}, "Kiln writes at most 16,777,216 pixels"),
+    ((64, 64), {"frames": 2**31}, "Kiln writes at most"),
+    ((13_300, 13_300), {"provenance": None}, "no Kiln provenance"), ((64, 64), {"packed": True}, "no Kiln provenance"),
+    ((4096, 4096), {}, "this server generates 1 x 64 x 64"),
+])  # fmt: skip
+def test_a_png_that_claims_too_many_pixels_is_refused_before_any_is_decoded(
+    size: tuple[int, int], more: dict[str, Any], why: str, served: TestClient
+) -> None:
+    provenance = read_provenance(ask(served, **QUERY).content)
+    png = claiming(*size, **{"provenance": provenance} | more)
+    assert len(png) < 2 << 20
+
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
+    before = memory_mb("VmRSS")
+    verification = verify(served, png)
+
+    assert not verification["reproduced"]
+    assert why in verification["reason"]
+    assert memory_mb("VmHWM") - before < 40  # one decoded image of 178 megapixels takes 530 MB
+
+
+def memory_mb(field: str) -> float:
+    """VmRSS is the memory of this process now, VmHWM its peak."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith(field))) / 1024
