@@ -94,7 +94,7 @@ def test_a_model_is_freed_with_its_last_reference(use: str, settings: Settings, 
     del model
 
     # At once, but for a worker that still clears its last variables
-    wait_for(lambda: [part() for part in parts], lambda parts: parts == [None, None, None])
+    wait_for(lambda: [part() is None for part in parts], all)
 
 
 def test_50_evicted_models_leave_no_memory_behind(tmp_path: Path) -> None:
