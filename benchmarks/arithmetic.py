@@ -1,4 +1,4 @@
-"""What a training step has to compute, and how fast the device could: the limit that figures are held against."""
+"""Floating-point operations of a training step, and the device's rate in matrix products, which limits its speed."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ SIDE, REPEATS = {"cpu": 1024, "cuda": 8192}, 10
 
 
 def flops_per_image(config: TrainConfig) -> float:
-    """Floating-point operations of the plain reference for each image that counts as seen, products only.
+    """Floating-point operations of the reference implementation per image seen. Only products are counted.
 
-    Winograd's products need fewer; a share of the matmul rate above 100 % would be no error.
+    Winograd convolutions need fewer, so a share of the matmul rate may exceed 100 %.
     """
     cpu, config = torch.device("cpu"), config.model_copy(update={"batch_size": 4, "precision": "fp32"})
     state = TrainState(config, 10, cpu, PLAIN)
@@ -36,7 +36,7 @@ def flops_per_image(config: TrainConfig) -> float:
 
 
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """torch's FlopCounterMode without its watch over modules, which does not stand a second derivative."""
+    """As torch's FlopCounterMode, without its module hooks, which fail in a double backward."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -50,9 +50,9 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def matmul_flops_per_second(device: torch.device, threads: int, *, small: bool = False) -> dict[str, float]:
-    """The best of several products of square matrices, by precision.
+    """The fastest of several products of square matrices, by precision.
 
-    On CUDA fp32 stands for what its convolutions use unless they are told otherwise, which is TF32.
+    On CUDA, `fp32` is measured with TF32, which cuDNN's convolutions use by default.
     """
     torch.set_num_threads(threads)
     side = 128 if small else SIDE[device.type]

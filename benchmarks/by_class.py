@@ -2,8 +2,8 @@
 
     KILN_URL=http://127.0.0.1:8000 python -m benchmarks.by_class --images 50 MODEL...
 
-For a conditional or per-class model this measures the model. For an unconditional model, the classifier itself selects
-the images; then the result shows the cost of rejection sampling: draws per image.
+For a conditional or per-class model this measures the model. For an unconditional model the classifier itself selects
+the images, so only the cost of rejection sampling is informative: draws per image.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""One way of training, in a process of its own, that runs when it is told: `python -m benchmarks.contestant '<JSON>'`.
+"""Trains one implementation in its own process, a turn at a time: `python -m benchmarks.contestant '<JSON task>'`.
 
-Reads a number of iterations per line and answers with the seconds they took. A process of its own, so that each way has
-the environment it would have in life; they take turns, so that what else the machine does meets all of them.
+Reads a number of iterations per line and prints the seconds that they took. A process of its own gives each
+implementation its own environment variables and thread pools. The processes take turns, so that other load on the
+machine affects all of them.
 """
 
 from __future__ import annotations
@@ -17,18 +18,18 @@ from typing import Any
 
 import torch
 
-from benchmarks.peer import PeerTraining, train_instead
+from benchmarks.peer import PeerTraining, use_peer_networks
 from benchmarks.plain_pytorch import PlainTraining
 from services.trainer.data.datasets import ImageDataset
 from services.trainer.data.sampler import Sampler
+from services.trainer.training import cuda_graph
 from services.trainer.training.compiler import check_compiler
-from services.trainer.training.cuda_graph import make_iteration
 from services.trainer.training.runtime import PLAIN, fastest
 from services.trainer.training.state import TrainState
 from services.trainer.training.stopwatch import OFF
 from shared.configs.presets import resolve
 
-IMAGES = 5_000  # random ones: what they show does not matter for speed
+IMAGES = 5_000  # of random pixels: their content does not change the speed
 
 
 def main() -> None:
@@ -38,7 +39,7 @@ def main() -> None:
     if device.type == "cpu":
         torch.set_num_threads(task["threads"])
     torch.backends.cudnn.benchmark = bool(task.get("cudnn_benchmark"))
-    iterate = make(task, device)
+    iterate = make_iteration(task, device)
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
         started_s = time.perf_counter()
@@ -49,26 +50,26 @@ def main() -> None:
         print(json.dumps({"seconds": time.perf_counter() - started_s}), flush=True)
 
 
-def make(task: dict[str, Any], device: torch.device) -> Callable[[], None]:
-    """What takes one iteration of the task's way of training."""
+def make_iteration(task: dict[str, Any], device: torch.device) -> Callable[[], None]:
+    """A function that takes one training iteration with the task's implementation: plain, peer, reference or kiln."""
     config = resolve(task["preset"], task.get("overrides", {}))
     rng = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (IMAGES, 3, 32, 32), generator=rng, dtype=torch.uint8)
     labels = torch.arange(IMAGES) % 10
-    if task["way"] == "plain":
+    if task["implementation"] == "plain":
         return PlainTraining(config, images, labels, device, workers=os.cpu_count() or 1).iterate
-    if task["way"] == "peer":
+    if task["implementation"] == "peer":
         return PeerTraining(Path(task["path"]), config, (images, labels), device).iterate
 
     dataset = ImageDataset(images, labels, tuple(map(str, range(10)))).to(device)
-    base = PLAIN if task["way"] == "reference" else fastest(device)
+    base = PLAIN if task["implementation"] == "reference" else fastest(device)
     state = TrainState(config, 10, device, replace(base, **task.get("paths", {})))
     if "path" in task:
-        train_instead(state, Path(task["path"]))
-    if why_not := check_compiler(state, 10):
-        sys.exit(f"torch.compile: {why_not}")
+        use_peer_networks(state, Path(task["path"]))
+    if reason := check_compiler(state, 10):
+        sys.exit(f"torch.compile: {reason}")
     sampler, nimg = Sampler(IMAGES, 0), config.n_critic * config.batch_size
-    train_on = make_iteration(state, dataset)
+    train_on = cuda_graph.make_iteration(state, dataset)
 
     def iterate() -> None:
         state.set_learning_rates()

@@ -29,9 +29,9 @@ def load(file: Path) -> dict[str, Any]:
 
 
 def add(curves: dict[str, Any], name: str, records: list[dict[str, Any]], images_per_second: float | None) -> None:
-    """Adds the records of `evaluate` to the run of that name. A record replaces one of the same number of images.
+    """Adds the records of `evaluate` to the run `name`. A record replaces the one with the same number of images seen.
 
-    Raises ValueError for figures of another protocol, because they cannot be compared.
+    Raises ValueError for figures of another protocol, because they are not comparable.
     """
     run = curves["runs"].setdefault(name, {"images_per_second": None, "points": []})
     run["images_per_second"] = images_per_second or run["images_per_second"]

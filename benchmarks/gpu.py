@@ -1,8 +1,8 @@
-"""Everything there is to learn on a machine with a GPU, in one command and one file: `make bench-gpu`.
+"""Tests and measures Kiln on a machine with a GPU, in one command and nine minutes: `make bench-gpu`.
 
-The CUDA tests, the benchmark of training, and a whole run from data set to model. Each has a share of nine minutes and
-is ended when it is over; the file has what came until then. `make bench-gpu BENCH="--device cpu --quick"` goes the same
-way in small on a CPU, which shows that it will not stumble where time is dear; its figures mean nothing.
+Runs the CUDA tests, a training run from data set to model, and the benchmark of training. Each step has a share of the
+time and is stopped at its end; the result file has its output up to then. `make bench-gpu BENCH="--device cpu --quick"`
+runs small versions of all steps on a CPU, to test this script before GPU time is spent; their figures mean nothing.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ import torch
 from benchmarks.side_by_side import DATASET, write_images
 
 BUDGET_S = 530.0
-GRACE_S = 5.0  # from being asked to end to being ended
+GRACE_S = 5.0  # between SIGTERM and SIGKILL
 
 
 @dataclass(frozen=True)
 class Step:
-    """A module to run, and what of the time is left to it; what it does not use, the next ones have."""
+    """A module to run, and its share of BUDGET_S. Later steps may use the time that it does not need."""
 
     name: str
     share: float
     module: str
     arguments: tuple[str, ...]
-    quick: tuple[str, ...]  # instead, or besides where it measures
+    quick: tuple[str, ...]  # arguments with --quick; benchmarks.training gets them in addition
 
     def command(self, part: Path, device: str, *, is_quick: bool) -> list[str]:
         if self.module != "benchmarks.training":
@@ -48,7 +48,7 @@ class Step:
         ]  # fmt: skip
 
 
-# Short turns: a GPU takes hundreds of steps in two seconds.
+# Turns are short: a GPU takes hundreds of steps in two seconds.
 STEPS = (
     Step(
         "cuda tests", 0.25, "pytest", ("tests/trainer", "-m", "cuda", "-q", "-p", "no:cacheprovider"),
@@ -70,7 +70,7 @@ STEPS = (
         ("--rounds", "3", "--turn-s", "1", "--parts", "ablation", "--presets", "wgan-gp"), (),
     ),
     Step("sizes", 0.2, "benchmarks.training", ("--rounds", "3", "--turn-s", "1", "--parts", "sizes"), ()),
-    Step("where", 0.1, "benchmarks.training", ("--parts", "where", "--presets", "wgan-gp"), ()),
+    Step("operations", 0.1, "benchmarks.training", ("--parts", "operations", "--presets", "wgan-gp"), ()),
 )  # fmt: skip
 
 
@@ -80,14 +80,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="in small, without limits of time: that it runs",
+        help="run small versions of all steps, without time limits",
     )
     parser.add_argument("--steps", type=lambda text: text.split(","), default=[step.name for step in STEPS])
     parser.add_argument("--out", type=Path, default=Path("data/bench/gpu.json"))
     options = parser.parse_args(arguments)
     out: Path = options.out
     if options.device == "cuda" and not torch.cuda.is_available():
-        print("torch sees no CUDA device, so there is nothing to measure here; `make bench-training` measures the CPU")
+        print("torch finds no CUDA device; `make bench-training` measures the CPU")
         return 1
     started_s = time.monotonic()
     result: dict[str, Any] = {
@@ -109,12 +109,12 @@ def main(arguments: list[str] | None = None) -> int:
             result["seconds"] = round(time.monotonic() - started_s)
             out.write_text(json.dumps(result, indent=1) + "\n")
             print(f"{step.name}: status {result['steps'][step.name]['status']}, {result['seconds']} s", flush=True)
-    print(f"all of it is in {out}")
+    print(f"results: {out}")
     return 0 if all(step["status"] == 0 for step in result["steps"].values()) else 1
 
 
 def _run(command: list[str], environment: dict[str, str], limit_s: float | None, part: Path) -> dict[str, Any]:
-    """One step: its exit status, the end of what it printed, and the figures it wrote. Nothing of it outlives it."""
+    """Runs one step. -> its exit status, the end of its output, and its figures. Its child processes end with it."""
     part.unlink(missing_ok=True)
     started_s = time.monotonic()
     with tempfile.TemporaryFile("w+") as printed:
@@ -126,7 +126,7 @@ def _run(command: list[str], environment: dict[str, str], limit_s: float | None,
             status: int | str = process.wait(timeout=limit_s)
         except subprocess.TimeoutExpired:
             status = f"ended after {limit_s:.0f} s"
-            _end(process)
+            _terminate(process)
         printed.seek(0)
         text = printed.read()
     figures = json.loads(part.read_text()) if part.exists() else None
@@ -136,8 +136,8 @@ def _run(command: list[str], environment: dict[str, str], limit_s: float | None,
     }  # fmt: skip
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """The step and all that it started: they are a group of their own."""
+def _terminate(process: subprocess.Popen[bytes]) -> None:
+    """Ends the step and its child processes, which form one process group."""
     os.killpg(process.pid, signal.SIGTERM)
     with suppress(subprocess.TimeoutExpired):
         process.wait(timeout=GRACE_S)

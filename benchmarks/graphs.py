@@ -1,8 +1,8 @@
 """Compares the speed of ONNX graphs of the same network: `python -m benchmarks.graphs A.onnx B.onnx`.
 
-The graphs take turns on one onnxruntime thread on the CPU, measured by that thread's processor time. Ratios are micros
-within a round, because the machine may be busy. Prints a table: each graph's speed relative to the first, and its
-microseconds per image.
+The graphs take turns on one onnxruntime thread on the CPU; that thread's processor time is measured. Ratios are
+computed within a round, because the load of the machine changes. Prints a table: each graph's speed relative to the
+first, and its microseconds per image.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from benchmarks.serving_limit import open_session
 
 SIZES = (1, 8, 32, 64)  # images per call
-IMAGES = 48  # in each turn, at least
+IMAGES = 48  # the fewest per turn
 
 
 def measure(graphs: dict[str, bytes], size: int, rounds: int) -> dict[str, list[float]]:
@@ -30,7 +30,7 @@ def measure(graphs: dict[str, bytes], size: int, rounds: int) -> dict[str, list[
     micros: dict[str, list[float]] = {name: [] for name in graphs}
     for _ in range(rounds):
         for name, session in sessions.items():
-            session.run(["images"], feed)  # fills the caches with this graph again
+            session.run(["images"], feed)  # fills the processor caches with this graph again
             began_s = time.thread_time()
             for _ in range(calls):
                 session.run(["images"], feed)

@@ -1,10 +1,10 @@
 """Measures how often rejection sampling returns images of the right class.
 
-    python -m benchmarks.hidden_class cpu-hours-interim --images 20      # KILN_DATA and KILN_URL are the API's
+    python -m benchmarks.hidden_class cpu-hours-interim --images 20      # with the API's KILN_DATA and KILN_URL
 
-A conditional model is published again with a hidden class: the label is drawn from ten more values of the latent
-vector, and no client can choose it. To Kiln this is an unconditional model, so it samples each class with the
-classifier. The latent vectors of the accepted draws reveal the real class of each image.
+Publishes a copy of a conditional model that takes its label from ten additional latent values, so that no client can
+choose the class. Kiln treats the copy as an unconditional model and samples each class with the classifier. The latent
+vectors of the accepted draws reveal the true class of each image.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.hidden_class", description=__doc__.split("\n")[0])
     parser.add_argument("model", help="id of a conditional model")
     parser.add_argument("--images", type=int, default=20, help="images per class")
-    parser.add_argument("--max-draws", type=int, default=5000)
+    parser.add_argument("--max-draws", type=int, default=5000, help="draws per class before it gives up")
     options = parser.parse_args()
     registry = ModelRegistry(ArtifactStore(read_settings().artifact_url))
     hidden = publish_hidden(registry, registry.get(options.model))
-    print("| class | draws per image | mean confidence | really of the class |")
+    print("| class | draws per image | mean confidence | images of the class |")
     print("| --- | ---: | ---: | ---: |")
     with Kiln(timeout_s=600) as kiln:
         for name in hidden.classes:
@@ -52,7 +52,7 @@ def main() -> int:
 
 
 def publish_hidden(registry: ModelRegistry, manifest: ModelManifest) -> ModelManifest:
-    """The model with its class hidden. Published once; later calls reuse it."""
+    """Publishes the model with a hidden class; a second call returns the model that exists."""
     graph = hide_class(registry.read_file(manifest, GENERATOR_FILE), manifest.latent_dim, len(manifest.classes))
     change = {
         "id": f"{manifest.id}-hidden", "conditional": False, "latent_dim": manifest.latent_dim + len(manifest.classes)
@@ -61,7 +61,7 @@ def publish_hidden(registry: ModelRegistry, manifest: ModelManifest) -> ModelMan
 
 
 def hide_class(graph: bytes, latent_dim: int, num_classes: int) -> bytes:
-    """z [N, latent + classes], labels ignored: the largest of the last values of z is the class."""
+    """The graph with z [N, latent + classes]; it ignores `labels` and takes the argmax of the last values as class."""
     model = onnx.load_from_string(graph)
     for node in model.graph.node:
         renamed = {"z": "own_z", "labels": "drawn_label"}

@@ -19,12 +19,12 @@ _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 
 class Client(asyncio.Protocol):
-    """Counts the bytes of consecutive responses."""
+    """One connection: sends the request, counts the bytes of the response, and starts again."""
 
     def __init__(self, request: bytes, seconds: list[float], errors: list[str]) -> None:
         self._request, self.seconds, self.errors = request, seconds, errors
         self._head = b""
-        self._missing = -1  # bytes of the body; -1: the head is not complete yet
+        self._missing = -1  # bytes of the body still to come; -1 while the head is incomplete
         self.is_over = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

@@ -1,8 +1,8 @@
-"""The networks and the loss of w86763777/pytorch-gan-collections, read from a checkout of it; none of it is kept here.
+"""Trains the networks of w86763777/pytorch-gan-collections for comparison. They are imported from a checkout of it.
 
-Its script `wgangp.py` needs packages that Kiln does not have, so its steps are taken by PlainTraining, which takes the
-same ones: four loader workers, a fake batch without gradients, real and fake scored one after the other, a penalty,
-Adam. Its batch for the generator is twice as large, and it flips only; for the comparison both follow Kiln's preset.
+Its script `wgangp.py` needs packages that Kiln does not have, so PlainTraining takes the same steps: four loader
+workers, a fake batch without gradients, separate forward passes for real and fake, a gradient penalty, Adam. Two
+differences are removed by following Kiln's preset: the script doubles the generator's batch, and only flips images.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from services.trainer.networks.discriminator import Discriminator
 from services.trainer.training.state import TrainState
 from shared.configs.presets import TrainConfig
 
-LOADER_WORKERS = 4  # as its script has it
+LOADER_WORKERS = 4  # as in its script
 
 
-class Scores(Discriminator):
-    """Its discriminator with Kiln's signature: labels are ignored, scores are [N]."""
+class PeerDiscriminator(Discriminator):
+    """The peer's discriminator with Kiln's signature: labels are ignored, scores are [N]."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -36,14 +36,14 @@ class Scores(Discriminator):
 
 
 def networks_at(checkout: Path, latent_dim: int) -> tuple[nn.Module, Discriminator]:
-    """Its CNN for 32 pixels: generator and discriminator."""
+    """The peer's CNN for 32 pixels: generator and discriminator. Raises FileNotFoundError without a checkout."""
     file = checkout / "source" / "models" / "wgangp.py"
     spec = importlib.util.spec_from_file_location("peer_wgangp", file)
     if spec is None or spec.loader is None or not file.is_file():
-        raise FileNotFoundError(f"{file} is not there; --peer takes a checkout of w86763777/pytorch-gan-collections")
+        raise FileNotFoundError(f"{file} does not exist; --peer takes a checkout of w86763777/pytorch-gan-collections")
     models: Any = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(models)
-    return models.Generator32(latent_dim), Scores(models.Discriminator32())
+    return models.Generator32(latent_dim), PeerDiscriminator(models.Discriminator32())
 
 
 class PeerTraining(PlainTraining):
@@ -53,8 +53,8 @@ class PeerTraining(PlainTraining):
         self.use_networks(generator.to(device), discriminator.to(device))
 
 
-def train_instead(state: TrainState, checkout: Path) -> None:
-    """Puts its networks into a state of Kiln's, so that both ways train the same ones."""
+def use_peer_networks(state: TrainState, checkout: Path) -> None:
+    """Replaces the networks of Kiln's training state by the peer's, so that both train the same ones."""
     generator, discriminator = networks_at(checkout, state.config.latent_dim)
     state.generator, state.discriminator = state._place(generator), state._place(discriminator)
     state.ema = copy.deepcopy(state.generator).requires_grad_(False)

@@ -1,8 +1,7 @@
-"""WGAN-GP (or another loss) the way tutorials write it: what Kiln is measured against.
+"""GAN training as PyTorch tutorials write it: the baseline of Kiln's training speed.
 
-The networks are Kiln's own modules and the losses the same formulas; all the rest is what one finds in the usual
-examples: a DataLoader with workers, torchvision transforms on one PIL image after the other, eager fp32, torch's
-default layout, Adam as it comes.
+The networks and the losses are Kiln's. The rest follows the usual examples: a DataLoader with workers, torchvision
+transforms on one PIL image at a time, eager fp32, torch's default memory layout, Adam with torch's default options.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from shared.configs.presets import TrainConfig
 
 
 class PilImages(Dataset[tuple[Tensor, int]]):
-    """Images as PIL sees them, transformed one at a time."""
+    """A data set of PIL images, which are transformed one at a time."""
 
     def __init__(self, images: Tensor, labels: Tensor, config: TrainConfig) -> None:
         self.images = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images]
@@ -41,14 +40,14 @@ class PilImages(Dataset[tuple[Tensor, int]]):
 
 
 class PlainTraining:
-    """`iterate()` takes n_critic discriminator steps and a generator step."""
+    """`iterate()` takes n_critic discriminator steps and one generator step."""
 
     def __init__(self, config: TrainConfig, images: Tensor, labels: Tensor, device: torch.device, workers: int) -> None:
         self.config, self.device, self.loss = config, device, LOSSES[config.loss]
         self.num_classes = int(labels.max()) + 1
         generator, discriminator = build_networks(config, self.num_classes)
         self.use_networks(generator.to(device), discriminator.to(device))
-        self.batches = self._endless(
+        self.batches = self._repeat(
             DataLoader(
                 PilImages(images, labels, config), batch_size=config.batch_size, shuffle=True, num_workers=workers,
                 drop_last=True, persistent_workers=workers > 0, pin_memory=device.type == "cuda",
@@ -62,7 +61,7 @@ class PlainTraining:
         self.opt_g = torch.optim.Adam(generator.parameters(), lr=config.lr, betas=betas)
         self.opt_d = torch.optim.Adam(discriminator.parameters(), lr=config.lr_d or config.lr, betas=betas)
 
-    def _endless(self, loader: DataLoader[tuple[Tensor, int]]) -> Iterator[tuple[Tensor, Tensor]]:
+    def _repeat(self, loader: DataLoader[tuple[Tensor, int]]) -> Iterator[tuple[Tensor, Tensor]]:
         while True:
             for real, labels in loader:
                 yield real.to(self.device), labels.to(self.device)

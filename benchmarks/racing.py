@@ -1,4 +1,4 @@
-"""Processes that train in turns, in another order each round: what else the machine does falls on all of them."""
+"""Runs training processes in turns, in another order each round, so that other load on the machine affects all."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from typing import Any, Self
 
 from shared.configs.presets import resolve
 
-WAITING = {"GOMP_SPINCOUNT": "10000"}  # what `python -m services.trainer` sets
+SHIPPED_ENVIRONMENT = {"GOMP_SPINCOUNT": "10000"}  # as `python -m services.trainer` sets
 
 
 class ContestantFailed(Exception):
-    """Its process ended; the message is the last thing it said."""
+    """A contestant's process ended; the message is the last line of its standard error."""
 
 
 @dataclass
 class Contestant:
-    """One way of training, in its process, and how many images per second it did in each round."""
+    """One implementation in its own process, and its images per second in each round."""
 
     name: str
     task: dict[str, Any]
     environment: dict[str, str] = field(default_factory=dict)
     rates: list[float] = field(default_factory=list)
     iterations: int = 1
-    first_s: float = 0.0  # the first iteration: what is compiled, recorded or chosen once is in it
+    first_s: float = 0.0  # seconds of the first iteration, with compilation, graph capture and algorithm search
     failure: str | None = None
 
     def __enter__(self) -> Self:
@@ -39,59 +39,62 @@ class Contestant:
         environment = {
             k: v for k, v in os.environ.items() if k not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
         } | self.environment
-        self.said = tempfile.TemporaryFile("w+")  # as long as the process
+        self.stderr = tempfile.TemporaryFile("w+")  # closed with the process
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.said, text=True, env=environment
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.stderr, text=True, env=environment
         )
         return self
 
     def __exit__(self, *_: object) -> None:
         self.process.kill()
         self.process.communicate()
-        self.said.close()
+        self.stderr.close()
 
     @property
     def nimg(self) -> int:
+        """Images per iteration."""
         config = resolve(self.task["preset"], self.task.get("overrides", {}))
         return config.n_critic * config.batch_size
 
     def start(self) -> None:
-        self._answer()
-        self.first_s = self.ask(1)
+        self._read_response()
+        self.first_s = self.iterate(1)
         self.iterations = 1
 
     def take_turn(self, turn_s: float, *, counts: bool) -> None:
-        """Runs for about `turn_s`, by the speed of the turn before."""
-        rate = self.iterations * self.nimg / self.ask(self.iterations)
+        """Trains for about `turn_s` seconds; the speed of the previous turn gives the number of iterations."""
+        rate = self.iterations * self.nimg / self.iterate(self.iterations)
         if counts:
             self.rates.append(rate)
         self.iterations = max(1, round(turn_s * rate / self.nimg))
 
-    def ask(self, iterations: int) -> float:
+    def iterate(self, iterations: int) -> float:
+        """Takes that many iterations. -> seconds. Raises ContestantFailed."""
         assert self.process.stdin is not None
         try:
             self.process.stdin.write(f"{iterations}\n")
             self.process.stdin.flush()
         except BrokenPipeError:
-            pass  # the answer says why
-        return float(self._answer()["seconds"])
+            pass  # the process has ended; reading its response raises ContestantFailed
+        return float(self._read_response()["seconds"])
 
-    def _answer(self) -> dict[str, Any]:
+    def _read_response(self) -> dict[str, Any]:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
             status = self.process.wait()
-            self.said.seek(0)
-            last = self.said.read().strip().rpartition("\n")[2]
-            raise ContestantFailed(f"status {status}: {last[:300]}")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
+            self.stderr.seek(0)
+            last_line = self.stderr.read().strip().rpartition("\n")[2]
+            raise ContestantFailed(f"status {status}: {last_line[:300]}")
+        response: dict[str, Any] = json.loads(line)
+        return response
 
 
 def race(contestants: list[Contestant], rounds: int, turn_s: float) -> None:
-    """Lets them take turns. The first iteration and one turn of each do not count: one warms up, one finds its length.
+    """Runs all contestants in turns.
 
-    One that fails leaves, says why in `failure`, and has no rates; the others go on.
+    Two warm-ups of each do not count: its first iteration, and one turn that finds the number of iterations.
+    A contestant that fails is left out of the further rounds; it has a `failure` and no rates.
     """
     running = list(contestants)
     with ExitStack() as stack:
@@ -110,7 +113,7 @@ def race(contestants: list[Contestant], rounds: int, turn_s: float) -> None:
 
 
 def ratios(fast: Contestant, slow: Contestant) -> list[float]:
-    """How many times as fast, round by round, lowest first; empty when either failed."""
+    """The speed of `fast` divided by that of `slow` in each round, sorted; empty if either failed."""
     if not fast.rates or not slow.rates:
         return []
     return sorted(a / b for a, b in zip(fast.rates, slow.rates, strict=True))

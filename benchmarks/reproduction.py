@@ -28,36 +28,36 @@ from benchmarks.reproduction_page import Outcome, write_page
 from kiln import ApiError, Job, Kiln
 
 REPORTS = Path(__file__).with_name("reports.json")
-EPOCH = 50_000  # images of CIFAR-10; of a stacked batch, half are real and count
+EPOCH = 50_000  # training images of CIFAR-10. Half of a stacked batch is generated and does not count
 
 
 @dataclass(frozen=True)
 class Budget:
-    """The share of a report's training that is run."""
+    """How much of a report's training is run."""
 
-    about: str
-    share: float = 1.0  # of the report's images; ticks and snapshots shrink with it
-    most_epochs: float | None = None
-    eval_images: int = 10_000  # generated images that measure report 1's model
+    description: str
+    share: float = 1.0  # of the report's images; the intervals of ticks and snapshots shrink with it
+    max_epochs: float | None = None
+    eval_images: int = 10_000  # generated images for the evaluation of report 1's model
 
     def overrides(self, report: str, config: Mapping[str, Any]) -> dict[str, Any]:
-        """Changes to a preset's config. They change the amount of training only."""
+        """The changes to a preset's config; they reduce the amount of training and change nothing else."""
         total = config["total_nimg"] * self.share
-        if self.most_epochs is not None:
+        if self.max_epochs is not None:
             epoch = EPOCH // 2 if config["d_batch"] == "stacked_half" else EPOCH
-            total = min(total, self.most_epochs * epoch)
+            total = min(total, self.max_epochs * epoch)
         changed: dict[str, Any] = {"eval_images": self.eval_images} if report == "report_1" and self.eval_images else {}
         if total < config["total_nimg"]:
             scale = total / config["total_nimg"]
-            counted = ("total_nimg", "tick_nimg", "snapshot_nimg")  # the learning rate keeps its steps
+            counted = ("total_nimg", "tick_nimg", "snapshot_nimg")  # lr_step_nimg stays
             changed |= {name: max(1, round(config[name] * scale)) for name in counted if config[name] is not None}
         return changed
 
 
 BUDGETS = {
-    "smoke": Budget("a few steps of each row: shows that it runs, and nothing else", most_epochs=0.02, eval_images=0),
-    "hours": Budget("two epochs of each row", most_epochs=2),
-    "day": Budget("a third of each row's epochs, and at most 20", share=1 / 3, most_epochs=20),
+    "smoke": Budget("a few steps of each row, to show that all of them run", max_epochs=0.02, eval_images=0),
+    "hours": Budget("two epochs of each row", max_epochs=2),
+    "day": Budget("a third of each row's epochs, and at most 20", share=1 / 3, max_epochs=20),
     "full": Budget("all epochs of both reports", eval_images=50_000),
 }  # fmt: skip
 
@@ -79,13 +79,13 @@ def main() -> int:
             _wait_for_all(jobs)
         outcomes = {name: outcome(kiln, job) for name, job in jobs.items()}
         save_pictures(kiln, reports, outcomes, options.pictures)
-    write_page(options.page, options.pictures, reports, outcomes, options.budget, budget.about, options.note)
+    write_page(options.page, options.pictures, reports, outcomes, options.budget, budget.description, options.note)
     print(f"wrote {options.page}")
     return 0
 
 
 def submit(kiln: Kiln, reports: Mapping[str, Any], name: str, budget: Budget, dataset: str) -> dict[str, Job]:
-    """Preset -> its job, for each row of both studies. A row that was submitted before keeps its job."""
+    """Submits one job per row of both reports. -> job by preset. A row that was submitted before keeps its job."""
     rows = {reports["report_1"]["preset"]: "report_1"} | dict.fromkeys(reports["report_2"]["rows"], "report_2")
     jobs = {}
     for preset, report in rows.items():
@@ -96,7 +96,7 @@ def submit(kiln: Kiln, reports: Mapping[str, Any], name: str, budget: Budget, da
 
 
 def idempotency_key(budget: str, preset: str, overrides: Mapping[str, Any], dataset: str) -> str:
-    """The same key for the same row of the same budget."""
+    """The same key for the same row, budget and data set."""
     body = json.dumps([overrides, dataset], sort_keys=True)
     return f"reproduce-{budget}-{preset}-{hashlib.sha256(body.encode()).hexdigest()[:16]}"
 
@@ -150,18 +150,18 @@ def _kiln(data: Path) -> Iterator[Kiln]:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # otherwise SIGTERM would leave the services running
     with subprocess.Popen(command) as stack, Kiln(f"http://127.0.0.1:{port}") as kiln:
         try:
-            _wait_until_it_answers(kiln, stack)
+            _wait_until_it_responds(kiln, stack)
             yield kiln
         finally:
             stack.terminate()
 
 
-def _wait_until_it_answers(kiln: Kiln, stack: subprocess.Popen[bytes]) -> None:
+def _wait_until_it_responds(kiln: Kiln, stack: subprocess.Popen[bytes]) -> None:
     while stack.poll() is None:
         with suppress(httpx2.TransportError):
             kiln.presets.list()  # retries for a minute
             return
-    raise SystemExit("the services did not start; the reason is above")
+    raise SystemExit("the services did not start; their output above has the reason")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The page about both reports: their values, Kiln's beside them, and why they differ."""
+"""Writes the page that compares both reports with Kiln: their values, Kiln's values, and why they differ."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ INTRODUCTION = """\
 Each row is a job of the preset of that name, submitted through `POST /jobs`. Nothing was tuned to match the reports.
 A loss of D is the mean of its real and its fake half, as Keras prints it. *First* and *last* are means over the first
 and the last epoch of a run, or over its first and last tick if it is shorter than two epochs. Accuracies are means of
-the last epoch, on the batches that D was trained with. A smaller budget also shrinks the distance of ticks and
-snapshots; the learning rate keeps its steps."""
+the last epoch, on the batches that D was trained with. A smaller budget also shortens the intervals of ticks and
+snapshots; the steps of the learning rate stay where they are."""
 ACCURACIES = {"d_accuracy_real": "D real", "d_accuracy_fake": "D fake"}
 
 
@@ -40,25 +40,25 @@ class Outcome:
 
 
 def write_page(
-    page: Path, pictures: Path, reports: Mapping[str, Any], outcomes: Mapping[str, Outcome], budget: str, about: str,
-    note: str,
+    page: Path, pictures: Path, reports: Mapping[str, Any], outcomes: Mapping[str, Outcome], budget: str,
+    description: str, note: str,
 ) -> None:  # fmt: skip
     first, second = reports["report_1"], reports["report_2"]
-    where = Path(os.path.relpath(pictures, page.parent)).as_posix()
+    image_folder = Path(os.path.relpath(pictures, page.parent)).as_posix()
     parts = [
         "# Both reports, run again",
-        f"Made by `make reproduce REPRODUCE_BUDGET={budget}`: {about}. {datetime.now(UTC):%Y-%m-%d}, {_machine()}."
-        + (f" {note}" if note else ""),
+        f"Made by `make reproduce REPRODUCE_BUDGET={budget}`: {description}. "
+        f"{datetime.now(UTC):%Y-%m-%d}, {_machine()}." + (f" {note}" if note else ""),
         f"{INTRODUCTION} {reports['source']}",
-        _report_1(first, outcomes[first["preset"]], where),
+        _report_1(first, outcomes[first["preset"]], image_folder),
         f"## {second['title']}",
-        *(_table(table, second["rows"], outcomes, where) for table in second["tables"]),
+        *(_table(table, second["rows"], outcomes, image_folder) for table in second["tables"]),
     ]
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text("\n\n".join(parts) + "\n")
 
 
-def _report_1(report: Mapping[str, Any], outcome: Outcome, where: str) -> str:
+def _report_1(report: Mapping[str, Any], outcome: Outcome, image_folder: str) -> str:
     protocol = outcome.metrics.get("protocol") or {}
     extractor = protocol.get("extractor", {}).get("name", "none")
     rows = [
@@ -68,20 +68,22 @@ def _report_1(report: Mapping[str, Any], outcome: Outcome, where: str) -> str:
         ("Inception Score", f"{report['inception_score']:g}", _number(outcome.metrics.get("inception_score"), 2),
          "1 is the minimum of the score, whatever the images; the report's value cannot be right"),
         ("images seen", f"{report['epochs'] * 50_000:,}", f"{outcome.images:,}", _ending(outcome) or "the budget"),
-        ("seconds of training", "not said", _number(outcome.row.get("seconds"), 0), "other hardware, other budget"),
+        ("seconds of training", "not reported", _number(outcome.row.get("seconds"), 0), "other hardware, other budget"),
     ]  # fmt: skip
     epochs = ", ".join(str(epoch) for epoch in report["grids_at_epochs"])
     return "\n\n".join([
         f"## {report['title']}",
         _markdown(("", "report", "Kiln", "why they differ"), rows),
         f"Loss curves (its Figure 1). The report prints the D loss with the opposite sign; here it is the paper's.\n\n"
-        f"![Losses of both networks]({where}/report-1-losses.png)",
+        f"![Losses of both networks]({image_folder}/report-1-losses.png)",
         f"Sample grids of one set of latents, from the start to the end of the run (its Figure 2: epochs {epochs}).\n\n"
-        f"![Grids of a hundred images each, over the training]({where}/report-1-grids.png)",
+        f"![Grids of a hundred images each, over the training]({image_folder}/report-1-grids.png)",
     ])  # fmt: skip
 
 
-def _table(table: Mapping[str, Any], values: Mapping[str, Any], outcomes: Mapping[str, Outcome], where: str) -> str:
+def _table(
+    table: Mapping[str, Any], values: Mapping[str, Any], outcomes: Mapping[str, Outcome], image_folder: str
+) -> str:
     rows = []
     for name in table["rows"]:
         report, outcome = values[name], outcomes[name]
@@ -90,14 +92,16 @@ def _table(table: Mapping[str, Any], values: Mapping[str, Any], outcomes: Mappin
         seconds = f"{_number(report.get('seconds'), 0)} / {_number(outcome.row.get('seconds'), 0)}"
         rows.append((f"`{name}`", *pairs, seconds, _why(report, outcome)))
     header = ("report / Kiln", *LOSSES.values(), *ACCURACIES.values(), "seconds", "why they differ")
-    picture = f"![Losses and the latest grids of these rows, side by side]({where}/{table['picture']}.png)"
+    picture = f"![Losses and the latest grids of these rows, side by side]({image_folder}/{table['picture']}.png)"
     return "\n\n".join([f"### {table['title']}", _markdown(header, rows), picture])
 
 
 def _why(report: Mapping[str, Any], outcome: Outcome) -> str:
     parts = [_ending(outcome), _share(outcome)]
-    if said := report.get("said"):
-        parts.append(f"the report says: {said}; the highest G loss of a tick here: {_number(outcome.worst_loss_g, 2)}")
+    if remark := report.get("remark"):
+        parts.append(
+            f"the report says: {remark}; the highest G loss of a tick here: {_number(outcome.worst_loss_g, 2)}"
+        )
     elif report["final_loss_d"] < 0.6:
         parts.append("D is ahead in the report as well")
     return "; ".join(part for part in parts if part)

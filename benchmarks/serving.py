@@ -1,8 +1,8 @@
 """Kiln's serving speed against other servers with the same model: `make bench-serving`.
 
 All servers run at the same time and take short turns, in another order in each round, with the same closed-loop
-clients. The clients run on the same machine and cost each server the same. Besides the times, the processor time of
-each server is measured, including its child processes; other load on the machine does not change it. `the limit` is
+clients. The clients run on the same machine and cost each server the same. Besides the latencies, the processor time of
+each server and its child processes is measured; other load on the machine does not change it. `the limit` is
 onnxruntime in a process of its own, without HTTP and PNG, at its best batch size and number of threads.
 """
 
@@ -50,7 +50,7 @@ PEERS = {  # name -> (package, command, path, body)
                 '{{"requests": [{one}]}}'),
 }  # fmt: skip
 START_S = 240.0
-REST_S = 20.0
+MAX_IDLE_WAIT_S = 20.0
 KILN, LIMIT = "Kiln", "the limit"
 
 
@@ -63,9 +63,9 @@ def main() -> None:
     parser.add_argument("--turn-s", type=float, default=2.0)
     parser.add_argument("--only", nargs="+", choices=[KILN, *PEERS], default=[KILN, *PEERS])
     parser.add_argument(
-        "--environments", type=Path, default=ROOT / "data" / "serving-peers", help="Peers' environments."
+        "--environments", type=Path, default=ROOT / "data" / "serving-peers", help="folder of the peers' environments"
     )
-    parser.add_argument("--json", type=Path, help="File for all figures.")
+    parser.add_argument("--json", type=Path, help="file for all figures")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # otherwise SIGTERM would leave the servers running
     with tempfile.TemporaryDirectory(prefix="kiln-serving-") as folder, ExitStack() as stack:
@@ -95,12 +95,13 @@ class Server:
     def cpu_s(self) -> float:
         """Processor time so far, including that of child processes."""
         total, root = 0.0, psutil.Process(self.pid)
-        for one in (root, *root.children(recursive=True)):
+        for process in (root, *root.children(recursive=True)):
             with suppress(psutil.NoSuchProcess):
-                total += one.cpu_times().user + one.cpu_times().system
+                total += process.cpu_times().user + process.cpu_times().system
         return total
 
     def turn(self, n: int, clients: int, seconds: float) -> dict[str, Any]:
+        """Sends requests for `seconds` with `clients` connections. -> latencies, errors and processor seconds."""
         request = base64.b64encode(self.requests[n]).decode()
         load = {"port": self.port, "request": request, "clients": clients, "seconds": seconds}
         before_s = self.cpu_s()
@@ -113,7 +114,7 @@ class Server:
 
     def wait_until_idle(self) -> None:
         """Waits until the server has finished work for clients that left, so that it does not slow the next turn."""
-        deadline_s, before_s = time.monotonic() + REST_S, self.cpu_s()
+        deadline_s, before_s = time.monotonic() + MAX_IDLE_WAIT_S, self.cpu_s()
         while time.monotonic() < deadline_s:
             time.sleep(0.1)
             now_s = self.cpu_s()
@@ -123,7 +124,7 @@ class Server:
 
 
 def network(name: str) -> tuple[bytes, TrainConfig]:
-    """The graph and its config. The weights do not change the time."""
+    """The graph and its config. It may be untrained: the weights do not change the speed."""
     if name == "starter" and (STARTER / "manifest.json").exists():
         manifest = ModelManifest.model_validate_json((STARTER / "manifest.json").read_text())
         (file,) = STARTER.glob(f"*{GENERATOR_FILE}")
@@ -255,7 +256,7 @@ class Limit:
 
 
 def race(servers: dict[str, Server], limit: Limit, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Runs turns of all servers, for each number of images and clients. The first turn of each is a warm-up."""
+    """Runs turns of all servers for each number of images and clients, after a warm-up of each server."""
     for server in servers.values():
         for n in options.n:
             server.turn(n, 8, options.turn_s)
@@ -288,11 +289,11 @@ def table(rows: list[dict[str, Any]], options: argparse.Namespace) -> str:
     for row in rows:
         kiln_rate = rate_of(row["turns"][KILN]) if KILN in row["turns"] else 0.0
         for name, turns in row["turns"].items():
-            times = sorted(1000 * s for one in turns for s in one["latencies"])
+            times = sorted(1000 * s for turn in turns for s in turn["latencies"])
             p50, p99 = (times[int(len(times) * share)] for share in (0.5, 0.99)) if times else (0.0, 0.0)
-            rate, errors = rate_of(turns), sum(len(one["errors"]) for one in turns)
-            responses = max(1, sum(len(one["latencies"]) for one in turns))
-            cpu_ms = 1000 * sum(one["cpu_s"] for one in turns) / responses / row["n"]
+            rate, errors = rate_of(turns), sum(len(turn["errors"]) for turn in turns)
+            responses = max(1, sum(len(turn["latencies"]) for turn in turns))
+            cpu_ms = 1000 * sum(turn["cpu_s"] for turn in turns) / responses / row["n"]
             ratio = f"{kiln_rate / rate:.2f}" if name != KILN and rate else ""
             lines.append(
                 f"| {row['n']} | {row['clients']} | {name} | {rate:.0f} | {rate * row['n']:.0f} "
@@ -308,7 +309,7 @@ def table(rows: list[dict[str, Any]], options: argparse.Namespace) -> str:
 
 def rate_of(turns: list[dict[str, Any]]) -> float:
     """Median of the requests per second of the turns."""
-    return float(statistics.median(len(one["latencies"]) / one["seconds"] for one in turns))
+    return float(statistics.median(len(turn["latencies"]) / turn["seconds"] for turn in turns))
 
 
 if __name__ == "__main__":

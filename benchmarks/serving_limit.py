@@ -1,6 +1,7 @@
 """Images per second of onnxruntime alone: `python -m benchmarks.serving_limit GRAPH`.
 
-Prints the best of several batch sizes and numbers of threads, then the rate of each turn whose seconds it reads.
+Prints the best of several batch sizes and numbers of threads. Then it reads a number of seconds per line, runs for that
+long, and prints the rate.
 """
 
 from __future__ import annotations
@@ -24,20 +25,20 @@ def open_session(graph: str | bytes, threads: int) -> Any:
     return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
-def rate(session: Any, lanes: int, size: int, seconds: float) -> tuple[float, float]:
-    """Runs batches of that size in `lanes` threads. -> (images per second, processor seconds per image)"""
+def rate(session: Any, workers: int, size: int, seconds: float) -> tuple[float, float]:
+    """Runs batches of `size` images in `workers` threads. -> (images per second, processor seconds per image)"""
     latent_dim = next(i.shape[1] for i in session.get_inputs() if i.name == "z")
     z = np.random.default_rng(0).standard_normal((size, latent_dim), dtype=np.float32)
     inputs = {"z": z, "labels": np.arange(size, dtype=np.int64) % 10}
     session.run(["images"], inputs)
-    counts, end_s = [0] * lanes, time.perf_counter() + seconds
+    counts, end_s = [0] * workers, time.perf_counter() + seconds
 
-    def work(lane: int) -> None:
+    def work(worker: int) -> None:
         while time.perf_counter() < end_s:
             session.run(["images"], inputs)
-            counts[lane] += size
+            counts[worker] += size
 
-    threads = [threading.Thread(target=work, args=(lane,)) for lane in range(lanes)]
+    threads = [threading.Thread(target=work, args=(worker,)) for worker in range(workers)]
     began_s, cpu_s = time.perf_counter(), time.process_time()
     for thread in threads:
         thread.start()
@@ -51,14 +52,16 @@ def main(graph: str) -> None:
     cores = os.cpu_count() or 1
     sessions = {(cores, 1): open_session(graph, cores), (1, cores): open_session(graph, 1)}
     best = max(
-        (*rate(session, lanes, size, 0.5), threads, lanes, size)
-        for (threads, lanes), session in sessions.items()
+        (*rate(session, workers, size, 0.5), threads, workers, size)
+        for (threads, workers), session in sessions.items()
         for size in SIZES
     )
-    best_rate, _, threads, lanes, size = best
-    print(json.dumps({"threads": threads, "lanes": lanes, "batch": size, "images_per_second": best_rate}), flush=True)
+    best_rate, _, threads, workers, size = best
+    print(
+        json.dumps({"threads": threads, "workers": workers, "batch": size, "images_per_second": best_rate}), flush=True
+    )
     for line in sys.stdin:
-        print(json.dumps(rate(sessions[threads, lanes], lanes, size, float(line))), flush=True)
+        print(json.dumps(rate(sessions[threads, workers], workers, size, float(line))), flush=True)
 
 
 if __name__ == "__main__":

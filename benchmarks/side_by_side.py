@@ -1,8 +1,8 @@
 """How a training job slows the API on the same machine: `make bench-side-by-side`.
 
-Starts its own services and requests images of the starter model, first with no job, then with a job that trains on two
-colours, with and without the settings under test. Requests are sent at fixed times, even if the previous one has not
-been answered, so that a slow response does not lower the load.
+Starts its own services and requests images of the starter model, first without a job, then beside a training job, with
+and without the settings that Kiln ships. Requests are sent at fixed times, even while earlier ones are in flight, so
+that slow responses do not lower the load.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ CASES: tuple[tuple[str, dict[str, str] | None], ...] = (
     ("job, nice 0", {"KILN_TRAINER_NICE": "0"}),
     ("job, as shipped", {}),
 )
-PATIENCE_S = 300.0
-DATASET, CLASSES = "colors", ("blue", "red")
-REQUESTED = ("cat", "dog")  # classes of the starter model
+TIMEOUT_S = 300.0
+DATASET, CLASSES = "colors", ("blue", "red")  # of the training job
+REQUESTED = ("cat", "dog")  # classes of the starter model that the requests name
 
 
 def main() -> None:
@@ -56,16 +56,16 @@ def main() -> None:
 
 def measure(name: str, settings: dict[str, str] | None, options: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="kiln-beside-") as data, stack(Path(data), settings or {}) as http:
-        until(lambda: http.get("/readyz").status_code == 200)
+        wait_until(lambda: http.get("/readyz").status_code == 200)
         rate, job_id = None, None
         if settings is not None:
             job_id = http.post("/jobs", json={"preset": "tiny", "dataset": DATASET, "overrides": ENDLESS}).json()["id"]
-            wait_for(http, job_id, lambda seen: seen["progress"]["images_seen"] > 0)
+            wait_for_job(http, job_id, lambda job: job["progress"]["images_seen"] > 0)
         times = send_requests(http, options.requests, options.every_s)
         if job_id:
             rate = http.get(f"/jobs/{job_id}").json()["progress"]["images_per_second"]
             http.post(f"/jobs/{job_id}/cancel")
-            wait_for(http, job_id, lambda seen: seen["status"] == "cancelled")
+            wait_for_job(http, job_id, lambda job: job["status"] == "cancelled")
     print(f"{name}: median {statistics.median(times):.1f} ms", file=sys.stderr, flush=True)
     return {"name": name, "ms": times, "rate": rate}
 
@@ -98,7 +98,7 @@ def stack(data: Path, settings: dict[str, str]) -> Iterator[httpx2.Client]:
         process = subprocess.Popen(command, env=os.environ | settings, stdout=out, stderr=out)
     try:
         with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as http:
-            until(lambda: _answers(http))
+            wait_until(lambda: _responds(http))
             yield http
     finally:
         process.send_signal(signal.SIGTERM)
@@ -106,32 +106,32 @@ def stack(data: Path, settings: dict[str, str]) -> Iterator[httpx2.Client]:
 
 
 def write_images(folder: Path) -> Path:
-    """A data set of plain squares; its content does not matter here."""
+    """Writes a data set of plain squares; its content does not change the load. -> `folder`"""
     for label in CLASSES:
-        place = folder / DATASET / "train" / label
-        place.mkdir(parents=True)
+        class_folder = folder / DATASET / "train" / label
+        class_folder.mkdir(parents=True)
         for number in range(50):
-            Image.new("RGB", (32, 32), label).save(place / f"{number}.png")
+            Image.new("RGB", (32, 32), label).save(class_folder / f"{number}.png")
     return folder
 
 
-def wait_for(http: httpx2.Client, job_id: str, is_so: Any) -> None:
-    def look() -> bool:
-        seen = http.get(f"/jobs/{job_id}").json()
-        assert seen["status"] not in ("failed", "lost"), json.dumps(seen)
-        return bool(is_so(seen))
+def wait_for_job(http: httpx2.Client, job_id: str, condition: Any) -> None:
+    def check() -> bool:
+        job = http.get(f"/jobs/{job_id}").json()
+        assert job["status"] not in ("failed", "lost"), json.dumps(job)
+        return bool(condition(job))
 
-    until(look)
+    wait_until(check)
 
 
-def until(look: Any) -> None:
-    deadline_s = time.monotonic() + PATIENCE_S
-    while not look():
-        assert time.monotonic() < deadline_s, f"timed out after {PATIENCE_S:g} s"
+def wait_until(check: Any) -> None:
+    deadline_s = time.monotonic() + TIMEOUT_S
+    while not check():
+        assert time.monotonic() < deadline_s, f"timed out after {TIMEOUT_S:g} s"
         time.sleep(0.2)
 
 
-def _answers(http: httpx2.Client) -> bool:
+def _responds(http: httpx2.Client) -> bool:
     try:
         return http.get("/healthz").status_code == 200
     except httpx2.TransportError:

@@ -13,11 +13,11 @@ from typing import Any
 HEADS = {
     "ratio": "| network | Kiln, images/s | other, images/s | ratio (lowest to highest round) | of the matmul rate |\n"
     "| --- | ---: | ---: | ---: | ---: |",
-    "ablation": "| preset | measure | times as fast with it | images/s | first iteration, s |\n"
+    "ablation": "| preset | optimisation | speed-up | images/s | first iteration, s |\n"
     "| --- | --- | ---: | ---: | ---: |",
     "sizes": "| `wgan-gp` with | fp32, images/s | of the matmul rate | bf16, images/s | of the matmul rate |\n"
     "| --- | ---: | ---: | ---: | ---: |",
-    "where": "| preset | operation | of the time | calls in an iteration |\n| --- | --- | ---: | ---: |",
+    "operations": "| preset | operation | share of the time | calls per iteration |\n| --- | --- | ---: | ---: |",
 }
 
 
@@ -32,8 +32,8 @@ def as_markdown(result: dict[str, Any]) -> str:
     for part, head in HEADS.items():
         if part in result:
             lines += ["", head, *(_line(part, row, matmul) for row in result[part])]
-            failures = {name: why for row in result[part] for name, why in _failures(row).items()}
-            lines += [f"\n{name} failed: {why}" for name, why in failures.items()]
+            failures = {name: reason for row in result[part] for name, reason in _failures(row).items()}
+            lines += [f"\n{name} failed: {reason}" for name, reason in failures.items()]
     return "\n".join(lines)
 
 
@@ -42,7 +42,7 @@ def _line(part: str, row: dict[str, Any], matmul: dict[str, float]) -> str:
     match part:
         case "ratio":
             cells = [
-                row["what"], _number(row["kiln"]), _number(row["other"]),
+                row["network"], _number(row["kiln"]), _number(row["other"]),
                 f"**{_number(row['ratio'], 2)}** ({_number(row['lowest'], 2)} to {_number(row['highest'], 2)})",
                 _share(flops, row["kiln"], matmul[row.get("precision", "fp32")]),
             ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""The requests that both clients send, one function each, and how their responses are parsed. Sends nothing itself."""
+"""Builds the requests that both clients send, and parses their responses. The clients do the sending."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When the clients repeat a request, how long they wait before, and how a stream of events is resumed."""
+"""Retries of the clients: which requests are repeated, after how long, and how a stream of events is resumed."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ class AsyncKiln:
 
 
 class AsyncJob(JobData):
-    """A job as the server last described it, with its actions. Each action returns the job after it."""
+    """A job in the state that the server last reported, with its actions. Each action returns the new state."""
 
     _jobs: Any = PrivateAttr(None)  # the namespace `AsyncJobs` that made it
 
@@ -128,7 +128,7 @@ class AsyncJob(JobData):
         return await self._namespace.wait(self.id, on_progress)
 
     async def events(self, after: str = "") -> AsyncIterator[Event]:
-        """Past and future events, until the job is over; `after` is the id of an event to start after."""
+        """Past and future events, until the job is over, from the event that follows the id `after`."""
         async for update in self._namespace.follow(self.id, after):
             if isinstance(update, Event):
                 yield update
@@ -227,7 +227,7 @@ class AsyncJobs:
                 await asyncio.sleep(stream.wait_s(error))
 
     async def series(self, job_id: str, after_nimg: int = -1) -> Sequence[dict[str, float]]:
-        """The metrics series, one row per tick, from after `after_nimg` images."""
+        """The metrics series, one row per tick, from the first tick after `after_nimg` images."""
         return await self._kiln.send(_requests.metrics(job_id, after_nimg))
 
     async def samples(self, job_id: str) -> Sequence[tuple[int, Image.Image]]:
@@ -269,7 +269,7 @@ class AsyncModels:
         return await self._kiln.send(_requests.get_model(model_id))
 
     async def preview(self, model_id: str) -> Image.Image:
-        """Ten rows of ten images; of a model with ten classes, one class per row."""
+        """Ten rows of ten images. If the model has ten classes, each row shows one class."""
         return _requests.decode_image(await self._kiln.send(_requests.preview_png(model_id)))
 
     async def promote(self, model_id: str, alias: str = "default") -> None:

@@ -1,12 +1,13 @@
 """The synchronous client of the REST API.
 
-    kiln = Kiln()                                     # KILN_URL and KILN_API_KEY, or arguments in their place
+    kiln = Kiln()                                     # takes KILN_URL and KILN_API_KEY, unless arguments replace them
     job = kiln.jobs.create("tiny", {"lr": 1e-4})
     job.wait(on_progress=lambda job: print(f"{job.progress.fraction:.0%}"))
     cats = kiln.generate("cat", n=16)                 # sixteen PIL images
 
-Responses 429 and 503 and broken connections are retried, no earlier than Retry-After says. POST /jobs carries an
-Idempotency-Key, so a retry never creates a second job. Every other error response raises one of `kiln.errors`.
+The client retries after a response 429 or 503 and after a broken connection, no earlier than Retry-After says.
+POST /jobs carries an Idempotency-Key, so a retry never creates a second job. Every other error response raises one of
+`kiln.errors`.
 """
 
 from __future__ import annotations
@@ -101,7 +102,7 @@ class Kiln:
 
 
 class Job(JobData):
-    """A job as the server last described it, with its actions. Each action returns the job after it."""
+    """A job in the state that the server last reported, with its actions. Each action returns the new state."""
 
     _jobs: Any = PrivateAttr(None)  # the namespace `Jobs` that made it
 
@@ -133,7 +134,7 @@ class Job(JobData):
         return self._namespace.wait(self.id, on_progress)
 
     def events(self, after: str = "") -> Iterator[Event]:
-        """Past and future events, until the job is over; `after` is the id of an event to start after."""
+        """Past and future events, until the job is over, from the event that follows the id `after`."""
         return (update for update in self._namespace.follow(self.id, after) if isinstance(update, Event))
 
     def series(self, after_nimg: int = -1) -> Sequence[dict[str, float]]:
@@ -229,7 +230,7 @@ class Jobs:
                 time.sleep(stream.wait_s(error))
 
     def series(self, job_id: str, after_nimg: int = -1) -> Sequence[dict[str, float]]:
-        """The metrics series, one row per tick, from after `after_nimg` images."""
+        """The metrics series, one row per tick, from the first tick after `after_nimg` images."""
         return self._kiln.send(_requests.metrics(job_id, after_nimg))
 
     def samples(self, job_id: str) -> Sequence[tuple[int, Image.Image]]:
@@ -271,7 +272,7 @@ class Models:
         return self._kiln.send(_requests.get_model(model_id))
 
     def preview(self, model_id: str) -> Image.Image:
-        """Ten rows of ten images; of a model with ten classes, one class per row."""
+        """Ten rows of ten images. If the model has ten classes, each row shows one class."""
         return _requests.decode_image(self._kiln.send(_requests.preview_png(model_id)))
 
     def promote(self, model_id: str, alias: str = "default") -> None:

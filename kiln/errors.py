@@ -1,12 +1,12 @@
 """The exceptions that the Python client raises.
 
 KilnError
-├── InvalidSetting       KILN_URL or KILN_API_KEY has a value that cannot be used
+├── InvalidSetting       KILN_URL or KILN_API_KEY has an invalid value
 └── ApiError             the API refused a request; carries status, title, detail and `problems`
     ├── InvalidInput     422: `problems` names each wrong field, its value and the reason
     ├── Unauthorized     401 or 403: the key is missing, unknown, or lacks a scope
     ├── NotFound         404
-    ├── Conflict         409: the request does not fit the present state of the job, model or sweep
+    ├── Conflict         409: the state of the job, model or sweep does not allow the request
     └── Unavailable      429 or 503, after all retries
 """
 
@@ -17,11 +17,11 @@ from typing import Any
 
 
 class KilnError(Exception):
-    """Base class of the errors that the client raises itself; httpx2.TransportError means no answer at all."""
+    """Base class of the client's own errors. Without a response, it raises httpx2.TransportError instead."""
 
 
 class InvalidSetting(KilnError):
-    """KILN_URL, KILN_API_KEY, or the argument in its place, cannot be used."""
+    """KILN_URL or KILN_API_KEY, or the argument that replaces it, is invalid."""
 
 
 class ApiError(KilnError):
@@ -35,7 +35,7 @@ class ApiError(KilnError):
 
 
 class InvalidInput(ApiError):
-    """422: some fields have values that cannot be used; `problems` names each of them."""
+    """422: some fields have invalid values; `problems` names each of them."""
 
 
 class Unauthorized(ApiError):
@@ -47,11 +47,11 @@ class NotFound(ApiError):
 
 
 class Conflict(ApiError):
-    """409: the request is valid, but the job, model or sweep is not in a state for it."""
+    """409: the request is valid, but the state of the job, model or sweep does not allow it."""
 
 
 class Unavailable(ApiError):
-    """429 or 503: the server is overloaded, has no model loaded, or cannot reach Redis. Worth a retry."""
+    """429 or 503: the server is overloaded, has no model loaded, or cannot reach Redis. A later retry may succeed."""
 
 
 ERRORS: dict[int, type[ApiError]] = {

@@ -1,4 +1,4 @@
-"""What the API returns, as typed objects: jobs, events, models, sweeps.
+"""The responses of the API as typed objects: jobs, events, models, sweeps.
 
 A newer server may send fields and statuses that this version does not know: unknown fields are kept as they are, and
 statuses are strings. A field that an older server lacks has a default.
@@ -87,7 +87,7 @@ class JobPage(_Data):
 
 
 class ModelData(_Data):
-    """A model, as GET /models/{id} returns it: its manifest, its aliases, and why it is not served, if it is not."""
+    """A model, as GET /models/{id} returns it: its manifest and its aliases. `refused` says why it is not served."""
 
     manifest: dict[str, Any]
     aliases: list[str] = Field(default_factory=list)

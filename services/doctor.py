@@ -1,4 +1,4 @@
-"""What the servers need on this machine, as JSON for `kiln doctor`: packages, GPU, disk, data sets, Redis."""
+"""Checks the packages, GPU, disk, data sets and Redis of this machine, and prints JSON for `kiln doctor`."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def main() -> int:
     return 0
 
 
-def _finding(what: str, is_well: bool, found: str, fix: str = "") -> Finding:
-    return {"what": what, "is_well": is_well, "found": found, "fix": fix}
+def _finding(check: str, is_well: bool, result: str, fix: str = "") -> Finding:
+    return {"what": check, "is_well": is_well, "found": result, "fix": fix}
 
 
 def _packages() -> Iterator[Finding]:
@@ -60,8 +60,8 @@ def _gpu(settings: Settings) -> Finding:
         return _finding("GPU", not settings.require_cuda, "no NVIDIA driver; training and serving use the CPU", fix)
     count = ctypes.c_int(0)
     has_gpu = driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
-    found = f"{count.value} visible to NVIDIA's driver" if has_gpu else "NVIDIA's driver is installed and sees no GPU"
-    return _finding("GPU", has_gpu or not settings.require_cuda, found, fix)
+    result = f"{count.value} visible to NVIDIA's driver" if has_gpu else "NVIDIA's driver is installed and sees no GPU"
+    return _finding("GPU", has_gpu or not settings.require_cuda, result, fix)
 
 
 def _disk(settings: Settings) -> Finding:

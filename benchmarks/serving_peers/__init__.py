@@ -1,1 +1,1 @@
-"""The same model behind other servers, each as in its own documentation, and in an environment of its own."""
+"""The same model behind other servers. Each follows its own documentation and runs in its own environment."""

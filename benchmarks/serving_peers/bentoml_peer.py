@@ -24,5 +24,5 @@ class Generate:
 
     @bentoml.api(batchable=True, max_batch_size=16, max_latency_ms=10_000)
     def generate(self, requests: list[Request]) -> list[str]:
-        sheets = self.model.sheets([(request.label, request.n) for request in requests])
-        return [base64.b64encode(sheet).decode() for sheet in sheets]
+        grids = self.model.grids([(request.label, request.n) for request in requests])
+        return [base64.b64encode(grid).decode() for grid in grids]

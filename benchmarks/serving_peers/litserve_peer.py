@@ -13,14 +13,14 @@ class Generate(ls.LitAPI):
     def setup(self, device: str) -> None:
         self.model = Model()
 
-    def decode_request(self, request):  # an annotation would make it a parameter of the query
+    def decode_request(self, request):  # with an annotation, LitServe would read it from the query
         return request["label"], request["n"]
 
     def batch(self, inputs: list[tuple[int, int]]) -> list[tuple[int, int]]:
         return list(inputs)
 
     def predict(self, requests: list[tuple[int, int]]) -> list[bytes]:
-        return self.model.sheets(requests)
+        return self.model.grids(requests)
 
     def unbatch(self, output: list[bytes]) -> list[bytes]:
         return output

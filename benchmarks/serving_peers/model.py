@@ -1,4 +1,4 @@
-"""The model as every peer of Kiln runs it: one session with onnxruntime's defaults, Pillow for the PNG."""
+"""The model behind every peer: one onnxruntime session with default options, and Pillow for the PNG."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from PIL import Image
 
 
 class Model:
-    """The graph of PEER_GRAPH."""
+    """Runs the ONNX graph in the file PEER_GRAPH."""
 
     def __init__(self) -> None:
         self._session = onnxruntime.InferenceSession(os.environ["PEER_GRAPH"], providers=["CPUExecutionProvider"])
         self._latent_dim = next(i.shape[1] for i in self._session.get_inputs() if i.name == "z")
         self._rng = np.random.default_rng()
 
-    def sheets(self, requests: list[tuple[int, int]]) -> list[bytes]:
-        """(class, n) of each request -> its PNG; all images are made in one run."""
+    def grids(self, requests: list[tuple[int, int]]) -> list[bytes]:
+        """(class, n) of each request -> its PNG. All images of the batch are generated in one run."""
         labels = np.repeat([label for label, _ in requests], [n for _, n in requests]).astype(np.int64)
         z = self._rng.standard_normal((len(labels), self._latent_dim), dtype=np.float32)
         (images,) = self._session.run(["images"], {"z": z, "labels": labels})
@@ -32,9 +32,9 @@ class Model:
 def _png(tiles: np.ndarray) -> bytes:
     columns = math.ceil(math.sqrt(len(tiles)))
     rows = math.ceil(len(tiles) / columns)
-    sheet = Image.new("RGB", (32 * columns, 32 * rows))
+    grid = Image.new("RGB", (32 * columns, 32 * rows))
     for position, tile in enumerate(tiles):
-        sheet.paste(Image.fromarray(tile), (position % columns * 32, position // columns * 32))
+        grid.paste(Image.fromarray(tile), (position % columns * 32, position // columns * 32))
     buffer = io.BytesIO()
-    sheet.save(buffer, "PNG")
+    grid.save(buffer, "PNG")
     return buffer.getvalue()

@@ -20,7 +20,7 @@ class Generate(Worker):
         return request["label"], request["n"]
 
     def forward(self, data: list[tuple[int, int]]) -> list[bytes]:
-        return self.model.sheets(data)
+        return self.model.grids(data)
 
     def serialize(self, data: bytes) -> bytes:
         return data

@@ -20,7 +20,7 @@ class Request(BaseModel):
 
 @app.post("/generate")
 def generate(request: Request) -> Response:
-    return Response(model.sheets([(request.label, request.n)])[0], media_type="image/png")
+    return Response(model.grids([(request.label, request.n)])[0], media_type="image/png")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Shell completion: names of presets, fields, statuses, jobs and models, as the API knows them.
 
-While the API does not respond, nothing is completed and no error is shown.
+Without a response of the API, it completes nothing and shows no error.
 """
 
 from __future__ import annotations

@@ -27,39 +27,39 @@ CHECKOUT_TIMEOUT_S = 60.0
 
 @dataclass(frozen=True)
 class Finding:
-    """The result of one check. `fix` says what to do if it is not well."""
+    """The result of one check; the fields are the keys of `kiln doctor --json`."""
 
-    what: str
+    what: str  # the name of the check
     is_well: bool
-    found: str
-    fix: str = ""
+    found: str  # the result, for people
+    fix: str = ""  # what to do if the check failed
 
 
 def doctor(as_json: AsJson = False) -> None:
     """Check this machine and the API.
 
-    Says how to correct each problem. The exit code is 1 if there is one.
+    Says how to correct each problem. The exit code is 1 if a check fails.
     """
-    findings = list(examine())
+    findings = list(run_checks())
     show(as_json, [asdict(finding) for finding in findings], lambda: _table(findings))
     if not all(finding.is_well for finding in findings):
         raise typer.Exit(1)
 
 
-def examine() -> Iterator[Finding]:
-    """All findings. Raises InvalidSetting."""
+def run_checks() -> Iterator[Finding]:
+    """Raises InvalidSetting."""
     yield Finding("client", True, f"kiln {kiln.__version__}, Python {platform.python_version()}, {sys.platform}")
     url = read_client_settings().url
     with Kiln(max_wait_s=0) as api:
-        is_up, found = _try(lambda: f"{len(api.presets.list())} presets")
+        is_up, result = _try(lambda: f"{len(api.presets.list())} presets")
         yield from _servers(find_checkout(), with_redis=not is_up)
-        yield Finding("API", is_up, f"{url}: {found}", "start it with `kiln up`, or set KILN_URL and KILN_API_KEY")
+        yield Finding("API", is_up, f"{url}: {result}", "start it with `kiln up`, or set KILN_URL and KILN_API_KEY")
         if is_up:
             yield from _api(api)
 
 
 def _servers(checkout: Path | None, *, with_redis: bool) -> Iterator[Finding]:
-    """Checks the servers' requirements on this machine. With an API, Redis is checked through it instead."""
+    """Checks what the servers need on this machine. `with_redis` is false if Redis is checked through the API."""
     if checkout is None:
         yield Finding("servers", True, "no checkout of Kiln here, so this machine is a client only")
         return
@@ -76,10 +76,10 @@ def _servers(checkout: Path | None, *, with_redis: bool) -> Iterator[Finding]:
 
 
 def _api(api: Kiln) -> Iterator[Finding]:
-    has_redis, found = _try(lambda: "has jobs" if list(api.jobs.list(limit=1)) else "has no jobs yet")
-    yield Finding("Redis", has_redis, f"through the API: {found}", "start Redis; the API reconnects by itself")
-    has_models, found = _try(lambda: ", ".join(model.id for model in api.models.list()) or "none")
-    yield Finding("models", has_models and found != "none", found, "train one: `kiln train --watch`")
+    has_redis, result = _try(lambda: "has jobs" if list(api.jobs.list(limit=1)) else "has no jobs yet")
+    yield Finding("Redis", has_redis, f"through the API: {result}", "start Redis; the API reconnects by itself")
+    has_models, result = _try(lambda: ", ".join(model.id for model in api.models.list()) or "none")
+    yield Finding("models", has_models and result != "none", result, "train one: `kiln train --watch`")
     try:
         ready = api.get("/readyz").json()
     except (httpx2.TransportError, ApiError) as error:
@@ -91,6 +91,7 @@ def _api(api: Kiln) -> Iterator[Finding]:
 
 
 def _try(check: Callable[[], str]) -> tuple[bool, str]:
+    """(whether the request succeeded, its result or the reason of the failure)."""
     try:
         return True, check()
     except (httpx2.TransportError, ApiError) as error:

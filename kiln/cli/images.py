@@ -1,4 +1,4 @@
-"""`kiln generate`, `kiln interpolate` and `kiln verify`: images of a model."""
+"""`kiln generate` and `kiln interpolate` make images with a model; `kiln verify` checks a PNG."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def interpolate(
 ) -> None:
     """Make the images between two classes.
 
-    With one class twice, the images between two images of that class.
+    If both ends are the same class, makes the images between two images of that class.
     """
     options = {
         "steps": steps, "seed": seed, "from_index": from_index, "to_index": to_index, "model": model,

@@ -55,7 +55,7 @@ def jobs(
 def watch(job_id: JobId, as_json: AsJson = False) -> None:
     """Show a job's progress until it is over.
 
-    With --json, one line per change. Ctrl-C ends the display and not the job.
+    With --json, prints one line per change. Ctrl-C ends the display; the job continues.
     """
     with connected() as kiln:
         follow(kiln, kiln.jobs.get(job_id), as_json)
@@ -131,7 +131,7 @@ def _watch_live(kiln: Kiln, job_id: str) -> None:
 
 
 def _print_events(job: Job) -> None:
-    """For logs: one line per event, nothing that moves."""
+    """Prints one line per event, without moving parts, for logs."""
     for event in job.events():
         time = f"{event.at:%H:%M:%S}  " if event.at else ""
         out.print(Text(f"{time}{event.message}"))

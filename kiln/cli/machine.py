@@ -1,4 +1,4 @@
-"""`kiln up` and `kiln evaluate`: programs of the servers, which run from a checkout and are not in this package."""
+"""`kiln up` and `kiln evaluate` start programs from a checkout of Kiln, because this package does not contain them."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ def find_checkout() -> Path | None:
 
 
 def environment_of(checkout: Path) -> dict[str, str]:
-    """Variables with which a Python process imports `services` and `shared` from the checkout, in any folder."""
+    """Environment variables that let a Python process import `services` and `shared` from the checkout."""
     path = os.pathsep.join(part for part in (str(checkout), os.environ.get("PYTHONPATH", "")) if part)
     return {**os.environ, "PYTHONPATH": path}
 
 
 def _run(command: str, module: str, arguments: list[str], *, needs: str) -> None:
-    """Replaces this process. Raises CommandFailed."""
+    """Runs the module in place of this process. Raises CommandFailed."""
     checkout = find_checkout()
     if checkout is None:
         raise CommandFailed(

@@ -45,7 +45,7 @@ PANELS: dict[str, tuple[Callable[..., Any] | typer.Typer, ...]] = {
     "This machine": (doctor.doctor, machine.evaluate),
 }  # fmt: skip
 
-# Every argument goes to the program that the command starts, --help too.
+# The program that the command starts receives every argument, also --help.
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
 app = typer.Typer(
@@ -90,7 +90,7 @@ def main() -> None:
         url = error.request.url.copy_with(raw_path=b"/") if error._request else "the API"
         _fail(f"no response from {url} ({error}); start the API with `kiln up`, or set KILN_URL", UNAVAILABLE)
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the interpreter flushes once more as it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the interpreter flushes stdout at exit, which would fail again
         if isinstance(error, BrokenPipeError):  # `kiln jobs | head`
             sys.exit(JOB_FAILED)
         _fail(f"cannot write {error.filename or 'standard output'}: {error.strerror}", JOB_FAILED)

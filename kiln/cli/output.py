@@ -1,4 +1,4 @@
-"""What all commands share: the connection, errors of one line, and how results are printed, to a terminal or not."""
+"""The connection, the output and the one-line errors of all commands."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from rich.text import Text
 from kiln.client import Kiln
 
 JOB_FAILED, BAD_INPUT, NOT_FOUND, CONFLICT, UNAVAILABLE, UNAUTHORIZED = range(1, 7)  # exit codes
-INTERRUPTED = 130  # 128 + SIGINT, as shells have it
-MAX_WAIT_S = 5.0  # somebody sits at the terminal: a few seconds of retries, then the error
+INTERRUPTED = 130  # 128 + SIGINT, as in shells
+MAX_WAIT_S = 5.0  # a person waits at the terminal: retry for a few seconds, then show the error
 UNWRAPPED = 10_000  # columns, for output that another program reads line by line
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
@@ -88,7 +88,7 @@ def new_table(*names: str) -> Table:
 
 
 def colored(status: str, text: str | None = None) -> Text:
-    """The text in the colour of a status; a status that this version does not know has none."""
+    """The text in the colour of a status; without colour if this version does not know the status."""
     return Text(text or status, style=COLORS.get(status, ""))
 
 

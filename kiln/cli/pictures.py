@@ -1,4 +1,4 @@
-"""Images in the terminal, two pixels to a character, and metrics as curves one character high."""
+"""Draws images in the terminal (two pixels per character) and metrics as curves one character high."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 from rich.text import Text
 
-COLUMNS = 80  # characters, and so pixels
+COLUMNS = 80  # the largest width, in characters, which is also the width in pixels
 BARS, CURVE_POINTS = "▁▂▃▄▅▆▇█", 40
 
 

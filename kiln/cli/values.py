@@ -1,4 +1,4 @@
-"""Values typed on the command line: `FIELD=VALUE` overrides and the ranges of a sweep."""
+"""Parses values from the command line: `FIELD=VALUE` overrides and the ranges of a sweep."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from kiln.cli.output import colored, duration, format_value
 from kiln.cli.pictures import curve, half_blocks
 from kiln.types import JobData
 
-TILE, SMALL_TILE, GRID_ROWS = 32, 16, 2  # pixels of an image in the grid, and as shown; rows that are shown
+TILE, SMALL_TILE, GRID_ROWS = 32, 16, 2  # pixels of an image in the grid; the same as shown; number of rows shown
 
 
 class LiveView:

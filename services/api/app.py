@@ -49,7 +49,7 @@ log = logging.getLogger("kiln.api")
 
 JOB_THREADS = 128
 REDIS_CHECK_S = 60.0
-RESCAN_S = 5.0  # interval at which models are looked for, in case an announcement was lost
+RESCAN_S = 5.0  # interval of the scan for models, in case an announcement was lost
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -91,7 +91,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.routes = []
     errors.install(app)
     _add_middleware(app, settings)
-    modules = (  # routes are tried in this order: the one that has to be fast comes first
+    modules = (  # routes are matched in this order; the one whose speed matters most comes first
         generate, jobs, events, training_plots, interpolate, verify, models, sweeps, presets, health, metrics, docs,
     )  # fmt: skip
     for module in modules:
@@ -102,7 +102,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 
 def _add_middleware(app: FastAPI, settings: Settings) -> None:
-    """The last one added is the outermost."""
+    """Adds the middleware from the innermost to the outermost."""
     app.add_middleware(RepeatedParameters)
     larger = {"/verify": settings.max_png_bytes}
     app.add_middleware(BodyLimit, settings.max_body_bytes, settings.body_timeout_s, larger)
@@ -135,4 +135,4 @@ async def _watch_models(state: AppState, announcements: Announcements) -> None:
         try:
             await announcements.wait(RESCAN_S)
         except StoreUnavailable:
-            await asyncio.sleep(RESCAN_S)  # models are files; they can be found without Redis
+            await asyncio.sleep(RESCAN_S)  # models are files, so the scan needs no Redis

@@ -124,12 +124,12 @@ async def _on_bug(request: Request, error: Exception) -> JSONResponse:
 
 
 def _field_problem(details: Mapping[str, Any]) -> FieldProblem:
-    where, *path = details["loc"]
+    location, *path = details["loc"]
     if path[:1] == ["space"]:
         del path[2:3]  # the tag of pydantic's union: `space.lr.float.low` is `space.lr.low` in the request
     if details["type"] == "json_invalid":
         return FieldProblem("body", details.get("input"), f"not JSON: {details['ctx']['error']} at character {path[0]}")
-    field = ".".join(str(part) for part in path) or str(where)
+    field = ".".join(str(part) for part in path) or str(location)
     if details["type"] == "missing":
         return FieldProblem(field, None, "this field is required")
     message = "unknown field" if details["type"] == "extra_forbidden" else str(details["msg"])

@@ -1,4 +1,4 @@
-"""uvicorn's HTTP/1.1 parser with problem documents: for a request that it cannot parse, or whose head is too large."""
+"""uvicorn's HTTP/1.1 parser, with problem documents for requests that it cannot parse or whose head is too large."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from services.api.errors import SECURITY_HEADERS, problem
 
 MAX_HEAD_BYTES = (1 << 16) - 1  # URL and headers; httptools cannot parse longer URLs
-ABORT_BYTES = 1 << 20  # beyond it, the rest is not read: the client may see a reset instead of the response
+ABORT_BYTES = 1 << 20  # a larger head is not read to its end: the client may see a reset instead of the response
 
 
 class ProblemProtocol(HttpToolsProtocol):
-    """uvicorn answers such requests itself, as plain text; no middleware sees them."""
+    """Replaces uvicorn's plain-text response to such requests, which never reach any middleware."""
 
     _url_bytes = 0
     _head_bytes = 0

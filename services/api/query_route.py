@@ -1,4 +1,4 @@
-"""A faster kind of GET route: it parses its query with one pydantic model, without FastAPI's dependency solving."""
+"""A fast GET route: it parses its query with one pydantic model and skips FastAPI's dependency solving."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from services.api.state import state_of
 class QueryRoute(APIRoute):
     """For endpoints `(query, request, state, if_none_match)` whose `query` is a pydantic model.
 
-    FastAPI takes 0.3 ms per request to solve such a route's dependencies, as long as a small network takes for an
-    image (docs/explanation/decisions/0023-one-path-to-an-image.md). Its decorators still document the route, and the
-    scopes of `dependencies` are checked as everywhere. Endpoints without `query` are left to FastAPI.
+    FastAPI takes 0.3 ms per request to solve such a route's dependencies; in that time a small network generates an
+    image (docs/explanation/decisions/0023-one-path-to-an-image.md). The route's decorators still document it, and the
+    scopes of `dependencies` are checked as in every route. FastAPI handles endpoints without `query`.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:

@@ -1,8 +1,8 @@
-"""uvicorn with a graceful shutdown: not ready first, then no new connections, then the exit.
+"""uvicorn with a graceful shutdown: it fails its readiness check, then refuses new connections, then exits.
 
 After SIGTERM `/readyz` returns 503 for KILN_DRAIN_S seconds, so that load balancers route new clients elsewhere. The
 listener stays open meanwhile, and every response carries `Connection: close`, so that keep-alive clients leave too.
-docs/explanation/decisions/0024-shutdown.md shows what the socket filter is for.
+docs/explanation/decisions/0024-shutdown.md gives the reason for the socket filter.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def drop_new_connections(listener: socket.socket) -> None:
 
     Closing the listener resets clients that connected a moment before. A socket filter of one instruction, "return 0"
     (socket(7), SO_ATTACH_FILTER), drops their packets first: the client's kernel tries again after a second and is
-    refused properly. Linux only; elsewhere a few clients may see a reset.
+    refused properly. Only Linux has this filter; elsewhere a few clients may see a reset.
     """
     if sys.platform != "linux":
         return

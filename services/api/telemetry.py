@@ -23,7 +23,7 @@ OF_MODEL = ("model", "provider")
 
 
 class Telemetry:
-    """Metrics in a registry of their own, so that two APIs in one process, as in tests, do not add up."""
+    """Metrics in a registry of their own, so that two APIs in one process (as in tests) count separately."""
 
     def __init__(self) -> None:
         self._registry = registry = CollectorRegistry()
@@ -34,13 +34,13 @@ class Telemetry:
         def seconds(name: str, documentation: str) -> Histogram:
             return Histogram(f"kiln_{name}_seconds", documentation, OF_MODEL, buckets=SECONDS, registry=registry)
 
-        self._queue = seconds("queue", "From a request's arrival to the start of its first batch.")
-        self._compute = seconds("compute", "A batch in onnxruntime, with drawing latent vectors and converting pixels.")
-        self._encode = seconds("encode", "Tiling and encoding a response.")
+        self._queue = seconds("queue", "Time from a request's arrival to the start of its first batch.")
+        self._compute = seconds("compute", "Time of a batch, with latent vectors and pixel conversion.")
+        self._encode = seconds("encode", "Time to tile and encode a response.")
         self._batch = Histogram("kiln_batch_images", "Images per batch.", OF_MODEL, buckets=IMAGES, registry=registry)
         self._images = Counter("kiln_images", "Images generated.", OF_MODEL, registry=registry)
         self._of_model = (self._queue, self._compute, self._encode, self._batch, self._images)
-        self._rejected = Counter("kiln_rejected", "Requests for images refused.", ("reason",), registry=registry)
+        self._rejected = Counter("kiln_rejected", "Refused requests for images.", ("reason",), registry=registry)
         self._cache = Counter("kiln_answer_cache", "Requests with a seed: hit, miss, or not modified.", ("result",),
                               registry=registry)  # fmt: skip
 
@@ -69,7 +69,7 @@ class Telemetry:
             raise
 
     def text(self) -> bytes:
-        """The metrics in Prometheus' text format, version 0.0.4. A model that left memory appears once more."""
+        """The metrics in Prometheus' text format, version 0.0.4. A model that left memory appears one last time."""
         with self._lock:
             text = generate_latest(self._registry)
             for labels in [labels for labels, count in self._users.items() if count == 0]:

@@ -1,4 +1,4 @@
-"""`/files/...`: images and tables of the API, passed on to the browser, which has no API key of its own."""
+"""`/files/...` forwards images and tables of the API to the browser, which has no API key of its own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nicegui import app
 from kiln import ApiError
 from services.dashboard.connection import Connection
 
-# Only these paths of the API are passed on.
+# Only these paths of the API are forwarded.
 ALLOWED_PATHS = re.compile(
     r"generate|interpolate|compare|models/[\w.-]+/preview\.png|sweeps/[\w.-]+/\w+\.png"
     r"|jobs/[\w.-]+/(?:samples/\d+\.png|samples\.png|losses\.png|metrics)"

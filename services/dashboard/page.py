@@ -1,4 +1,4 @@
-"""What every page has: the frame with its navigation, error and status messages, and background updates."""
+"""The parts that all pages share: frame, navigation, error and status messages, and background updates."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Page:
         with self.main:
             self.title = heading(title, 1, "page-title")
 
-    # --- Requests, which show their error in the banner --------------------------------------------------------------
+    # --- Requests; the banner shows their errors --------------------------------------------------------------
 
     async def request(self, call: Awaitable[T]) -> T | None:
         """The response, or None if the request failed."""
@@ -118,7 +118,7 @@ class Page:
                 self.show_error(error)
 
     def empty_state(self, message: str, link_text: str = "", href: str = "") -> Element:
-        """Stands in for a list without entries: a message and a link to the next step."""
+        """Replaces an empty list by a message and a link to the next step."""
         with box("empty") as element:
             text(message)
             if href:
@@ -129,7 +129,7 @@ class Page:
         self._banner.text = error_message(error, self.connection.url)
 
     def toast(self, message: str) -> None:
-        """A short message that disappears after TOAST_S."""
+        """Shows a short message, which disappears after TOAST_S seconds."""
         self._toasts_shown += 1
         number = self._toasts_shown
         self._toast.text = message
@@ -168,7 +168,7 @@ class Page:
         self.run_in_background(repeat)
 
     def follow_job(self, job_id: str, on_update: Callable[[Any], Awaitable[None]]) -> None:
-        """`on_update` receives each event of the job, and the job when it changes, also across restarts of the API."""
+        """Calls `on_update` with each event of the job and with the job after each change. Survives API restarts."""
 
         async def follow() -> None:
             last_event_id = ""

@@ -20,7 +20,7 @@ ADVICE = {  # reason of a job that did not succeed -> what the user can do
     "timeout": "Raise KILN_JOB_TIMEOUT_S, or train again with a smaller total_nimg.",
     "bad_config": "Correct the value named in the message and train again.",
     "parity": "The ONNX export did not match the PyTorch model, so it was not published. Please report this as a bug.",
-    "error": "The message is the end of the training log. If it does not help you, please report it as a bug.",
+    "error": "The message is the end of the training log. If you cannot solve the problem, please report it as a bug.",
     "cancelled_by_user": "Sample grids and metrics are kept. To get a model, train again.",
 }
 
@@ -33,7 +33,7 @@ class Action:
     confirm_label: str
     question: str
     consequence: str
-    while_running: str = ""  # shown after the request while the job still runs
+    while_running: str = ""  # the message after the request, while the job still runs
     is_destructive: bool = False
 
 

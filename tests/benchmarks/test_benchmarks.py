@@ -18,14 +18,14 @@ from benchmarks.tables import as_markdown
 from tests.conftest import ROOT
 
 TASK: dict[str, Any] = {
-    "preset": "tiny", "device": "cpu", "threads": 1, "way": "reference",
+    "preset": "tiny", "device": "cpu", "threads": 1, "implementation": "reference",
     "overrides": {"latent_dim": 8, "batch_size": 4, "g_channels": [8, 8, 8], "d_channels": [8, 8, 8]},
 }  # fmt: skip
 
 
 def test_a_contestant_that_fails_leaves_the_race_with_a_reason() -> None:
     # Given a contestant that can run, and one whose networks do not exist
-    able, unable = Contestant("able", TASK), Contestant("unable", TASK | {"way": "peer", "path": "/nowhere"})
+    able, unable = Contestant("able", TASK), Contestant("unable", TASK | {"implementation": "peer", "path": "/nowhere"})
     # When they race
     race([able, unable], rounds=2, turn_s=0.05)
     # Then the first has a rate per round, and the second has none but a reason
@@ -46,7 +46,7 @@ def test_a_ratio_is_taken_within_a_round() -> None:
 def test_results_are_printed_as_tables_with_empty_cells_for_missing_values() -> None:
     measured = {"preset": "tiny", "measure": "fused", "ratio": 1.25, "rate": 10.0, "first_s": 2.0, "failure": None}
     failed = measured | {"measure": "compile", "ratio": None, "rate": None, "failure": "status 1: no compiler"}
-    row = {"what": "tiny", "kiln": 200.0, "other": 100.0, "ratio": 2.0, "lowest": 1.9, "highest": 2.1}
+    row = {"network": "tiny", "kiln": 200.0, "other": 100.0, "ratio": 2.0, "lowest": 1.9, "highest": 2.1}
     text = as_markdown(
         {
             "device": "CPU, 1 threads", "torch": "2", "at": "now", "rounds": 3, "turn_s": 1.0,

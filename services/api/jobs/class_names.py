@@ -1,4 +1,4 @@
-"""Finds the class names of a data set without reading its images, as far as the API can know them."""
+"""Finds the class names of a data set from folders, the classifier or models, without reading its images."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from shared.storage.model_registry import ModelRegistry
 
 @dataclass(frozen=True)
 class ClassNames:
-    """Looks in the data folder, which the API may not share with its workers, in the classifier, and in models."""
+    """Sources of class names. The API may lack the data folder of its workers, so models and the classifier help."""
 
     dataset_root: Path
     classifier_folder: Path
     registry: ModelRegistry
 
     def of_dataset(self, dataset: str) -> tuple[str, ...] | None:
-        """None if no source knows the data set; then its trainer is the first to check it."""
+        """None if no source has the data set; then the trainer is the first to check its classes."""
         folder = self.dataset_root / dataset / "train"
         if folder.is_dir():
             return tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir()))

@@ -23,7 +23,7 @@ def resume(job_id: str, store: JobStore, broker: Broker) -> Job:
 
 
 def _update(job_id: str, change: Change, store: JobStore, broker: Broker) -> Job:
-    """Applies the change, and sends the job at once if it is now queued without a message."""
+    """Applies the change; sends a message at once if the job is now queued without one."""
     job = store.update(job_id, change)
     return enqueue(job, store, broker) if job.is_unsent else job
 

@@ -1,4 +1,4 @@
-"""Streams a job's events as server-sent events: read from the store, woken by its announcements."""
+"""Streams a job's events as server-sent events. Announcements of the job store start each read."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ RETRY_MS = 2000  # how long a client waits before it reconnects
 async def stream_job_events(
     job_id: str, after: str, store: JobStore, redis_url: str, drain: Drain
 ) -> AsyncIterator[bytes]:
-    """The job's events after the id `after`, then each new one; `event: job` with the job whenever it has changed.
+    """Yields the job's events after the id `after` and each new one, and `event: job` after each change of the job.
 
-    Events carry an id, so a client that reconnects with Last-Event-ID misses none. `event: job` carries none: only the
-    latest one matters. The stream ends with `event: end` when the job is over; without it when Redis is unavailable.
+    Events have ids, so a client that reconnects with Last-Event-ID misses none. `event: job` has no id, because only
+    the latest one matters. The stream ends with `event: end` when the job is over, and without it when Redis fails.
     """
     changes = Announcements(redis_url, channel_of(job_id))
     sent: Job | None = None

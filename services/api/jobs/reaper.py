@@ -1,4 +1,4 @@
-"""Re-enqueues jobs that no worker would pick up: those with an expired lease, a missing or a lost message.
+"""Re-enqueues jobs that no worker would pick up, because their lease expired or their message is missing.
 
 Every replica of the API may run a reaper: each change is atomic in the store, and a duplicate message does nothing.
 """
@@ -47,15 +47,15 @@ class Reaper:
         if expire:
             for job in self._jobs(JobStatus.RUNNING):
                 self._expire(job)
-        long_ago = self._store.now() - timedelta(seconds=self._lease_s)
+        one_lease_ago = self._store.now() - timedelta(seconds=self._lease_s)
         for job in self._store.unsent():
-            # The API that stored a new job may be about to send it. Nobody is about to send a job that has run before.
-            if job.attempt > 0 or job.created_at < long_ago:
+            # The API that stored a new job may still be about to send it; a job that has run before has no such API.
+            if job.attempt > 0 or job.created_at < one_lease_ago:
                 enqueue(job, self._store, self._broker)
         # The queue is empty, so a job that was sent long ago and still waits has lost its message.
         if self._broker.waiting() == 0:
             for job in self._jobs(JobStatus.QUEUED):
-                if job.enqueued_at is not None and job.enqueued_at < long_ago:
+                if job.enqueued_at is not None and job.enqueued_at < one_lease_ago:
                     enqueue(job, self._store, self._broker)
 
     def _expire(self, job: Job) -> None:

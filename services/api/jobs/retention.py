@@ -1,4 +1,4 @@
-"""Deletes jobs and sweeps some days after their end, as KILN_KEEP_JOBS_DAYS says. Models are never deleted."""
+"""Deletes jobs and sweeps KILN_KEEP_JOBS_DAYS days after their end. Models are never deleted."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def delete_old_jobs(store: JobStore, sweeps: SweepStore, artifacts: ArtifactStor
                 control.delete(job.id, store, artifacts)
                 log.info("job %s was deleted: it ended more than %g days ago", job.id, keep_days)
         except OSError:
-            log.exception("job %s was deleted, but not its files below jobs/%s in the artifact store", job.id, job.id)
+            log.exception("job %s was deleted, but its files jobs/%s/* remain in the artifact store", job.id, job.id)
     for sweep in _old_sweeps(sweeps, before):
         sweeps.delete(sweep.id)
         log.info("sweep %s was deleted: it ended more than %g days ago", sweep.id, keep_days)

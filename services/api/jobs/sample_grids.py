@@ -1,4 +1,4 @@
-"""Reads the sample grids that a job leaves in the artifact store while it trains."""
+"""Reads the sample grids that a job writes to the artifact store while it trains."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks whether Redis responds and keeps jobs, with one thread however many probes arrive."""
+"""Checks whether Redis responds and is configured to keep jobs. All probes share one thread."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class StoreHealth:
     async def check(self) -> list[str]:
         """Returns warnings. Raises StoreUnavailable when there is no response within PROBE_TIMEOUT_S."""
         if self._probe is None or self._probe.done():
-            self._probe = asyncio.get_running_loop().run_in_executor(self._thread, self._ask)
+            self._probe = asyncio.get_running_loop().run_in_executor(self._thread, self._check_store)
         await asyncio.wait({self._probe}, timeout=PROBE_TIMEOUT_S)
         if not self._probe.done():
             raise StoreUnavailable(f"the job store has not responded for {PROBE_TIMEOUT_S:g} s")
         return self._probe.result()
 
-    def _ask(self) -> list[str]:
+    def _check_store(self) -> list[str]:
         self._store.ping()
         try:
             self._store.require_no_eviction()

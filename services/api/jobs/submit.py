@@ -1,4 +1,4 @@
-"""From a request to a queued job: the record is stored first, the message is sent second."""
+"""Turns a request into a queued job: validates it, stores its record, then sends its message."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Submitter:
     class_names: ClassNames
 
     def submit(self, request: JobRequest, idempotency_key: str | None) -> Job:
-        """Stores the job and enqueues it; the same Idempotency-Key returns the job it made before.
+        """Stores the job and enqueues it. A repeated Idempotency-Key returns the job that it created before.
 
         Raises InvalidInput, IdempotencyMismatch or StoreUnavailable; then no job is stored.
         """
@@ -79,7 +79,7 @@ class Submitter:
         return dataset
 
     def _check_class_accuracy(self, field: str, value: object, dataset: str) -> None:
-        """Raises InvalidInput if the classifier does not know the data set's classes: it cannot measure the metric."""
+        """Raises InvalidInput if the classifier has other classes than the data set: it cannot measure the metric."""
         classes, known = self.class_names.of_dataset(dataset), self.class_names.of_classifier()
         if classes is None or classes == known:
             return
@@ -95,7 +95,7 @@ def idempotency_of(request: JobRequest, key: str | None) -> Idempotency | None:
 
 
 def enqueue(job: Job, store: JobStore, broker: Broker) -> Job:
-    """Sends the job to the queue. If that fails, the reaper sends it later: the record says that it was never sent."""
+    """Sends the job to the queue. If that fails, the record stays marked as unsent and the reaper sends it later."""
     try:
         broker.enqueue_training(job.id)
         return store.update(job.id, enqueued)

@@ -22,11 +22,11 @@ class SourceRun:
 
     config: TrainConfig | ClassifierConfig
     dataset: str
-    classes: tuple[str, ...] | None  # known if it has published a model
+    classes: tuple[str, ...] | None  # None if it has not published a model
 
 
 def find_source_run(reference: str | None, store: JobStore, registry: ModelRegistry) -> SourceRun | None:
-    """None without a reference, and for a run that neither the job store nor the registry knows any more."""
+    """None without a reference, and for a run that is in neither the job store nor the registry."""
     if reference is None or is_classifier(reference):
         return None
     job_id = job_of(reference)

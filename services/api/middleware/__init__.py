@@ -1,1 +1,1 @@
-"""ASGI middleware: runs before and after the route of every request."""
+"""ASGI middleware, which runs before and after the route of every request."""

@@ -16,10 +16,10 @@ class ClientDisconnected(Exception):
 
 
 async def cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
-    """The result of `work`, which is cancelled as soon as the client closes the connection.
+    """Awaits `work`, and cancels it when the client closes the connection. -> the result of `work`
 
-    Raises ClientDisconnected then, and whatever the work raises. The request's body must have been read before: the
-    messages received here are lost.
+    Raises ClientDisconnected after a cancellation, and every exception of `work`. Read the request's body before this
+    call, because it discards all messages that it receives.
     """
     working = asyncio.current_task()
     is_over = False

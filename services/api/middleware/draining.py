@@ -1,4 +1,4 @@
-"""The shutdown phase of the API: whether it has begun, and how open connections learn of it."""
+"""The shutdown phase of the API: records its start, and closes open connections after their responses."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 class Drain:
-    """Whether this process is shutting down. It drains for `drain_s` seconds: not ready, but still responding."""
+    """The state of the shutdown. While it drains, for `drain_s` seconds, the API is not ready but still responds."""
 
     def __init__(self, drain_s: float) -> None:
         self.drain_s = drain_s
@@ -49,7 +49,7 @@ class Drain:
 
 
 class CloseWhenDraining:
-    """ASGI middleware: `Connection: close` on every response from the first signal on."""
+    """ASGI middleware: adds `Connection: close` to every response once draining has begun."""
 
     def __init__(self, app: ASGIApp, drain: Drain) -> None:
         self._app, self._drain = app, drain

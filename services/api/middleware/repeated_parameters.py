@@ -1,4 +1,4 @@
-"""Handles query parameters that occur several times: joins lists, refuses the rest."""
+"""Handles query parameters that occur several times: joins the values of lists, and refuses all others."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Thin routes: parse, one call, return."""
+"""The HTTP routes. Each one parses its request, makes one call, and returns the result."""

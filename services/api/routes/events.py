@@ -31,7 +31,7 @@ async def get_events(
 ) -> Any:
     """Returns the job's events, oldest first. With `Accept: text/event-stream`, streams them until the job is over.
 
-    The stream also sends `event: job`, the job as in GET /jobs/{id}, whenever it changes, and ends with `event: end`.
+    After each change, the stream sends `event: job` with the job as in GET /jobs/{id}. It ends with `event: end`.
     The header Last-Event-ID, which browsers send when they reconnect, takes precedence over `after`.
     """
     await run_in_threadpool(state.store.get, job_id)

@@ -1,4 +1,4 @@
-"""Images by class."""
+"""/generate: images by class."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from services.api.state import AppState, State
 router = APIRouter(tags=["generate"], route_class=QueryRoute)
 
 IfNoneMatch = Annotated[
-    str | None, Header(description="ETags of cached responses; 304 if one is still current.")
+    str | None, Header(description="ETags of cached responses. If one is still current, the response is 304.")
 ]  # fmt: skip
 
 IMAGES: dict[int | str, dict[str, Any]] = {
@@ -33,7 +33,7 @@ IMAGES: dict[int | str, dict[str, Any]] = {
 async def generate(
     query: Annotated[GenerateQuery, Query()], request: Request, state: State, if_none_match: IfNoneMatch = None
 ) -> Response:
-    """n images of one class, or of each of several. The same model, class, seed and index give the same image."""
+    """Generates n images per class. The same model, class, seed and index give the same image."""
     return await respond(_resolve(query, state), request, state, if_none_match)
 
 
@@ -41,7 +41,7 @@ async def generate(
 async def generate_head(
     query: Annotated[GenerateQuery, Query()], request: Request, state: State, if_none_match: IfNoneMatch = None
 ) -> Response:
-    """The headers of GET; the server leaves the body out."""
+    """Generates the response to GET; the server then omits the body."""
     return await respond(_resolve(query, state), request, state, if_none_match)
 
 
@@ -49,7 +49,7 @@ async def generate_head(
 async def generate_from_body(
     body: GenerateBody, request: Request, state: State, if_none_match: IfNoneMatch = None
 ) -> Response:
-    """The same with a JSON body, in which `class` may be a list."""
+    """As GET /generate, with a JSON body in which `class` may be a list."""
     return await respond(_resolve(body, state), request, state, if_none_match)
 
 
@@ -60,7 +60,7 @@ class _Request(CacheableRequest, ImageRequest[Any], Protocol):
 async def respond(
     resolving: Awaitable[_Request], request: Request, state: AppState, if_none_match: str | None
 ) -> Response:
-    """The response to the resolved request, from the cache or rendered; cancelled when the client disconnects."""
+    """Returns the response from the cache, or renders it. A disconnect of the client cancels the rendering."""
     with state.telemetry.counting_refusals():
         resolved = await resolving
         response = state.response_cache.find(resolved, if_none_match)

@@ -1,4 +1,4 @@
-"""Images on a path from one image to another."""
+"""/interpolate: images on a path from one image to another."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ STRIPS: dict[int | str, dict[str, Any]] = {
 async def interpolate(
     query: Annotated[InterpolateQuery, Query()], request: Request, state: State, if_none_match: IfNoneMatch = None
 ) -> Response:
-    """In `steps` images from one class and latent vector to another; the first and the last are those of /generate."""
+    """Interpolates in `steps` images between two classes and latent vectors. Both ends equal images of /generate."""
     return await respond(_resolve(query, state), request, state, if_none_match)
 
 

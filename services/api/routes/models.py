@@ -40,7 +40,7 @@ def get_model(model_id: str, state: State) -> ModelView:
     dependencies=[READ],
 )
 def get_preview(model_id: str, state: State) -> Response:
-    """Returns the model's sample grid, ten rows of ten images; one class per row if there are ten classes."""
+    """Returns the model's sample grid of ten rows of ten images. With ten classes, each row shows one class."""
     manifest = state.registry.get(model_id)
     if PREVIEW_FILE not in manifest.files:
         raise UnknownPreview(model_id)
@@ -65,7 +65,7 @@ async def set_alias(alias: AliasName, body: AliasRequest, state: State) -> Alias
 
 async def promote(alias: str, model_id: str, state: AppState) -> AliasView:
     await state.models.promote(alias, model_id)
-    with suppress(StoreUnavailable):  # without it, other replicas find the change at their next scan
+    with suppress(StoreUnavailable):  # without the announcement, other replicas find the change at their next scan
         await run_in_threadpool(state.store.announce)
     return AliasView(alias=alias, model_id=model_id)
 

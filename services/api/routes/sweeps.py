@@ -1,4 +1,4 @@
-"""/sweeps: hyper-parameter searches, whose trials are jobs."""
+"""/sweeps: hyper-parameter searches. Each trial is a job."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def get_losses(job_id: str, query: Annotated[LossesQuery, Query()], state: State
 def compare(query: Annotated[CompareQuery, Query()], request: Request, state: State) -> Any:
     """Compares jobs: first and last losses, accuracies of D, time, model metrics, and the config fields that differ.
 
-    JSON by default; CSV, Markdown, or a PNG of loss curves and sample grids if `Accept` says so.
+    `Accept` selects the format: JSON (the default), CSV, Markdown, or a PNG of loss curves and sample grids.
     """
     runs = comparison.read_runs(query.job_ids, state.store, state.registry, query.images_per_epoch)
     accept = request.headers.get("accept", "")

@@ -1,4 +1,4 @@
-"""Verification of PNG files by their provenance."""
+"""/verify: checks whether this server reproduces a PNG."""
 
 from __future__ import annotations
 
@@ -22,6 +22,6 @@ PNG_BODY = {
 
 @router.post("/verify", openapi_extra=PNG_BODY, dependencies=[GENERATE])
 async def verify_png(request: Request, state: State) -> Verification:
-    """Reads the provenance in a PNG, generates the file again and compares. `reason` says why it is not reproduced."""
+    """Reads a PNG's provenance, generates the file again, and compares both. `reason` explains a difference."""
     png = await request.body()
     return await cancel_on_disconnect(request, verify(png, state.models, state.classifier, state.encoders))

@@ -53,7 +53,7 @@ class _Generate(RequestModel):
             gt=0,
             le=1,
             allow_inf_nan=False,
-            description="Unconditional models only: the least probability that the classifier must give to the class. "
+            description="Unconditional models only: the minimum probability that the classifier gives to the class. "
             "Default: 0.5.",
         ),
     ] = None

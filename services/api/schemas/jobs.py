@@ -14,7 +14,7 @@ from shared.configs.presets import PRESETS, TrainConfig
 from shared.jobs.record import Event, Job, JobStatus, Kind, Progress, Reason, SweepTrial
 
 MAX_COMPARED = 20
-EVENT_ID = r"^[0-9]{1,19}-[0-9]{1,19}$"  # Redis counts in 64 bits, which is twenty digits at most
+EVENT_ID = r"^[0-9]{1,19}-[0-9]{1,19}$"  # two numbers of 64 bits, as in ids of Redis streams
 
 
 class JobRequest(RequestModel):
@@ -33,7 +33,9 @@ class JobRequest(RequestModel):
             "job's data set.",
         ),
     ] = "cifar10"
-    name: Annotated[str | None, Field(max_length=200, description="A label of your choice; it changes nothing.")] = None
+    name: Annotated[
+        str | None, Field(max_length=200, description="A label of your choice. It does not affect training.")
+    ] = None
 
 
 def _split_commas(texts: Any) -> Any:
@@ -176,7 +178,7 @@ class EventList(BaseModel):
 
 
 class Sample(BaseModel):
-    """A sample grid of a job, and how many images the job had seen."""
+    """A sample grid, and the number of images that the job had seen when it made the grid."""
 
     nimg: int
     url: str

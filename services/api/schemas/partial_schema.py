@@ -1,4 +1,4 @@
-"""JSON schemas of partial objects: some fields of a config, as `overrides` accepts them."""
+"""JSON schema of `overrides`: any subset of a config's fields."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _optional_fields(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _inlined(node: Any, definitions: dict[str, Any]) -> Any:
-    """The schema with each `$ref` replaced by its definition, because the definitions are not copied along."""
+    """The schema with each `$ref` replaced by its definition, because the result has no `$defs`."""
     if isinstance(node, dict):
         if "$ref" in node:
             return _inlined(definitions[node["$ref"].rpartition("/")[2]], definitions)

@@ -1,4 +1,4 @@
-"""The base class of all request models: it refuses fields that the API does not know."""
+"""The base class of all request models; it refuses unknown fields."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ from pydantic import BaseModel, ConfigDict
 
 
 class RequestModel(BaseModel):
-    """A query or a body. An unknown field is a 422, so that a misspelt name never passes unnoticed."""
+    """A query or a body. An unknown field is an error (422), because it may be a misspelt name."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -41,13 +41,13 @@ class SweepRequest(JobRequest):
     ]
     objective: Annotated[Objective, Field(description="The metric to minimise or maximise.")]
     n_trials: Annotated[
-        int, Field(strict=True, ge=1, le=MAX_TRIALS, description="Number of jobs, failed and pruned ones included.")
+        int, Field(strict=True, ge=1, le=MAX_TRIALS, description="Number of jobs, including failed and pruned ones.")
     ]
     pruning: Annotated[
         bool,
         Field(
             strict=True,
-            description="Stop a trial early when it is worse than the median of the others at the same step.",
+            description="Stop a trial early if it is worse than the median of the others at the same step.",
         ),
     ] = False
     seed: Annotated[

@@ -1,1 +1,1 @@
-"""Hyper-parameter sweeps: trials become jobs, finished jobs become objective values."""
+"""Hyper-parameter sweeps: submits each trial as a job and records the objective value of the finished job."""

@@ -1,9 +1,8 @@
 """Suggests trial values, prunes trials and ranks parameters with Optuna, from a sweep's record alone.
 
 Each call builds an Optuna study in memory and discards it. An Optuna storage would be a second source of truth beside
-the record, and its Redis backend stores pickles. A study that is a pure function of the record survives whatever the
-record survives, and every replica of the API can build it. Optuna is imported on first use, to save memory in an API
-without sweeps.
+the record, and its Redis backend stores pickles. Because a study is a pure function of the record, every replica of the
+API can build it, and it is never lost. Optuna is imported on first use, to save memory in an API without sweeps.
 """
 
 from __future__ import annotations
@@ -35,9 +34,9 @@ def should_prune(sweep: Sweep, number: int, intermediate_values: dict[int, float
 
 
 def importances(sweep: Sweep) -> dict[str, float]:
-    """How much each parameter contributes to separating good trials from the rest (PED-ANOVA, arXiv:2304.10255).
+    """How well each parameter separates good trials from the rest (PED-ANOVA, arXiv:2304.10255), largest first.
 
-    The largest first; {} while all trials have the same value.
+    Empty while all trials have the same value.
     """
     from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 

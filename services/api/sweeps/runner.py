@@ -1,8 +1,8 @@
 """Runs sweeps: suggests trials, submits their jobs, records the results, and cancels trials that should be pruned.
 
-The next step follows from the records alone, and each step is recorded before it is taken: the trial with its job's id
-before the job, the pruning before the cancellation. So another process can continue after a crash at any point, and
-several replicas may run one each: the second one finds the step done.
+The next step depends on the records alone, and each step is recorded before it is taken: the trial and its job's id
+before the job is created, the pruning before the cancellation. So another process can continue after a crash at any
+point, and each replica of the API may run a runner: a step that another replica has taken is skipped.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ class SweepRunner:
     jobs: JobStore
     registry: ModelRegistry
     enqueue: Callable[[Job], Job]
-    _judged_nimg: dict[str, int] = field(default_factory=dict)  # job id -> its last metrics row that was considered
+    _judged_nimg: dict[str, int] = field(
+        default_factory=dict
+    )  # job id -> images seen at the last metrics row that was considered
 
     def start(self, spec: SweepSpec, name: str | None, idempotency: Idempotency | None) -> Sweep:
         """Stores a sweep with a validated spec and submits its first trials. Raises IdempotencyMismatch."""
@@ -59,7 +61,7 @@ class SweepRunner:
                 log.exception("sweep %s: a round failed; the next one starts soon", sweep.id)
 
     def advance_now(self, sweep: Sweep) -> Sweep:
-        """One round for one sweep, during a request. If the store fails, the periodic rounds take the steps later."""
+        """One round for one sweep, during a request. If the store fails, a periodic round takes the steps later."""
         try:
             return sweep if sweep.is_over else self.advance(sweep)
         except StoreUnavailable as error:
@@ -67,7 +69,7 @@ class SweepRunner:
             return sweep
 
     def advance(self, sweep: Sweep) -> Sweep:
-        """Takes all steps that are due, and returns the updated sweep."""
+        """Takes all steps that are due. -> the updated sweep"""
         open_jobs = self._advance_trials(sweep)
         sweep = self.sweeps.get(sweep.id)
         # One trial waits in the queue at any time: no worker is idle, and each trial is suggested as late as possible.
@@ -136,7 +138,7 @@ class SweepRunner:
         return self._cancel(job, f"pruned at {trial.pruned_at} % of its budget: worse than the median of its sweep")
 
     def _has_new_value(self, sweep: Sweep, job: Job) -> bool:
-        """Whether a running job has reported the objective since the last call. Optuna needs no other look at it."""
+        """Whether a running job has measured the objective since the last call; only then can pruning be due."""
         if job.status is not JobStatus.RUNNING:
             return False
         rows = self.jobs.metrics(job.id, self._judged_nimg.get(job.id, -1))

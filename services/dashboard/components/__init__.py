@@ -1,1 +1,1 @@
-"""Parts of pages that show data of the API: job rows, job actions, the job form, curves, samples, image details."""
+"""Parts of pages that show data from the API: job rows, job actions, the job form, curves, samples, image details."""

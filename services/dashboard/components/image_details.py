@@ -23,7 +23,7 @@ class ImageDetails:
         self._content.clear()
         with self._content:
             self._draw_image(grid, index, model)
-            if model.manifest["conditional"]:  # elsewhere the class decides which latents are used
+            if model.manifest["conditional"]:  # in other models, the class changes which latents are used
                 _draw_same_latent(grid, index, model.manifest["classes"])
                 _draw_neighbours(grid, index)
         open_dialog(self._dialog)

@@ -12,7 +12,7 @@ STEPS = 16
 
 
 class Interpolation:
-    """Two selects and a slider. It is drawn once a class-conditional model with two classes is selected."""
+    """Two selects and a slider. Drawn when a class-conditional model with at least two classes is selected."""
 
     def __init__(self, page: Page) -> None:
         self.page = page
@@ -22,7 +22,7 @@ class Interpolation:
         self._step = STEPS // 2
 
     async def show(self, model: ModelData, seed: int, label: str) -> None:
-        """Adopts the page's model, seed and class."""
+        """Shows the interpolation for the page's model, seed and class."""
         classes = list(model.manifest["classes"]) if model.manifest["conditional"] else []
         if len(classes) < 2 or not await self.page.connection.has_route("/interpolate"):
             self._box.clear()

@@ -1,4 +1,4 @@
-"""A job in a list. The row is updated in place, so that keyboard focus stays where it is."""
+"""A row of the list of jobs. It is updated in place, so that it keeps the keyboard focus."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class JobRow:
         self.show(job)
 
     def show(self, job: JobData) -> bool:
-        """Updates the row. -> whether the status has changed, and with it the possible actions."""
+        """Updates the row. -> whether the status, and so the set of possible actions, has changed."""
         previous, self._job = self._job, job
         if previous == job:
             return False

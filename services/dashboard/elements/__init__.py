@@ -1,1 +1,1 @@
-"""Building blocks that know nothing of Kiln: HTML elements, form fields, dialogs, charts, image grids."""
+"""Building blocks that are independent of Kiln: HTML elements, form fields, dialogs, charts, image grids."""

@@ -72,7 +72,7 @@ def select(
     label: str, options: Mapping[str, str] | Iterable[str], value: str, on_change: OnText | None = None, *,
     help_text: str = "",
 ) -> Field:  # fmt: skip
-    """Options map each value to its text in the list; or they are just the values."""
+    """`options` maps each value to its text in the list, or lists values that are their own texts."""
     control = _listen(Element("select"), "change", value, on_change)
     named = options if isinstance(options, Mapping) else {option: option for option in options}
     with control:

@@ -1,4 +1,4 @@
-"""Plain HTML elements for NiceGUI. They bring keyboard focus and names for screen readers, and take any style."""
+"""Plain HTML elements for NiceGUI. They support keyboard focus, accessible names, and any style."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def facts(values: Mapping[str, object]) -> Element:
 
 
 def figure(value: str, label: str, **attributes: Any) -> TextElement:
-    """A large number with its label below. -> the number, whose text may be changed."""
+    """A large number with its label below. -> the element of the number, so that its text can change."""
     with box("figure", **attributes):
         number = text(value, "span", "number")
         text(label, "span", "eyebrow")
@@ -85,7 +85,7 @@ def chart(options: dict[str, Any], label: str, classes: str = "chart") -> ui.ech
 
 
 def copyable_code(label: str, content: str) -> TextElement:
-    """A line of code with a copy button. -> the code, whose text may be changed."""
+    """A line of code with a copy button. -> the element of the code, so that its text can change."""
     with box("code"):
         with box("row between"):
             text(label, "span", "eyebrow")
