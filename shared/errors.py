@@ -28,6 +28,7 @@ KilnError
 └── TrainingFailed           a run that cannot continue; carries a Reason
     ├── BadConfig
     │   └── BadDataset
+    ├── EnvironmentFailed
     ├── Diverged
     └── ParityFailed
 """
@@ -67,9 +68,18 @@ def printable(value: Any) -> Any:
     if isinstance(value, int):
         return value if abs(value) < 10**18 else f"an integer of {value.bit_length()} bits"
     text = value if isinstance(value, str) else _repr(value)
-    # JSON strings may contain a lone surrogate, which UTF-8 cannot encode.
-    text = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    text = escape(text)
     return text if len(text) <= MAX_VALUE_CHARS else text[:MAX_VALUE_CHARS] + "…"
+
+
+def escape(text: str) -> str:
+    """The text with bytes that are not UTF-8 as `\\xNN`, so that JSON can carry it. Python decodes such file names to
+    lone surrogates, which UTF-8 cannot encode.
+    """
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # a surrogate that stands for no byte
+        return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _repr(value: Any) -> str:
@@ -227,6 +237,12 @@ class BadConfig(TrainingFailed):
 
 class BadDataset(BadConfig):
     """The data set is missing, incomplete or empty."""
+
+
+class EnvironmentFailed(TrainingFailed):
+    """The data, the disk or the device of a run is missing or has changed; the job can be resumed once it is back."""
+
+    reason = "environment"
 
 
 class Diverged(TrainingFailed):

@@ -15,6 +15,7 @@ ADVICE = {  # reason of a job that did not succeed -> what the user can do
     "diverged": "Train again with half the learning rate, or with a gradient penalty.",
     "oom": "Train again with a smaller batch size or fewer channels. On a GPU, bf16 needs about half the memory.",
     "disk_full": "Free disk space in KILN_DATA, then resume the job. It continues from its last checkpoint.",
+    "environment": "Restore what the message names, then resume the job. It continues from its last checkpoint.",
     "worker_lost": "Check that a worker is running, then resume the job. It continues from its last checkpoint.",
     "stalled": "Resume the job. It continues from its last checkpoint. If it stalls again, read the worker's log.",
     "timeout": "Raise KILN_JOB_TIMEOUT_S, or train again with a smaller total_nimg.",

@@ -5,12 +5,13 @@ from __future__ import annotations
 import secrets
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from shared.configs.classifier import ClassifierConfig
 from shared.configs.train import TrainConfig
+from shared.errors import escape
 
 
 class JobStatus(StrEnum):
@@ -43,6 +44,7 @@ class Reason(StrEnum):
     DIVERGED = "diverged"
     OUT_OF_MEMORY = "oom"
     DISK_FULL = "disk_full"
+    ENVIRONMENT = "environment"  # its data, disk, mount or device
     TIMEOUT = "timeout"
     BAD_CONFIG = "bad_config"
     PARITY = "parity"
@@ -50,7 +52,10 @@ class Reason(StrEnum):
     CANCELLED_BY_USER = "cancelled_by_user"
 
 
-LOST_REASONS = frozenset({Reason.WORKER_LOST, Reason.STALLED, Reason.DISK_FULL})
+LOST_REASONS = frozenset({Reason.WORKER_LOST, Reason.STALLED, Reason.DISK_FULL, Reason.ENVIRONMENT})
+
+# UTF-8 text: file names that are not UTF-8 are escaped, because no JSON message could carry them.
+Text = Annotated[str, BeforeValidator(lambda value: escape(value) if isinstance(value, str) else value)]
 
 Kind = Literal["gan", "classifier"]  # what a job trains
 RequestedAction = Literal["cancel", "pause", "finish"]  # what a user can request of a running job
@@ -84,7 +89,7 @@ class Event(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     kind: str
-    message: str
+    message: Text
     data: dict[str, Any] = Field(default_factory=dict)
     id: str = ""
     at: datetime | None = None
@@ -112,7 +117,7 @@ class Job(BaseModel):
     config: TrainConfig | ClassifierConfig
     status: JobStatus = JobStatus.QUEUED
     reason: Reason | None = None
-    error: str | None = None
+    error: Text | None = None
     progress: Progress
     metrics: dict[str, float] = Field(default_factory=dict)  # the latest row of the series
     model_id: str | None = None

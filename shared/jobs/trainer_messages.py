@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from shared.jobs.record import Event, Reason
+from shared.jobs.record import Event, Reason, Text
 from shared.storage.classifier_files import ClassifierManifest
 from shared.storage.model_registry import ModelManifest
 
@@ -63,7 +63,7 @@ class ClassifierLine(_Line):
 class FailureLine(_Line):
     kind: Literal["failure"] = "failure"
     reason: Reason
-    error: str
+    error: Text
 
 
 TrainerLine = Annotated[

@@ -26,6 +26,7 @@ class ClassifierManifest(BaseModel):
     created_at: datetime
     dataset: str
     classes: tuple[str, ...]
+    data_digest: str | None = None  # as in a model's manifest
     config: ClassifierConfig
     feature_dim: int  # length of the pooled features
     test_images: int

@@ -64,6 +64,7 @@ class ModelManifest(BaseModel):
     config: TrainConfig
     dataset: str
     classes: tuple[str, ...]
+    data_digest: str | None = None  # SHA-256 of the training images, labels and class names; null for older models
     latent_dim: int
     conditional: bool
     metrics: ModelMetrics = Field(default_factory=ModelMetrics)

@@ -13,18 +13,20 @@ import torch
 
 from services.trainer.classifier.files import export_classifier
 from services.trainer.classifier.training import ClassifierState, class_accuracies, train
-from services.trainer.data.datasets import load_dataset
+from services.trainer.data.datasets import ImageDataset, has_test_split, load_test_split
 from services.trainer.distributed.devices import reserved_gpus
-from services.trainer.runs.checkpoint import Checkpoints, load_newest
+from services.trainer.runs.checkpoint import Checkpoints, check_config, describe_data, load_newest
 from services.trainer.runs.device import device_name, pick_device
+from services.trainer.runs.run import load_with_events
 from services.trainer.runs.spec import run_folder
 from shared.configs.classifier import ClassifierConfig
-from shared.errors import BadConfig
+from shared.errors import BadDataset
 from shared.jobs.record import Job
 from shared.jobs.trainer_messages import (
     ClassifierLine,
     MetricsLine,
     ProgressLine,
+    SendEvent,
     SendMessage,
     StopSignal,
     event_sender,
@@ -68,11 +70,14 @@ def _train_on(
     should_stop: Callable[[], StopSignal | None],
 ) -> ClassifierManifest | None:
     send_event = event_sender(send)
-    images = load_dataset(settings.dataset_root, spec.dataset).to(device)
-    test = load_dataset(settings.dataset_root, spec.dataset, "test")
+    images = load_with_events(spec.dataset, settings, send_event)
+    test = _load_test_images(spec.dataset, images.classes, settings, send_event)
+    images = images.to(device)
     state = ClassifierState(spec.config, len(images.classes), device)
     checkpoints = Checkpoints(ArtifactStore(settings.artifact_url), spec.run_id, spec.attempt)
-    _restore(state, checkpoints, send)
+    if not _restore(state, checkpoints, images, send_event):
+        with torch.random.fork_rng(devices=[]):
+            export_classifier(state.result)  # what cannot be exported fails before training
     started_s = time.monotonic() - state.wall_seconds
     total_nimg = spec.config.epochs * len(images)
     size = f"{len(images):,} images of {len(images.classes)} classes, {total_nimg:,} images to train on"
@@ -80,7 +85,7 @@ def _train_on(
 
     def save() -> None:
         state.wall_seconds = time.monotonic() - started_s
-        checkpoints.save(state.cur_nimg, state.state_dict())
+        checkpoints.save(state.cur_nimg, state.state_dict() | {"data": describe_data(images)})
         send_event("checkpoint", f"checkpoint after {state.cur_nimg:,} images", nimg=state.cur_nimg)
 
     def tick(row: dict[str, float]) -> None:
@@ -93,16 +98,22 @@ def _train_on(
     send_event("measuring", f"training is done; measuring on {len(test):,} test images")
     accuracies = class_accuracies(state.result, test)
     files, parity = export_classifier(state.result)
-    correct = accuracies * test.labels.bincount(minlength=len(test.classes))
+    counts = test.labels.bincount(minlength=len(images.classes))
+    correct = (accuracies * counts)[counts > 0]
     draft = ClassifierManifest(
         created_at=datetime.now(UTC),
         dataset=spec.dataset,
         classes=images.classes,
+        data_digest=images.digest,
         config=spec.config,
         feature_dim=state.result.linear.in_features,
         test_images=len(test),
         test_accuracy=round(correct.sum().item() / len(test), 6),
-        class_accuracy=dict(zip(images.classes, accuracies.tolist(), strict=True)),
+        class_accuracy={
+            name: accuracy
+            for name, accuracy, count in zip(images.classes, accuracies.tolist(), counts.tolist(), strict=True)
+            if count
+        },
         images_seen=state.cur_nimg,
         wall_seconds=round(state.wall_seconds, 3),
         images_per_second=round(state.cur_nimg / state.wall_seconds, 1),
@@ -125,11 +136,25 @@ def run_job(job: Job, settings: Settings, send: SendMessage, should_stop: Callab
     return True
 
 
-def _restore(state: ClassifierState, checkpoints: Checkpoints, send: SendMessage) -> None:
-    saved = load_newest(checkpoints, send)
+def _load_test_images(name: str, classes: tuple[str, ...], settings: Settings, send_event: SendEvent) -> ImageDataset:
+    """The test images, whose accuracy the classifier is judged by. Raises BadDataset; warns of classes without any."""
+    if not has_test_split(settings.dataset_root, name):
+        raise BadDataset(
+            f"data set {name} has no test split, which a classifier needs to measure its accuracy: put images that it "
+            f"is not trained on into {settings.dataset_root / name / 'test'}/<class>"
+        )
+    test = load_test_split(settings.dataset_root, name, classes, cache=settings.data / "cache")
+    counts = test.labels.bincount(minlength=len(classes)).tolist()
+    if empty := [label for label, count in zip(classes, counts, strict=True) if not count]:
+        send_event("warning", f"the test split has no images of {', '.join(empty)}; their accuracy is not measured")
+    return test
+
+
+def _restore(state: ClassifierState, checkpoints: Checkpoints, images: ImageDataset, send_event: SendEvent) -> bool:
+    saved = load_newest(checkpoints, images, send_event)
     if saved is None:
-        return
-    if ClassifierConfig.model_validate_json(saved["config"]) != state.config:
-        raise BadConfig("the run's checkpoint was trained with another config; start a run with another name")
+        return False
+    check_config(saved, state.config)
     state.load_state_dict(saved)
-    event_sender(send)("resumed", f"resuming after {state.cur_nimg:,} images", nimg=state.cur_nimg)
+    send_event("resumed", f"resuming after {state.cur_nimg:,} images", nimg=state.cur_nimg)
+    return True

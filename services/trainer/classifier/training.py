@@ -168,7 +168,7 @@ def one_cycle(config: ClassifierConfig, position: float) -> float:
 
 
 def class_accuracies(network: nn.Module, dataset: ImageDataset) -> Tensor:
-    """Share of the images of each class that the network recognises. -> float64 [classes]."""
+    """Share of the images of each class that the network recognises. -> float64 [classes]; NaN without images."""
     device = next(network.parameters()).device
     network.eval()
     with torch.no_grad():

@@ -81,10 +81,12 @@ def evaluate(evaluation: Evaluation, settings: Settings, on_status: Callable[[st
     device = pick_device(settings)
     extractor = find_extractor(evaluation.extractor, evaluation.weights, settings, device)
 
+    cache = settings.data / "cache"
+
     @functools.cache
     def evaluator(dataset: str) -> Evaluator:
-        on_status(f"computing features of the real images of {dataset}; they are cached in {settings.data / 'cache'}")
-        return open_evaluator(extractor, settings, dataset, load_dataset(settings.dataset_root, dataset))
+        on_status(f"computing features of the real images of {dataset}; they are cached in {cache}")
+        return open_evaluator(extractor, settings, dataset, load_dataset(settings.dataset_root, dataset, cache=cache))
 
     records = []
     for name in evaluation.models:

@@ -21,7 +21,7 @@ from services.trainer.commands.signals import StopFlag
 from services.trainer.training.errors import CaptureFailed
 from shared.configs.presets import PRESETS, parse_overrides, resolve
 from shared.configs.train import TrainConfig
-from shared.errors import DISK_FULL, TrainingFailed
+from shared.errors import DISK_FULL, BadDataset, TrainingFailed
 from shared.jobs.record import Job, Reason, new_job_id
 from shared.jobs.trainer_messages import (
     EXIT_LEFT,
@@ -78,7 +78,8 @@ def _run_job(settings: Settings, parent_pid: int) -> int:
         restart_without_capture(settings, sys.argv[1:], stop, standard_input=text, standard_output=channel)
     except Exception as error:
         message = str(error) if isinstance(error, TrainingFailed) else repr(error)
-        send(FailureLine(reason=reason_of(error), error=message))
+        reason = reason_of(error, has_checkpoint=_has_checkpoint(settings, job.id))
+        send(FailureLine(reason=reason, error=message))
         with suppress(OSError):  # the log may be on the disk that is full
             traceback.print_exc()
         return 1
@@ -96,15 +97,27 @@ def _train(job: Job, settings: Settings, send: SendMessage, stop: StopFlag) -> b
     return run(RunSpec(job.id, job.preset, job.config, job.dataset, job.attempt), settings, send, stop)
 
 
-def reason_of(error: Exception) -> Reason:
-    """The reason code of a job that ends with this error."""
+def reason_of(error: Exception, *, has_checkpoint: bool = False) -> Reason:
+    """The reason code of a job that ends with this error.
+
+    Once a checkpoint exists, the data set was usable before: a problem with it is one of the environment.
+    """
+    if isinstance(error, BadDataset) and has_checkpoint:
+        return Reason.ENVIRONMENT
     if isinstance(error, TrainingFailed):
         return Reason(error.reason)
     if isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY):
         return Reason.OUT_OF_MEMORY
-    if isinstance(error, OSError) and error.errno in DISK_FULL:
-        return Reason.DISK_FULL
+    if isinstance(error, OSError):
+        return Reason.DISK_FULL if error.errno in DISK_FULL else Reason.ENVIRONMENT
     return Reason.ERROR
+
+
+def _has_checkpoint(settings: Settings, job_id: str) -> bool:
+    try:
+        return bool(ArtifactStore(settings.artifact_url).list(f"jobs/{job_id}/checkpoints"))
+    except Exception:  # an object store raises types of its own; if it is unreachable, nothing is known to be lost
+        return True
 
 
 def _run_by_hand(settings: Settings, options: argparse.Namespace) -> int:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from services.trainer.data.augment import to_bytes
-from services.trainer.data.datasets import ImageDataset, load_dataset
+from services.trainer.data.datasets import ImageDataset, has_test_split, load_test_split
 from services.trainer.data.sampler import Sampler
 from services.trainer.metrics.collapse import collapse_signals
 from services.trainer.metrics.distances import (
@@ -21,7 +21,7 @@ from services.trainer.metrics.distances import (
     precision_and_recall,
 )
 from services.trainer.metrics.extractor import BATCH, Extracted, Extractor, OnBatch, extract, ignore_batch
-from services.trainer.metrics.reference import dataset_digest, real_features
+from services.trainer.metrics.reference import real_features
 from shared.configs.presets import MIN_EVAL_IMAGES, TrainConfig
 from shared.errors import BadDataset
 from shared.settings import Settings
@@ -106,7 +106,6 @@ class Evaluator:
 
     extractor: Extractor
     dataset: ImageDataset
-    dataset_digest: str
     reference: Extracted
     test: Extracted | None  # real images that the generator was not trained on
     on_batch: OnBatch = ignore_batch
@@ -153,7 +152,7 @@ class Evaluator:
             "images": count,
             "seed": seed,
             "labels": "drawn as in the reference",
-            "reference": {"split": "train", "images": len(self.reference), "digest": self.dataset_digest},
+            "reference": {"split": "train", "images": len(self.reference), "digest": self.dataset.digest},
             "kid": {"subsets": KID_SUBSETS, "subset_size": min(KID_SUBSET_SIZE, count, len(self.reference)), "seed": 0},
             "inception_score": {"splits": SCORE_SPLITS},
             "precision_recall": {
@@ -162,6 +161,11 @@ class Evaluator:
                 "reference_images": min(NEIGHBOUR_IMAGES, len(self.reference)),
             },
         }
+
+    def quick_metrics(self, config: TrainConfig) -> set[str]:
+        """Names of the metrics that `quick` measures for this config."""
+        names = {"fid", "inception_score", "recall", "diversity", "class_coverage"}
+        return names | {"class_accuracy"} if self._knows_classes(config) else names
 
     def _knows_classes(self, config: TrainConfig) -> bool:
         return (config.conditional or config.per_class) and self.extractor.classes == self.dataset.classes
@@ -184,18 +188,17 @@ def make_evaluator(
         test = None
     real = real_features(extractor, dataset, cache, on_batch)
     real_test = None if test is None else real_features(extractor, test, cache, on_batch)
-    return Evaluator(extractor, dataset, dataset_digest(dataset), real, real_test, on_batch)
+    return Evaluator(extractor, dataset, real, real_test, on_batch)
 
 
 def open_evaluator(
     extractor: Extractor, settings: Settings, name: str, dataset: ImageDataset, on_batch: OnBatch = ignore_batch
 ) -> Evaluator:
-    """An evaluator for the named data set; its test images, if any, are measured for comparison."""
-    try:
-        test = load_dataset(settings.dataset_root, name, "test")
-    except BadDataset:  # a user's data set may have no test split
-        test = None
-    return make_evaluator(extractor, dataset, test, ArtifactStore(f"file://{settings.data / 'cache'}"), on_batch)
+    """An evaluator for the named data set; its test images, if any, are measured for comparison. Raises BadDataset."""
+    test, cache = None, settings.data / "cache"
+    if has_test_split(settings.dataset_root, name):
+        test = load_test_split(settings.dataset_root, name, dataset.classes, cache=cache)
+    return make_evaluator(extractor, dataset, test, ArtifactStore(f"file://{cache}"), on_batch)
 
 
 def evaluate_generator(

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import time
+from typing import get_args
 
 from services.trainer.data.datasets import ImageDataset
+from services.trainer.data.progress import at_most_every
 from services.trainer.metrics.evaluation import Evaluator, open_evaluator
-from services.trainer.metrics.extractor import OnBatch, find_extractor
+from services.trainer.metrics.extractor import find_extractor
 from services.trainer.training.sampling import NORM_IMAGES, standing_statistics
 from services.trainer.training.state import Resumable
-from shared.errors import KilnError
+from shared.configs.train import EarlyStop, TrainConfig
+from shared.errors import BadConfig, BadDataset, EnvironmentFailed, KilnError
 from shared.jobs.trainer_messages import SendEvent
 from shared.settings import Settings
 from shared.storage.model_registry import ModelMetrics
 
-HEARTBEAT_S = 60.0
+HEARTBEAT_S = 60.0  # the supervisor kills a trainer that sends nothing for long
+STOP_METRICS = get_args(EarlyStop.model_fields["metric"].annotation)
 
 
 def open_evaluation(
@@ -22,30 +25,42 @@ def open_evaluation(
 ) -> Evaluator | None:
     """The evaluator of a run; None if the config has no evaluation, or if there is no usable classifier.
 
-    A missing classifier is an event and not an error: the model itself does not need it.
+    A missing classifier is an event and not an error, because only `early_stop` depends on it: raises BadConfig or
+    EnvironmentFailed if its metric cannot be measured.
     """
     if not state.config.eval_images:
         return None
     send_event("evaluation", f"computing features of the real images; they are cached in {settings.data / 'cache'}")
     try:
         extractor = find_extractor("classifier", None, settings, state.device)
-        return open_evaluator(extractor, settings, dataset_name, dataset, once_a_minute(send_event))
+        on_batch = at_most_every(HEARTBEAT_S, lambda count: send_event("evaluation", f"{count:,} images measured"))
+        evaluator = open_evaluator(extractor, settings, dataset_name, dataset, on_batch)
     except KilnError as error:
+        if rule := state.config.early_stop:
+            problem = f"early_stop: {rule.metric} cannot be measured: {error}"
+            raise BadDataset(problem) if isinstance(error, BadDataset) else EnvironmentFailed(problem) from error
         send_event("evaluation", f"the model will have no metrics: {error}")
         return None
+    _check_early_stop(state.config, evaluator)
+    return evaluator
 
 
-def once_a_minute(send_event: SendEvent) -> OnBatch:
-    """Sends an event about once a minute, because the supervisor kills a trainer that sends nothing for long."""
-    last_s = time.monotonic()
-
-    def on_batch(count: int) -> None:
-        nonlocal last_s
-        if time.monotonic() - last_s >= HEARTBEAT_S:
-            last_s = time.monotonic()
-            send_event("evaluation", f"{count:,} images measured")
-
-    return on_batch
+def _check_early_stop(config: TrainConfig, evaluator: Evaluator) -> None:
+    """Raises BadConfig if the metric of `early_stop` will never be measured, so that the run could not stop early."""
+    rule, metrics = config.early_stop, sorted(evaluator.quick_metrics(config))
+    if rule is None:
+        return
+    if rule.metric not in metrics:
+        raise BadConfig(
+            f"early_stop: {rule.metric} cannot be measured, because the classifier was trained on other classes than "
+            f"this data set's {', '.join(evaluator.dataset.classes)}. Train a classifier on this data set, or choose "
+            f"one of {', '.join(name for name in metrics if name in STOP_METRICS)}"
+        )
+    if config.eval_every_nimg is not None and config.eval_every_nimg > config.total_nimg:
+        raise BadConfig(
+            f"early_stop: {rule.metric} would never be measured: eval_every_nimg={config.eval_every_nimg} is more than "
+            f"total_nimg={config.total_nimg}"
+        )
 
 
 def is_due(state: Resumable) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 
 import numpy as np
@@ -15,19 +14,11 @@ from shared.storage.artifacts import ArtifactStore
 _COLUMNS = ("features", "logits", "labels")
 
 
-def dataset_digest(dataset: ImageDataset) -> str:
-    """SHA-256 of the images, their labels and the names of the classes."""
-    digest = hashlib.sha256(repr((dataset.classes, tuple(dataset.images.shape))).encode())
-    for tensor in (dataset.images, dataset.labels):
-        digest.update(tensor.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
 def real_features(
     extractor: Extractor, dataset: ImageDataset, cache: ArtifactStore, on_batch: OnBatch = ignore_batch
 ) -> Extracted:
     """Features of the data set's images, from the cache if present."""
-    key = f"features/{extractor.name}-{extractor.digest[:16]}-{dataset_digest(dataset)[:16]}.npz"
+    key = f"features/{extractor.name}-{extractor.digest[:16]}-{dataset.digest[:16]}.npz"
     try:
         return _unpack(cache.read(key))
     except (FileNotFoundError, ValueError):  # not cached yet, or damaged

@@ -10,11 +10,14 @@ from typing import Any
 
 import safetensors.torch
 import torch
+from pydantic import ValidationError
 
+from services.trainer.data.datasets import ImageDataset
 from services.trainer.training.state import Resumable
+from shared.configs.classifier import ClassifierConfig
 from shared.configs.train import TrainConfig
-from shared.errors import BadConfig, CorruptArtifact
-from shared.jobs.trainer_messages import MetricsLine, SendMessage, event_sender
+from shared.errors import BadConfig, CorruptArtifact, EnvironmentFailed
+from shared.jobs.trainer_messages import MetricsLine, SendEvent, SendMessage, event_sender
 from shared.storage.artifacts import ArtifactStore
 
 KEPT = 2
@@ -52,13 +55,70 @@ class Checkpoints:
         return None
 
 
-def restore(state: Resumable, checkpoints: Checkpoints, send: SendMessage) -> bool:
-    """Loads the run's newest intact checkpoint into `state`; False if there is none. Raises BadConfig."""
-    saved = load_newest(checkpoints, send)
+def describe_data(dataset: ImageDataset) -> dict[str, Any]:
+    """What checkpoints and snapshots record of their data set."""
+    return {"classes": list(dataset.classes), "digest": dataset.digest, "images": len(dataset)}
+
+
+def check_config(saved: dict[str, Any], config: TrainConfig | ClassifierConfig) -> None:
+    """Raises BadConfig for a checkpoint of another config, EnvironmentFailed for one of another version of Kiln."""
+    try:
+        trained = type(config).model_validate_json(saved["config"])
+    except ValidationError as error:
+        raise EnvironmentFailed(
+            f"the checkpoint was written by another version of Kiln; resume the run with that version ({error})"
+        ) from error
+    if trained != config:
+        raise BadConfig("the run's checkpoint was trained with another config; start a run with another name")
+
+
+def check_data(saved: dict[str, Any], dataset: ImageDataset, send_event: SendEvent) -> None:
+    """Compares the data set with the one of a checkpoint: other images are a warning event.
+
+    Raises EnvironmentFailed for other classes, because the networks would take one class for another.
+    """
+    data = saved.get("data")
+    if data is None:  # a checkpoint of an older version
+        return
+    trained, present = data["classes"], list(dataset.classes)
+    if trained != present:
+        missing = ", ".join(f"'{name}'" for name in trained if name not in present) or "none"
+        added = ", ".join(f"'{name}'" for name in present if name not in trained) or "none"
+        raise EnvironmentFailed(
+            f"the classes of the data set have changed since the checkpoint: missing {missing}, new {added}. Restore "
+            "the class folders and resume, or start a new run"
+        )
+    if data["digest"] != dataset.digest:
+        send_event(
+            "warning",
+            f"the data set has changed since the checkpoint: {data['images']:,} images with digest "
+            f"{data['digest'][:12]} then, {len(dataset):,} with {dataset.digest[:12]} now; training continues",
+        )
+
+
+def load_newest(checkpoints: Checkpoints, dataset: ImageDataset, send_event: SendEvent) -> dict[str, Any] | None:
+    """The newest intact checkpoint, or None; sends a warning for each damaged one, and if the images have changed.
+
+    Raises EnvironmentFailed for a checkpoint that was trained on other classes.
+    """
+
+    def warn(name: str, problem: str) -> None:
+        send_event("warning", f"checkpoint {name} is damaged and was skipped: {problem}", checkpoint=name)
+
+    if (saved := checkpoints.load_newest(warn)) is not None:
+        check_data(saved, dataset, send_event)
+    return saved
+
+
+def restore(state: Resumable, checkpoints: Checkpoints, dataset: ImageDataset, send: SendMessage) -> bool:
+    """Loads the run's newest intact checkpoint into `state`; False if there is none.
+
+    Raises BadConfig for another config, EnvironmentFailed for other classes or another version of Kiln.
+    """
+    saved = load_newest(checkpoints, dataset, event_sender(send))
     if saved is None:
         return False
-    if TrainConfig.model_validate_json(saved["config"]) != state.config:
-        raise BadConfig("the run's checkpoint was trained with another config; start a run with another name")
+    check_config(saved, state.config)
     state.load_state_dict(saved)
     # Training after the checkpoint is repeated. Rows up to it are sent again, in case the last worker died before it
     # could store them.
@@ -68,16 +128,6 @@ def restore(state: Resumable, checkpoints: Checkpoints, send: SendMessage) -> bo
     return True
 
 
-def load_newest(checkpoints: Checkpoints, send: SendMessage) -> dict[str, Any] | None:
-    """The newest intact checkpoint, if there is one; sends a warning for each damaged one."""
-    send_event = event_sender(send)
-
-    def warn(name: str, problem: str) -> None:
-        send_event("warning", f"checkpoint {name} is damaged and was skipped: {problem}", checkpoint=name)
-
-    return checkpoints.load_newest(warn)
-
-
 def pack(state: dict[str, Any]) -> bytes:
     buffer = io.BytesIO()
     torch.save(state, buffer)
@@ -85,7 +135,7 @@ def pack(state: dict[str, Any]) -> bytes:
     return _MAGIC + hashlib.sha256(payload).digest() + payload
 
 
-def pack_weights(state: Resumable) -> bytes:
+def pack_weights(state: Resumable, dataset: ImageDataset) -> bytes:
     """The weights of all networks as safetensors; names begin with `generator.`, `discriminator.` or `ema.`"""
     tensors = {
         f"{name}.{key}": value.contiguous()
@@ -93,7 +143,7 @@ def pack_weights(state: Resumable) -> bytes:
         for key, value in network.state_dict().items()
     }
     # One entry: safetensors orders several by a hash map whose seed differs between processes.
-    metadata = {"nimg": state.cur_nimg, "config": state.config.model_dump(mode="json")}
+    metadata = {"nimg": state.cur_nimg, "config": state.config.model_dump(mode="json"), "data": describe_data(dataset)}
     return safetensors.torch.save(tensors, {"kiln": json.dumps(metadata)})
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from services.trainer.data.datasets import ImageDataset
 from services.trainer.distributed.processes import Ranks
-from services.trainer.runs.per_class import PerClassState
+from services.trainer.runs.per_class import PerClassState, check_model_size
 from services.trainer.training.compiler import check_compiler
 from services.trainer.training.runtime import choose_runtime
 from services.trainer.training.state import TrainState
@@ -18,12 +18,16 @@ from shared.settings import Settings
 def build_state(
     config: TrainConfig, dataset: ImageDataset, settings: Settings, ranks: Ranks, send_event: SendEvent
 ) -> TrainState | PerClassState:
-    """Fresh networks and optimizers: one GAN, or one per class. Raises BadConfig."""
+    """Fresh networks and optimizers: one GAN, or one per class. Raises BadConfig for a model too large for a file."""
 
     def build(config: TrainConfig, dataset: ImageDataset) -> TrainState:
         return build_train_state(config, dataset, settings, ranks, send_event)
 
-    return PerClassState(config, dataset, build) if config.per_class else build(config, dataset)
+    if config.per_class:
+        return PerClassState(config, dataset, build)
+    state = build(config, dataset)
+    check_model_size(state.generator)
+    return state
 
 
 def build_train_state(

@@ -22,7 +22,7 @@ from services.trainer.training.sampling import NORM_IMAGES, sample_grid, standin
 from services.trainer.training.schedules import training_seconds
 from services.trainer.training.state import TrainState
 from shared.configs.presets import TrainConfig
-from shared.errors import BadConfig
+from shared.errors import BadConfig, BadDataset
 from shared.jobs.trainer_messages import StopSignal
 
 SHARED = ("total_nimg", "lr_step_nimg", "ema_halflife_nimg", "tick_nimg", "snapshot_nimg")
@@ -50,12 +50,7 @@ class PerClassState:
         self.config, self.classes, self._dataset, self._build = config, dataset.classes, dataset, build
         self.finished: list[FinishedPart] = []
         self.part = self._start(0)
-        size = 4 * count_parameters(self.part.generator) * len(self.classes)
-        if size > MAX_MODEL_BYTES:
-            raise BadConfig(
-                f"per_class: generators for {len(self.classes)} classes take {size:,} bytes; the limit is "
-                f"{MAX_MODEL_BYTES:,}. Use fewer g_channels or fewer classes"
-            )
+        check_model_size(self.part.generator, len(self.classes))
 
     @property
     def number(self) -> int:
@@ -132,6 +127,14 @@ class PerClassState:
         return self._build(config_of_part(self.config, number, len(self.classes)), images_of(self._dataset, number))
 
 
+def check_model_size(generator: nn.Module, count: int = 1) -> None:
+    """Raises BadConfig if an ONNX file cannot hold `count` such generators."""
+    size = 4 * count_parameters(generator) * count
+    if size > MAX_MODEL_BYTES:
+        generators = f"generators for {count} classes take" if count > 1 else "the generator takes"
+        raise BadConfig(f"g_channels: {generators} {size:,} bytes; the limit is {MAX_MODEL_BYTES:,}")
+
+
 def config_of_part(config: TrainConfig, number: int, count: int) -> TrainConfig:
     """The config of class `number` of `count`: its own seed, and an equal share of all images and of the time."""
     parts = {name: value and max(1, value // count) for name in SHARED if (value := getattr(config, name)) is not None}
@@ -141,10 +144,10 @@ def config_of_part(config: TrainConfig, number: int, count: int) -> TrainConfig:
 
 
 def images_of(dataset: ImageDataset, number: int) -> ImageDataset:
-    """A data set with the images of one class only. Raises BadConfig if there are none."""
+    """A data set with the images of one class only. Raises BadDataset if there are none."""
     own = dataset.labels == number
     if not own.any():
-        raise BadConfig(f"per_class: class {dataset.classes[number]!r} has no images")
+        raise BadDataset(f"per_class: class {dataset.classes[number]!r} has no images")
     return ImageDataset(dataset.images[own], torch.zeros_like(dataset.labels[own]), (dataset.classes[number],))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 import torch
 from PIL import Image
@@ -13,15 +14,17 @@ from torch import Tensor
 from services.trainer.data.datasets import ImageDataset
 from services.trainer.export.onnx import check_parity, export_generator
 from services.trainer.metrics.evaluation import Evaluator
+from services.trainer.metrics.extractor import BATCH
 from services.trainer.metrics.in_training import final_metrics
 from services.trainer.networks.per_class_generator import PerClassGenerator
 from services.trainer.runs.device import device_name
+from services.trainer.runs.per_class import PerClassState
 from services.trainer.runs.spec import RunSpec, run_folder
 from services.trainer.training.sampling import NORM_IMAGES, sample_grid, standing_statistics
-from services.trainer.training.state import Resumable
+from services.trainer.training.state import Resumable, TrainState
 from shared.jobs.trainer_messages import ResultLine
 from shared.settings import Settings
-from shared.storage.model_registry import GENERATOR_FILE, PREVIEW_FILE, ModelManifest, model_id_of
+from shared.storage.model_registry import GENERATOR_FILE, PREVIEW_FILE, ModelManifest, Parity, model_id_of
 
 
 def export_model(
@@ -38,20 +41,62 @@ def export_model(
     `images_seen` is needed only if the averaged generator is not the latest one.
     """
     config, generator = spec.config, state.ema
+    classes = dataset.classes
     if isinstance(generator, PerClassGenerator):
-        if len(generator.parts) < len(dataset.classes):
+        if len(generator.parts) < len(classes):
             evaluator = None  # the run finished early and makes no images of some classes
-        dataset = replace(dataset, classes=dataset.classes[: len(generator.parts)])
+        classes = classes[: len(generator.parts)]
     else:
-        standing_statistics(generator, config, len(dataset.classes), NORM_IMAGES)
+        standing_statistics(generator, config, len(classes), NORM_IMAGES)
     graph = export_generator(generator, config)
-    parity = check_parity(graph, generator, config, len(dataset.classes))
+    parity = check_parity(graph, generator, config, len(classes))
+    folder = _export_folder(spec, settings)
+    (folder / GENERATOR_FILE).write_bytes(graph)
+    grid = sample_grid(generator, config, replace(dataset, classes=classes), reestimate=False)
+    (folder / PREVIEW_FILE).write_bytes(grid_png(grid))
+    manifest = _manifest(spec, state, dataset, parity).model_copy(
+        update={
+            "classes": classes,
+            "metrics": final_metrics(state, evaluator),
+            "images_seen": state.cur_nimg if images_seen is None else images_seen,
+        }
+    )
+    return ResultLine(manifest=manifest, folder=str(folder))
+
+
+def rehearse_export(
+    spec: RunSpec,
+    state: TrainState | PerClassState,
+    dataset: ImageDataset,
+    settings: Settings,
+    evaluator: Evaluator | None,
+) -> None:
+    """Exports and evaluates the untrained generator, so that what cannot work at the end fails before training.
+
+    Leaves the state and torch's CPU random state as they were. Raises ParityFailed, BadConfig, OSError.
+    """
+    with torch.random.fork_rng(devices=[]):
+        part = state.part.ema if isinstance(state, PerClassState) else state.ema
+        # One class stands for all: their networks have the same shape.
+        generator = PerClassGenerator([part]) if isinstance(state, PerClassState) else part
+        parity = check_parity(export_generator(generator, spec.config), generator, spec.config, num_classes=1)
+        _manifest(spec, state, dataset, parity).model_dump_json()
+        _export_folder(spec, settings)
+        if evaluator is not None:
+            evaluator.extract(generator, spec.config, min(BATCH, spec.config.eval_images))
+
+
+def _export_folder(spec: RunSpec, settings: Settings) -> Path:
     # One folder per attempt: a trainer whose worker is gone may still be writing to its own.
     folder = run_folder(settings, spec.run_id) / f"export-{spec.attempt}"
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / GENERATOR_FILE).write_bytes(graph)
-    (folder / PREVIEW_FILE).write_bytes(grid_png(sample_grid(generator, config, dataset, reestimate=False)))
-    manifest = ModelManifest(
+    return folder
+
+
+def _manifest(spec: RunSpec, state: Resumable, dataset: ImageDataset, parity: Parity) -> ModelManifest:
+    """The manifest of the model as it is now, without metrics."""
+    config = spec.config
+    return ModelManifest(
         id=model_id_of(spec.run_id, spec.preset),
         job_id=spec.run_id,
         created_at=datetime.now(UTC),
@@ -59,15 +104,14 @@ def export_model(
         config=config,
         dataset=spec.dataset,
         classes=dataset.classes,
+        data_digest=dataset.digest,
         latent_dim=config.latent_dim,
         conditional=config.conditional or config.per_class,
-        metrics=final_metrics(state, evaluator),
         parity=parity,
-        images_seen=state.cur_nimg if images_seen is None else images_seen,
+        images_seen=state.cur_nimg,
         device=device_name(state.device),
         wall_seconds=round(state.wall_seconds, 1),
     )
-    return ResultLine(manifest=manifest, folder=str(folder))
 
 
 def grid_png(images: Tensor) -> bytes:

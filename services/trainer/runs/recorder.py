@@ -9,7 +9,7 @@ from dataclasses import asdict
 from services.trainer.data.datasets import ImageDataset
 from services.trainer.metrics.evaluation import Evaluator
 from services.trainer.metrics.in_training import extend_last_row
-from services.trainer.runs.checkpoint import Checkpoints, pack_weights
+from services.trainer.runs.checkpoint import Checkpoints, describe_data, pack_weights
 from services.trainer.runs.monitor import TrainingMonitor
 from services.trainer.runs.publish import grid_png
 from services.trainer.training import loop
@@ -34,7 +34,7 @@ class Recorder:
         send: SendMessage,
     ) -> None:
         self._run_id, self._state, self._evaluator, self._send = run_id, state, evaluator, send
-        self._artifacts, self._checkpoints = artifacts, checkpoints
+        self._artifacts, self._checkpoints, self._dataset = artifacts, checkpoints, dataset
         self._send_event = event_sender(send)
         self.monitor = TrainingMonitor(state, dataset, self._send_event)
 
@@ -62,9 +62,10 @@ class Recorder:
     def _save_checkpoint(self, state: Resumable, is_snapshot: bool) -> None:
         nimg = state.cur_nimg
         with self._tolerate_full_disk("checkpoint", nimg):
-            self._checkpoints.save(nimg, state.state_dict())
+            self._checkpoints.save(nimg, state.state_dict() | {"data": describe_data(self._dataset)})
             if is_snapshot:
-                self._artifacts.write(f"jobs/{self._run_id}/weights/{nimg:012d}.safetensors", pack_weights(state))
+                key = f"jobs/{self._run_id}/weights/{nimg:012d}.safetensors"
+                self._artifacts.write(key, pack_weights(state, self._dataset))
             self._send_event("checkpoint", f"checkpoint after {nimg:,} images", nimg=nimg)
 
     @contextmanager

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import torch
 
-from services.trainer.data.datasets import load_dataset
+from services.trainer.data.datasets import ImageDataset, load_dataset
+from services.trainer.data.progress import at_most_every
 from services.trainer.distributed.devices import reserved_gpus
 from services.trainer.distributed.processes import Ranks, started
 from services.trainer.metrics.in_training import open_evaluation
@@ -17,7 +18,7 @@ from services.trainer.runs.device import device_name, pick_device
 from services.trainer.runs.early_stop import restore_best
 from services.trainer.runs.fresh_state import build_state
 from services.trainer.runs.per_class import PerClassState
-from services.trainer.runs.publish import export_model
+from services.trainer.runs.publish import export_model, rehearse_export
 from services.trainer.runs.rank import describe_run
 from services.trainer.runs.recorder import Recorder
 from services.trainer.runs.spec import RunSpec
@@ -25,9 +26,11 @@ from services.trainer.runs.starting_points import apply_starting_point
 from services.trainer.training import loop
 from services.trainer.training.profiling import profiled
 from services.trainer.training.state import TrainState
-from shared.jobs.trainer_messages import MetricsLine, SendMessage, StopSignal, event_sender
+from shared.jobs.trainer_messages import MetricsLine, SendEvent, SendMessage, StopSignal, event_sender
 from shared.settings import Settings
 from shared.storage.artifacts import ArtifactStore
+
+LOADING_EVERY_S = 10.0  # between two events while images are read; KILN_STALL_S is far longer
 
 ShouldStop = Callable[[], StopSignal | None]
 
@@ -61,17 +64,23 @@ def _run(
     send_event = event_sender(send)
     root = settings.dataset_root
     send_event("loading", f"loading data set {spec.dataset} from {root}; CIFAR-10 is downloaded if absent")
-    dataset = load_dataset(root, spec.dataset).to(device)
+    dataset = load_with_events(spec.dataset, settings, send_event).to(device)
     state = build_state(spec.config, dataset, settings, ranks, send_event)
     place = device_name(device) if ranks.count == 1 else f"{ranks.count} x {device_name(device)}"
     send_event("started", f"{len(dataset):,} images of {len(dataset.classes)} classes, on {place}")
 
     artifacts = ArtifactStore(settings.artifact_url)
     checkpoints = Checkpoints(artifacts, spec.run_id, spec.attempt)
-    _set_initial_weights(state, checkpoints, artifacts, settings, send)
+    is_resumed = restore(state, checkpoints, dataset, send)
+    if not is_resumed and isinstance(state, TrainState):
+        apply_starting_point(state, dataset.classes, artifacts, settings, send_event)
+        for row in state.metrics:  # those of the run that the checkpoint comes from
+            send(MetricsLine(row=row))
     if isinstance(state, TrainState) and ranks.count > 1:
         ranks.broadcast_bytes(pack(state.state_dict()))
     evaluator = open_evaluation(state, settings, spec.dataset, dataset, send_event)
+    if not is_resumed:
+        rehearse_export(spec, state, dataset, settings, evaluator)
     recorder = Recorder(spec.run_id, state, dataset, evaluator, artifacts=artifacts, checkpoints=checkpoints, send=send)
 
     def stop() -> StopSignal | None:
@@ -89,16 +98,10 @@ def _run(
     return True
 
 
-def _set_initial_weights(
-    state: TrainState | PerClassState,
-    checkpoints: Checkpoints,
-    artifacts: ArtifactStore,
-    settings: Settings,
-    send: SendMessage,
-) -> None:
-    """Resumes from the run's own checkpoint; without one, applies the starting point of the config."""
-    if restore(state, checkpoints, send) or isinstance(state, PerClassState):
-        return
-    apply_starting_point(state, artifacts, settings, event_sender(send))
-    for row in state.metrics:  # those of the run that the checkpoint comes from
-        send(MetricsLine(row=row))
+def load_with_events(name: str, settings: Settings, send_event: SendEvent) -> ImageDataset:
+    """Loads the training images, with an event about every ten seconds. Raises BadDataset."""
+    on_progress = at_most_every(
+        LOADING_EVERY_S,
+        lambda count, total: send_event("loading", f"loading: {count:,} of {total:,} files", files=count, total=total),
+    )
+    return load_dataset(settings.dataset_root, name, cache=settings.data / "cache", on_progress=on_progress)

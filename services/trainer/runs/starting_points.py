@@ -24,12 +24,12 @@ from shared.storage.starting_points import StartingPoint, find_starting_points
 
 
 def apply_starting_point(
-    state: TrainState, artifacts: ArtifactStore, settings: Settings, send_event: SendEvent
+    state: TrainState, classes: tuple[str, ...], artifacts: ArtifactStore, settings: Settings, send_event: SendEvent
 ) -> None:
     """Loads what `from_checkpoint` or `init_discriminator_from` names into a fresh state. Raises BadConfig."""
     config = state.config
     if config.from_checkpoint is not None:
-        continue_from(config.from_checkpoint, state, artifacts, send_event)
+        continue_from(config.from_checkpoint, state, classes, artifacts, send_event)
     elif config.init_discriminator_from is not None and is_classifier(config.init_discriminator_from):
         _load_classifier_trunk(state, settings)
         send_event("initialized", "the discriminator starts with the classifier's weights")
@@ -37,19 +37,23 @@ def apply_starting_point(
         reference = config.init_discriminator_from
         saved, point = _read(reference, artifacts, send_event)
         _check_fit(state.config, saved, DISCRIMINATOR_FIELDS, "init_discriminator_from")
+        _check_classes(state.config, saved, classes, "init_discriminator_from")
         _load(state.discriminator, saved["networks"]["discriminator"])
         send_event(
             "initialized", f"the discriminator starts with the weights of {reference} after {point.nimg:,} images"
         )
 
 
-def continue_from(reference: str, state: TrainState, artifacts: ArtifactStore, send_event: SendEvent) -> None:
+def continue_from(
+    reference: str, state: TrainState, classes: tuple[str, ...], artifacts: ArtifactStore, send_event: SendEvent
+) -> None:
     """Loads another run's networks, optimizers, position, metrics and, if the seed is the same, random state.
 
     A snapshot holds weights only: the optimizers start afresh.
     """
     saved, point = _read(reference, artifacts, send_event)
     source = _check_fit(state.config, saved, NETWORK_FIELDS, "from_checkpoint")
+    _check_classes(state.config, saved, classes, "from_checkpoint")
     if point.nimg >= state.config.total_nimg:
         raise BadConfig(f"from_checkpoint: {reference} has seen {point.nimg} images; total_nimg must be more than that")
     if not point.is_whole:
@@ -110,7 +114,7 @@ def _unpack_weights(data: bytes) -> dict[str, Any]:
     for name, tensor in tensors.items():
         network, _, key = name.partition(".")
         networks.setdefault(network, {})[key] = tensor
-    return {"config": json.dumps(metadata["config"]), "networks": networks}
+    return {"config": json.dumps(metadata["config"]), "networks": networks, "data": metadata.get("data")}
 
 
 def _check_fit(config: TrainConfig, saved: dict[str, Any], fields: tuple[str, ...], field: str) -> TrainConfig:
@@ -121,6 +125,16 @@ def _check_fit(config: TrainConfig, saved: dict[str, Any], fields: tuple[str, ..
     if different := differences(config, source, fields):
         raise BadConfig(f"{field}: its networks have another shape: {', '.join(different)}")
     return source
+
+
+def _check_classes(config: TrainConfig, saved: dict[str, Any], classes: tuple[str, ...], field: str) -> None:
+    """Raises BadConfig if conditional networks were trained on other classes. Older checkpoints record none."""
+    data = saved.get("data")
+    if config.conditional and data is not None and tuple(data["classes"]) != classes:
+        raise BadConfig(
+            f"{field}: that run was trained on the classes {', '.join(data['classes'])}; this data set has "
+            f"{', '.join(classes)}. Train on the same classes, or set conditional=false"
+        )
 
 
 def _load(target: Any, saved: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from services.trainer.__main__ import main
 from services.trainer.classifier.files import load_classifier
@@ -26,9 +27,9 @@ CONFIG = ClassifierConfig(width=8, epochs=4, batch_size=8, lr=0.05, tick_nimg=40
 FILES = [GRAPH_FILE, WEIGHTS_FILE, MANIFEST_FILE]
 
 
-def told(said: list[str]) -> Callable[[TrainerLine], None]:
-    """Keeps what a run reports, but for its progress, as people read it."""
-    return lambda line: None if isinstance(line, ProgressLine) else said.append(describe(line, 0))
+def collect(lines: list[str]) -> Callable[[TrainerLine], None]:
+    """Collects the messages of a run as text, except its progress."""
+    return lambda line: None if isinstance(line, ProgressLine) else lines.append(describe(line, 0))
 
 
 def never() -> None:
@@ -45,16 +46,16 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 
 @pytest.fixture(scope="module")
 def whole(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
-    """The folder of a classifier of two colours, and what its run said."""
-    said: list[str] = []
+    """The folder of a classifier of two colours, and the messages of its run."""
+    lines: list[str] = []
     folder = tmp_path_factory.mktemp("whole") / "out"
     spec = ClassifierSpec("whole", CONFIG, "colors", folder, ("python", "-m", "a b"))
-    assert train_classifier(spec, settings, told(said), never) == read_manifest(folder)
-    return folder, said
+    assert train_classifier(spec, settings, collect(lines), never) == read_manifest(folder)
+    return folder, lines
 
 
-def test_a_run_writes_a_classifier_and_says_how_good_it_is(whole: tuple[Path, list[str]]) -> None:
-    folder, said = whole
+def test_a_run_writes_a_classifier_with_its_accuracy(whole: tuple[Path, list[str]]) -> None:
+    folder, lines = whole
     assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
     manifest = read_manifest(folder)
     assert (manifest.classes, manifest.feature_dim, manifest.test_images) == (("blue", "red"), 64, 40)
@@ -63,31 +64,31 @@ def test_a_run_writes_a_classifier_and_says_how_good_it_is(whole: tuple[Path, li
     assert manifest.wall_seconds > 0
     assert manifest.images_per_second == pytest.approx(160 / manifest.wall_seconds, rel=0.1)
     # And the log has a line for each tick
-    assert [line.split()[1] for line in said if line.startswith("nimg")] == ["40", "80", "120", "160"]
+    assert [line.split()[1] for line in lines if line.startswith("nimg")] == ["40", "80", "120", "160"]
 
 
-def test_a_run_that_left_goes_on_to_the_same_classifier(
+def test_a_resumed_run_ends_with_the_same_classifier(
     settings: Settings, whole: tuple[Path, list[str]], tmp_path: Path
 ) -> None:
-    # Given a run that is told to leave after its second tick
-    said: list[str] = []
+    # Given a run that stops after its second tick
+    lines: list[str] = []
 
     def should_leave() -> StopSignal | None:
-        return "leave" if sum(line.startswith("nimg") for line in said) == 2 else None
+        return "leave" if sum(line.startswith("nimg") for line in lines) == 2 else None
 
     spec = ClassifierSpec("left", CONFIG, "colors", tmp_path / "out")
-    assert train_classifier(spec, settings, told(said), should_leave) is None
+    assert train_classifier(spec, settings, collect(lines), should_leave) is None
     assert not (tmp_path / "out").exists()
-    # When it goes on, Then it ends with the weights of the one that did not leave
-    assert train_classifier(spec, settings, told(said), never) is not None
-    assert "resuming after 80 images" in said
+    # When it resumes, then it ends with the weights of the undisturbed one
+    assert train_classifier(spec, settings, collect(lines), never) is not None
+    assert "resuming after 80 images" in lines
     assert (tmp_path / "out" / WEIGHTS_FILE).read_bytes() == (whole[0] / WEIGHTS_FILE).read_bytes()
 
 
-def test_a_run_is_not_taken_up_with_another_config(settings: Settings, tmp_path: Path) -> None:
+def test_a_run_is_not_resumed_with_another_config(settings: Settings, tmp_path: Path) -> None:
     def train(config: ClassifierConfig) -> None:
-        said: list[str] = []
-        train_classifier(ClassifierSpec("other", config, "colors", tmp_path), settings, told(said), lambda: "leave")
+        lines: list[str] = []
+        train_classifier(ClassifierSpec("other", config, "colors", tmp_path), settings, collect(lines), lambda: "leave")
 
     train(CONFIG)
     train(CONFIG)
@@ -95,15 +96,51 @@ def test_a_run_is_not_taken_up_with_another_config(settings: Settings, tmp_path:
         train(CONFIG.model_copy(update={"lr": 0.01}))
 
 
-def test_without_test_images_it_is_not_trained_for_an_hour_first(settings: Settings, tmp_path: Path) -> None:
-    write_color_dataset(settings.dataset_root, "untested", per_class=2)
-    said: list[str] = []
-    with pytest.raises(BadDataset, match=r"no data set at .*untested/test"):
-        train_classifier(ClassifierSpec("x", CONFIG, "untested", tmp_path), settings, told(said), never)
-    assert said == []
+def write_images(folder: Path, *classes: str) -> None:
+    """Eight dark images per class, the first class the darkest."""
+    for shade, name in enumerate(classes):
+        (folder / name).mkdir(parents=True)
+        for i in range(8):
+            Image.new("RGB", (32, 32), (30 * shade, 10, i)).save(folder / name / f"{i}.png")
 
 
-def test_by_command_it_leaves_on_sigterm_and_goes_on(settings: Settings, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("test_classes", "message"),
+    [
+        ((), r"data set birds has no test split, .*: put images .* into .*birds/test/<class>"),
+        (("crow", "finches"), r"its training split lacks: 'finches'"),
+        (("crow", "finch", "owl"), r"its training split lacks: 'owl'"),
+    ],
+    ids=["none", "renamed", "extra"],
+)
+def test_a_test_split_that_cannot_measure_the_classes_is_refused_before_training(
+    settings: Settings, tmp_path: Path, test_classes: tuple[str, ...], message: str
+) -> None:
+    write_images(tmp_path / "birds/train", "crow", "finch")
+    write_images(tmp_path / "birds/test", *test_classes)
+    lines: list[str] = []
+    here = settings.model_copy(update={"datasets": tmp_path})
+    with pytest.raises(BadDataset, match=message):
+        train_classifier(ClassifierSpec("x", CONFIG, "birds", tmp_path / "out"), here, collect(lines), never)
+    assert not [line for line in lines if line.startswith("nimg")]
+
+
+def test_a_class_without_test_images_is_trained_and_its_accuracy_left_out(settings: Settings, tmp_path: Path) -> None:
+    # Given test images of the second of two classes only
+    write_images(tmp_path / "birds/train", "crow", "finch")
+    (tmp_path / "birds/test").mkdir()
+    (tmp_path / "birds/test/finch").symlink_to(tmp_path / "birds/train/finch")
+    lines: list[str] = []
+    here = settings.model_copy(update={"datasets": tmp_path})
+    manifest = train_classifier(ClassifierSpec("y", CONFIG, "birds", tmp_path / "out"), here, collect(lines), never)
+    # Then its accuracy is that of this class, under its own label
+    assert manifest is not None
+    assert (manifest.classes, list(manifest.class_accuracy)) == (("crow", "finch"), ["finch"])
+    assert manifest.test_accuracy == manifest.class_accuracy["finch"]
+    assert "the test split has no images of crow; their accuracy is not measured" in lines
+
+
+def test_the_command_stops_on_sigterm_and_trains_to_the_end(settings: Settings, tmp_path: Path) -> None:
     """The whole command in a process of its own: options, signals, exit statuses."""
     command = [sys.executable, "-m", "services.trainer", "train-classifier", "--width", "8", "--run", "typed",
                "-o", "batch_size=8", "-o", "tick_nimg=40", "--dataset", "colors", "--out", str(tmp_path)]  # fmt: skip

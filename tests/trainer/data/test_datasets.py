@@ -1,7 +1,8 @@
-"""Reading data sets, real ones and damaged ones, and the order in which their images are seen."""
+"""Loading data sets, intact and damaged, their cache, and the order in which their images are sampled."""
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -14,9 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from services.trainer.data.datasets import CIFAR10_FOLDER, ImageDataset, Split, load_dataset
+from services.trainer.data.datasets import CIFAR10_FOLDER, ImageDataset, Split, load_dataset, load_test_split
 from services.trainer.data.sampler import Sampler
+from services.trainer.runs.run import load_with_events
 from shared.errors import BadDataset
+from shared.jobs.record import Reason
+from shared.jobs.trainer_messages import FailureLine, parse_line
+from shared.settings import Settings
+from tests.trainer.small import EventLog
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
@@ -47,10 +53,10 @@ def test_splits_are_read_from_folders_of_their_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 48), (48, 32), (32, 32)])
-def test_the_middle_is_cut_out_where_the_shorter_side_fits(tmp_path: Path, height: int, width: int) -> None:
+def test_images_are_cropped_to_their_centre(tmp_path: Path, height: int, width: int) -> None:
     # Given an image in which each pixel is different
     pixels = np.arange(height * width * 3, dtype=np.uint32).astype(np.uint8).reshape(height, width, 3)
-    # When it is loaded, Then its pixels are those of the middle, unchanged
+    # When it is loaded, then its pixels are those of the centre, unchanged
     top, left = (height - 32) // 2, (width - 32) // 2
     expected = torch.from_numpy(pixels[top : top + 32, left : left + 32]).permute(2, 0, 1)
     assert torch.equal(load_one(tmp_path, Image.fromarray(pixels)), expected)
@@ -58,12 +64,12 @@ def test_the_middle_is_cut_out_where_the_shorter_side_fits(tmp_path: Path, heigh
 
 @pytest.mark.parametrize("size", [16, 64, 96])
 def test_the_shorter_side_is_resized_to_32_pixels(tmp_path: Path, size: int) -> None:
-    # Given an image, twice as wide as high, whose middle has a white upper left quarter
+    # Given an image, twice as wide as high, whose central square has a white upper left quarter
     pixels = np.zeros((size, 2 * size, 3), dtype=np.uint8)
     pixels[: size // 2, size // 2 : size] = 255
     # When it is loaded
     image = load_one(tmp_path, Image.fromarray(pixels))
-    # Then so has the result, away from the blurred borders
+    # Then the result has the same quarter, away from the blurred borders
     assert (image[:, :13, 3:13] == 255).all()
     assert (image[:, 19:, :] == 0).all()
     assert (image[:, :, 19:] == 0).all()
@@ -89,7 +95,7 @@ def half_of(png: bytes) -> bytes:
 
 
 def with_a_short_chunk(png: bytes) -> bytes:
-    """The length of the pixel data is wrong by half, so that what follows it makes no sense."""
+    """Halves the stated length of the pixel data, so that the next chunk is misread."""
     at = png.index(b"IDAT") - 4
     (length,) = struct.unpack(">I", png[at : at + 4])
     return png[:at] + struct.pack(">I", length // 2) + png[at + 4 :]
@@ -110,14 +116,14 @@ def test_a_damaged_image_is_named(tmp_path: Path, damage: Callable[[bytes], byte
     bad = tmp_path / "pets/train/cats/bad.png"
     write(bad, noise())
     bad.write_bytes(damage(bad.read_bytes()))
-    # When the folder is loaded, Then the error says which file it is
+    # When the folder is loaded, then the error names the file
     with pytest.raises(BadDataset, match=r"cats/bad\.png cannot be read as an image"):
         load_dataset(tmp_path, "pets")
 
 
 @given(position=st.floats(0, 1, exclude_max=True), value=st.integers(0, 255))
 @settings(deadline=None)
-def test_whatever_byte_is_wrong_the_image_is_read_or_named(position: float, value: int) -> None:
+def test_an_image_with_one_wrong_byte_is_read_or_named(position: float, value: int) -> None:
     with TemporaryDirectory() as folder:
         path = Path(folder) / "pets/train/cats/bad.png"
         write(path, noise())
@@ -130,7 +136,7 @@ def test_whatever_byte_is_wrong_the_image_is_read_or_named(position: float, valu
             assert str(path) in str(error)  # noqa: PT017 - either outcome is right
 
 
-def test_a_missing_folder_is_named_and_what_it_should_hold(tmp_path: Path) -> None:
+def test_a_missing_folder_is_named_with_the_expected_layout(tmp_path: Path) -> None:
     with pytest.raises(BadDataset, match=r"no data set at .*pets/train; expected .* one sub-folder .* per class"):
         load_dataset(tmp_path, "pets")
 
@@ -146,6 +152,126 @@ def test_a_class_without_images_is_named(tmp_path: Path) -> None:
     (tmp_path / "pets/train/unicorns").mkdir()
     with pytest.raises(BadDataset, match="unicorns"):
         load_dataset(tmp_path, "pets")
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9", b"\xff\xfe", b"\x93smart\x94"], ids=["latin-1", "utf-16", "cp1252"])
+def test_a_class_folder_whose_name_is_not_utf_8_is_refused_by_a_printable_name(tmp_path: Path, name: bytes) -> None:
+    # Given a folder from an archive of another system
+    write(Path(os.fsdecode(bytes(tmp_path) + b"/pets/train/" + name)) / "1.png", noise())
+    write(tmp_path / "pets/train/cats/1.png", noise())
+    # When it is loaded, then the error names it in a way that every log and message can carry
+    with pytest.raises(BadDataset, match="class names must be UTF-8; rename the folder") as caught:
+        load_dataset(tmp_path, "pets")
+    assert repr(name)[2:-1] in str(caught.value).encode().decode()
+
+
+def test_a_damaged_file_whose_name_is_not_utf_8_is_named_in_a_message_that_can_be_sent(tmp_path: Path) -> None:
+    write(tmp_path / "pets/train/cats/1.png", noise())
+    Path(os.fsdecode(bytes(tmp_path) + b"/pets/train/cats/caf\xe9.png")).write_bytes(b"not an image")
+    with pytest.raises(BadDataset) as caught:
+        load_dataset(tmp_path, "pets")
+    line = FailureLine(reason=Reason.BAD_CONFIG, error=str(caught.value))
+    assert r"cats/caf\xe9.png cannot be read as an image" in line.error
+    assert parse_line(line.model_dump_json()) == line
+
+
+# --- the test split ------------------------------------------------------------------------------------------------
+
+
+def test_test_labels_follow_the_class_names_of_the_training_split(tmp_path: Path) -> None:
+    # Given a test split that lacks the first training class
+    for path in ("train/ants", "train/bees", "train/cats", "test/bees", "test/cats"):
+        write(tmp_path / "pets" / path / "1.png", noise())
+    test = load_test_split(tmp_path, "pets", load_dataset(tmp_path, "pets").classes)
+    assert test.classes == ("ants", "bees", "cats")
+    assert test.labels.tolist() == [1, 2]
+
+
+def test_a_test_class_that_was_not_trained_is_refused_by_name(tmp_path: Path) -> None:
+    for path in ("train/bees", "train/cats", "test/bees", "test/kats"):
+        write(tmp_path / "pets" / path / "1.png", noise())
+    with pytest.raises(BadDataset, match=r"its training split lacks: 'kats'\. .* classes are 'bees', 'cats'"):
+        load_test_split(tmp_path, "pets", ("bees", "cats"))
+
+
+# --- progress and the cache ----------------------------------------------------------------------------------------
+
+
+def test_loading_reports_every_file(tmp_path: Path) -> None:
+    for i in range(3):
+        write(tmp_path / f"pets/train/cats/{i}.png", noise())
+    progress: list[tuple[int, int]] = []
+    load_dataset(tmp_path, "pets", on_progress=lambda count, total: progress.append((count, total)))
+    assert progress == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_a_run_sends_its_progress_while_it_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a data set that takes longer to read than the interval between two events
+    monkeypatch.setattr("services.trainer.runs.run.LOADING_EVERY_S", 0.0)
+    for i in range(3):
+        write(tmp_path / f"datasets/pets/train/cats/{i}.png", noise())
+    events = EventLog()
+    load_with_events("pets", Settings(data=tmp_path, datasets=tmp_path / "datasets"), events)
+    assert events == [("loading", f"loading: {count} of 3 files") for count in (1, 2, 3)]
+
+
+@pytest.fixture
+def pets(tmp_path: Path) -> Path:
+    """A data set of two images, which a first load has cached in `cache`."""
+    write(tmp_path / "pets/train/cats/1.png", solid(32, 32, (1, 1, 1)))
+    write(tmp_path / "pets/train/dogs/1.png", solid(32, 32, (2, 2, 2)))
+    assert load_cached(tmp_path) == ([1, 2], 2)
+    return tmp_path
+
+
+def load_cached(root: Path) -> tuple[list[int], int]:
+    """The pixel values of the data set, and how many files were decoded."""
+    decoded: list[int] = []
+    dataset = load_dataset(root, "pets", cache=root / "cache", on_progress=lambda count, _: decoded.append(count))
+    return values_of(dataset.images), len(decoded)
+
+
+def cached_files(root: Path) -> list[Path]:
+    return list((root / "cache").rglob("*.npy"))
+
+
+def test_a_data_set_is_decoded_once(pets: Path) -> None:
+    assert load_cached(pets) == ([1, 2], 0)
+
+
+@pytest.mark.parametrize("change", ["replaced", "touched", "added", "renamed"])
+def test_a_data_set_whose_files_change_is_decoded_again(pets: Path, change: str) -> None:
+    file = pets / "pets/train/cats/1.png"
+    expected = [1, 2]
+    if change == "replaced":
+        write(file, solid(40, 32, (9, 9, 9)))
+        expected = [2, 9]
+    elif change == "touched":
+        os.utime(file, ns=(0, 0))
+    elif change == "added":
+        write(pets / "pets/train/cats/2.png", solid(32, 32, (7, 7, 7)))
+        expected = [1, 2, 7]
+    else:
+        file.rename(file.with_name("0.png"))
+    assert load_cached(pets) == (expected, 3 if change == "added" else 2)
+    # And only the new content stays in the cache
+    assert load_cached(pets) == (expected, 0)
+    assert len(cached_files(pets)) == 1
+
+
+@pytest.mark.parametrize("damage", [b"", b"\x93NUMPY", b"something else"])
+def test_a_damaged_cache_is_replaced(pets: Path, damage: bytes) -> None:
+    (file,) = cached_files(pets)
+    file.write_bytes(damage)
+    assert load_cached(pets) == ([1, 2], 2)
+    assert load_cached(pets) == ([1, 2], 0)
+
+
+def test_splits_do_not_share_a_cache(pets: Path) -> None:
+    write(pets / "pets/test/cats/1.png", solid(32, 32, (5, 5, 5)))
+    test = load_dataset(pets, "pets", "test", cache=pets / "cache")
+    assert values_of(test.images) == [5]
+    assert load_cached(pets) == ([1, 2], 0)
 
 
 # --- CIFAR-10 -----------------------------------------------------------------------------------------------------
@@ -168,12 +294,12 @@ def test_cifar10_is_the_published_one(cifar10_root: Path) -> None:
 @pytest.mark.parametrize("split", ["train", "test"])
 @pytest.mark.parametrize("damaged", ["data_batch_1", "batches.meta"])
 def test_cifar10_with_one_wrong_byte_is_refused(cifar10_root: Path, tmp_path: Path, split: Split, damaged: str) -> None:
-    # Given the real data set but for one byte of one file
+    # Given the real data set with one wrong byte in one file
     folder = linked_cifar10(cifar10_root, tmp_path, without=damaged)
     data = bytearray((cifar10_root / "cifar10" / CIFAR10_FOLDER / damaged).read_bytes())
     data[len(data) // 2] ^= 1
     (folder / damaged).write_bytes(data)
-    # When it is loaded, Then the error says what is wrong and what to do
+    # When it is loaded, then the error names the problem and the remedy
     with pytest.raises(BadDataset, match=r"integrity check.*delete .* to download it again"):
         load_dataset(tmp_path, "cifar10", split)
 
@@ -191,14 +317,14 @@ sizes, seeds = st.integers(1, 60), st.integers(0, 2**63 - 1)
 
 @given(sizes, seeds, st.integers(0, 2**40))
 @settings(deadline=None)
-def test_each_epoch_shows_every_image_once(size: int, seed: int, epoch: int) -> None:
+def test_each_epoch_samples_every_image_once(size: int, seed: int, epoch: int) -> None:
     order = Sampler(size, seed).batch(epoch * size, size)
     assert sorted(order.tolist()) == list(range(size))
 
 
 @given(sizes, seeds, st.lists(st.integers(1, 40), min_size=1, max_size=8))
 @settings(deadline=None)
-def test_batches_of_any_size_cut_one_sequence_also_across_epochs(size: int, seed: int, counts: list[int]) -> None:
+def test_batches_of_any_size_follow_the_same_sequence(size: int, seed: int, counts: list[int]) -> None:
     whole = Sampler(size, seed).batch(0, sum(counts)).tolist()
     sampler, pieces = Sampler(size, seed), list[int]()
     for count in counts:
@@ -208,14 +334,12 @@ def test_batches_of_any_size_cut_one_sequence_also_across_epochs(size: int, seed
 
 @given(sizes, seeds, st.integers(0, 10**6), st.integers(0, 10**6))
 @settings(deadline=None)
-def test_a_batch_depends_on_its_position_and_not_on_the_ones_before(
-    size: int, seed: int, nimg: int, other: int
-) -> None:
-    # Given a sampler that was somewhere else before, and a fresh one
+def test_a_batch_depends_on_its_position_only(size: int, seed: int, nimg: int, other: int) -> None:
+    # Given a sampler that was used at another position, and a fresh one
     used, fresh = Sampler(size, seed), Sampler(size, seed)
     used.batch(other, 5)
-    torch.rand(1)  # and torch's own random state moved on
-    # Then both answer alike
+    torch.rand(1)  # which advances torch's own random state
+    # Then both return the same batch
     assert torch.equal(used.batch(nimg, 5), fresh.batch(nimg, 5))
 
 
@@ -228,7 +352,7 @@ def test_other_seeds_and_other_epochs_have_another_order(seed: int, other: int) 
     assert not torch.equal(first, Sampler(size, seed).batch(size, size))
 
 
-def test_moving_a_data_set_keeps_what_it_holds() -> None:
+def test_moving_a_data_set_keeps_its_content() -> None:
     dataset = ImageDataset(torch.zeros(2, 3, 32, 32, dtype=torch.uint8), torch.tensor([0, 1]), ("a", "b"))
     moved = dataset.to(torch.device("meta"))
     assert (moved.images.device.type, moved.labels.device.type) == ("meta", "meta")
@@ -239,7 +363,7 @@ def test_moving_a_data_set_keeps_what_it_holds() -> None:
 
 
 def linked_cifar10(root: Path, tmp_path: Path, *, without: str) -> Path:
-    """A data set of links to the real files, but for one."""
+    """A data set of links to the real files, except one."""
     folder = tmp_path / "cifar10" / CIFAR10_FOLDER
     folder.mkdir(parents=True)
     for file in (root / "cifar10" / CIFAR10_FOLDER).iterdir():

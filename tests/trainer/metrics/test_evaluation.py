@@ -29,7 +29,7 @@ from services.trainer.metrics.extractor import (
     find_extractor,
     inception_extractor,
 )
-from services.trainer.metrics.reference import dataset_digest, real_features
+from services.trainer.metrics.reference import real_features
 from shared.errors import BadDataset, InvalidInput, UnknownClassifier
 from shared.settings import Settings
 from shared.storage.artifacts import ArtifactStore
@@ -145,7 +145,7 @@ def test_every_figure_carries_its_protocol(extractor: Extractor, cache: Artifact
         "name": "classifier", "digest": extractor.digest, "resolution": 32, "test_accuracy": 0.1, "features": 64
     }  # fmt: skip
     assert (protocol["images"], protocol["seed"]) == (30, 5)
-    assert protocol["reference"] == {"split": "train", "images": 60, "digest": dataset_digest(TRAIN)}
+    assert protocol["reference"] == {"split": "train", "images": 60, "digest": TRAIN.digest}
     assert protocol["kid"] == {"subsets": 100, "subset_size": 30, "seed": 0}
     assert protocol["precision_recall"] == {"k": 3, "images": 30, "reference_images": 60}
     assert protocol["class_accuracy"].keys() == set(TRAIN.classes)
@@ -216,12 +216,12 @@ def test_a_damaged_cache_is_made_anew(extractor: Extractor, cache: ArtifactStore
 
 
 def test_a_data_sets_digest_tells_images_labels_and_classes_apart() -> None:
-    digest = dataset_digest(TRAIN)
-    assert dataset_digest(random_images(60)) == digest
+    digest = TRAIN.digest
+    assert random_images(60).digest == digest
     moved = ImageDataset(TRAIN.images.flip(0), TRAIN.labels, TRAIN.classes)
     relabelled = ImageDataset(TRAIN.images, TRAIN.labels.flip(0), TRAIN.classes)
     renamed = ImageDataset(TRAIN.images, TRAIN.labels, TRAIN.classes[::-1])
-    assert len({digest, *(dataset_digest(other) for other in (moved, relabelled, renamed))}) == 4
+    assert len({digest, *(other.digest for other in (moved, relabelled, renamed))}) == 4
 
 
 def test_features_do_not_depend_on_the_batch_they_came_in(extractor: Extractor) -> None:

@@ -12,17 +12,20 @@ import pytest
 import torch
 
 from services.trainer.__main__ import main
+from services.trainer.data.datasets import load_dataset
 from services.trainer.metrics.collapse import is_collapsed
-from services.trainer.metrics.in_training import once_a_minute
+from services.trainer.metrics.in_training import open_evaluation
 from services.trainer.runs.run import run
 from services.trainer.runs.spec import RunSpec
+from services.trainer.training.state import TrainState
 from shared.configs.presets import TrainConfig
+from shared.errors import BadConfig, EnvironmentFailed, ParityFailed
 from shared.jobs.trainer_messages import EventLine, MetricsLine, ResultLine, TrainerLine
 from shared.settings import Settings
 from shared.storage.artifacts import ArtifactStore
 from shared.storage.model_registry import ModelManifest, ModelMetrics, ModelRegistry
 from tests.processes import write_color_dataset
-from tests.trainer.small import EventLog, small_classifier, small_config
+from tests.trainer.small import CPU, EventLog, small_classifier, small_config
 
 EVERY_TICK: dict[str, Any] = {
     "total_nimg": 64,
@@ -127,15 +130,73 @@ def test_evaluation_does_not_affect_training(settings: Settings, whole: Messages
     assert registry.get("tiny-whole").digest == registry.get("tiny-unmeasured").digest
 
 
-def test_a_long_evaluation_sends_progress_events(monkeypatch: pytest.MonkeyPatch) -> None:
-    # The supervisor kills a trainer that sends nothing for long.
+def evaluator_events(settings: Settings, config: TrainConfig) -> EventLog:
+    """The events of opening the evaluation of a run on the two colours."""
     events = EventLog()
-    on_batch = once_a_minute(events)
-    on_batch(250)
-    assert events == []
+    dataset = load_dataset(settings.dataset_root, "colors")
+    open_evaluation(TrainState(config, 2, CPU), settings, "colors", dataset, events)
+    return events
+
+
+def test_a_long_evaluation_sends_progress_events(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The supervisor kills a trainer that sends nothing for long.
     monkeypatch.setattr("services.trainer.metrics.in_training.HEARTBEAT_S", 0.0)
-    on_batch(1500)
-    assert events == [("evaluation", "1,500 images measured")]
+    uncached = settings.model_copy(update={"data": tmp_path})
+    assert ("evaluation", "40 images measured") in evaluator_events(uncached, small_config(**EVERY_TICK))
+
+
+def stop_on(metric: str, **overrides: Any) -> TrainConfig:
+    return small_config(**EVERY_TICK | {"early_stop": {"metric": metric, "patience": 2}} | overrides)
+
+
+def test_early_stop_on_class_accuracy_needs_a_classifier_of_the_same_classes(
+    settings: Settings, classifier_folder: Path
+) -> None:
+    # Given a classifier over class-0 to class-9, and a data set of red and blue images
+    other = settings.model_copy(update={"classifier": classifier_folder})
+    # Then class accuracy is refused at the start, with the metrics that exist
+    with pytest.raises(BadConfig, match=r"early_stop: class_accuracy .* set's blue, red\. .*one of fid, .*recall"):
+        evaluator_events(other, stop_on("class_accuracy"))
+    # And the others are not
+    for metric in ("fid", "inception_score", "recall"):
+        evaluator_events(other, stop_on(metric))
+    evaluator_events(settings, stop_on("class_accuracy"))
+
+
+def test_early_stop_without_a_classifier_is_refused_and_can_be_resumed(settings: Settings, tmp_path: Path) -> None:
+    elsewhere = settings.model_copy(update={"classifier": tmp_path / "none"})
+    with pytest.raises(EnvironmentFailed, match=r"early_stop: fid cannot be measured: .*none"):
+        evaluator_events(elsewhere, stop_on("fid"))
+
+
+def test_early_stop_that_would_never_measure_is_refused(settings: Settings) -> None:
+    with pytest.raises(BadConfig, match="early_stop: fid would never be measured: eval_every_nimg=65 is more than"):
+        evaluator_events(settings, stop_on("fid", eval_every_nimg=65))
+
+
+def test_a_manifest_names_the_data_it_was_trained_on(settings: Settings, whole: Messages) -> None:
+    assert whole.manifest.data_digest == load_dataset(settings.dataset_root, "colors").digest
+
+
+def test_what_cannot_work_at_the_end_of_a_run_fails_before_training(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines: list[TrainerLine] = []
+    spec = RunSpec("doomed", "tiny", small_config(**EVERY_TICK), "colors")
+    # Given a folder for exports that cannot be created
+    blocked = settings.model_copy(update={"data": tmp_path})
+    (tmp_path / "work").write_text("a file")
+    with pytest.raises(OSError, match="work"):
+        run(spec, blocked, lines.append, lambda: None)
+    # And an export that does not match
+    monkeypatch.setattr("services.trainer.export.onnx.PARITY_LIMIT", -1.0)
+    with pytest.raises(ParityFailed, match="half a step of an 8-bit pixel"):
+        run(spec, settings, lines.append, lambda: None)
+    # Then neither run has trained
+    assert not [line for line in lines if isinstance(line, MetricsLine)]
+    assert ArtifactStore(settings.artifact_url).list("jobs/doomed") == []
 
 
 def test_without_a_classifier_a_run_warns_and_trains(settings: Settings, tmp_path: Path) -> None:
@@ -235,7 +296,7 @@ def test_files_that_are_not_what_they_say_are_refused(
     (tmp_path / "generator.onnx").write_bytes(b"another")
     cut = tmp_path / "1.safetensors"
     cut.write_bytes(Path(places(environment)["snapshot"]).read_bytes()[:1000])
-    for path, complaint in ((tmp_path, "lacks a generator.onnx"), (cut, "is no snapshot of a run over 2 classes")):
+    for path, complaint in ((tmp_path, "lacks a generator.onnx"), (cut, "is not a snapshot of a run on 2 classes")):
         assert main(["evaluate", str(path), "-n", "20", "--dataset", "colors"]) == 1
         last = capsys.readouterr().err.splitlines()[-1]
         assert last.startswith("CorruptArtifact")

@@ -18,7 +18,7 @@ from services.trainer.training.state import TrainState
 from shared.configs.presets import TrainConfig
 from shared.errors import CorruptArtifact
 from shared.storage.artifacts import ArtifactStore
-from tests.trainer.small import CPU, small_config, small_resnet
+from tests.trainer.small import CPU, random_images, small_config, small_resnet
 
 FOLDER = "jobs/a-run/checkpoints"
 
@@ -203,7 +203,7 @@ def test_code_in_a_checkpoint_is_refused_even_with_the_right_digest(tmp_path: Pa
 def test_weights_are_kept_as_safetensors_of_all_networks(config: TrainConfig) -> None:
     state = TrainState(config, 10, CPU)
 
-    weights = safetensors.torch.load(pack_weights(state))
+    weights = safetensors.torch.load(pack_weights(state, random_images()))
 
     assert {name.partition(".")[0] for name in weights} == {"generator", "discriminator", "ema"}
     for name, network in state.networks().items():
@@ -212,6 +212,6 @@ def test_weights_are_kept_as_safetensors_of_all_networks(config: TrainConfig) ->
 
 
 def test_weights_of_equal_states_are_equal_files() -> None:
-    files = {pack_weights(TrainState(small_config(), 10, CPU)) for _ in range(8)}
+    files = {pack_weights(TrainState(small_config(), 10, CPU), random_images()) for _ in range(8)}
 
     assert len(files) == 1

@@ -11,7 +11,7 @@ from services.trainer.training.state import TrainState
 from shared.errors import BadConfig
 from shared.jobs.trainer_messages import EventLine, MetricsLine, TrainerLine
 from shared.storage.artifacts import ArtifactStore
-from tests.trainer.small import CPU, small_config
+from tests.trainer.small import CPU, random_images, small_config
 
 
 def test_a_checkpoint_of_another_config_is_not_mixed_with_this_one(tmp_path: Path) -> None:
@@ -24,7 +24,7 @@ def test_a_checkpoint_of_another_config_is_not_mixed_with_this_one(tmp_path: Pat
     # When the same config is taken up, it goes on from there and tells again what was told
     told: list[TrainerLine] = []
     same = TrainState(small_config(), 10, CPU)
-    restore(same, checkpoints, told.append)
+    restore(same, checkpoints, random_images(), told.append)
     assert same.cur_nimg == 64
     assert [line.row for line in told if isinstance(line, MetricsLine)] == saved.metrics
     assert [line.event.kind for line in told if isinstance(line, EventLine)] == ["resumed"]
@@ -32,5 +32,5 @@ def test_a_checkpoint_of_another_config_is_not_mixed_with_this_one(tmp_path: Pat
     # But another one of the same shapes is refused, and stays as it was
     other = TrainState(small_config(lr=1e-5), 10, CPU)
     with pytest.raises(BadConfig, match="another config"):
-        restore(other, checkpoints, told.append)
+        restore(other, checkpoints, random_images(), told.append)
     assert other.cur_nimg == 0

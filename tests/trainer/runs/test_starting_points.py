@@ -36,13 +36,15 @@ class Place:
 
     def begin(self, config: TrainConfig, num_classes: int = 10) -> TrainState:
         state = TrainState(config, num_classes, CPU)
-        apply_starting_point(state, self.artifacts, self.settings, self.events)
+        apply_starting_point(state, DATASET.classes, self.artifacts, self.settings, self.events)
         return state
 
     def leave(self, run_id: str, state: TrainState, *, snapshot: bool = False) -> TrainState:
         """What a run leaves behind: a checkpoint, or the weights of a snapshot."""
         if snapshot:
-            self.artifacts.write(f"jobs/{run_id}/weights/{state.cur_nimg:012d}.safetensors", pack_weights(state))
+            self.artifacts.write(
+                f"jobs/{run_id}/weights/{state.cur_nimg:012d}.safetensors", pack_weights(state, DATASET)
+            )
         else:
             Checkpoints(self.artifacts, run_id, 1).save(state.cur_nimg, state.state_dict())
         return state

@@ -1,4 +1,4 @@
-"""Why a job ended: what a trainer calls each error, and that every reason there is has been seen in a drill."""
+"""Reasons of jobs that do not succeed: which error has which, and that a drill covers each."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from services.trainer.commands.train import reason_of
-from shared.errors import BadConfig, BadDataset, Diverged, ParityFailed
-from shared.jobs.record import Reason
+from shared.errors import BadConfig, BadDataset, Diverged, EnvironmentFailed, ParityFailed
+from shared.jobs.record import LOST_REASONS, Reason
 
 DRILLS = Path(__file__).parents[2] / "drills" / "jobs"
 
@@ -27,17 +27,26 @@ DRILLS = Path(__file__).parents[2] / "drills" / "jobs"
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), Reason.OUT_OF_MEMORY),
         (OSError(errno.ENOSPC, "No space left on device"), Reason.DISK_FULL),
         (OSError(errno.EDQUOT, "Disk quota exceeded"), Reason.DISK_FULL),
-        (OSError(errno.EIO, "Input/output error"), Reason.ERROR),
+        (OSError(errno.EIO, "Input/output error"), Reason.ENVIRONMENT),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory"), Reason.ENVIRONMENT),
+        (EnvironmentFailed("no GPU"), Reason.ENVIRONMENT),
         (ZeroDivisionError(), Reason.ERROR),
     ],
     ids=repr,
 )
-def test_an_error_of_the_trainer_is_told_by_its_reason(error: Exception, reason: Reason) -> None:
+def test_each_error_of_the_trainer_has_a_reason(error: Exception, reason: Reason) -> None:
     assert reason_of(error) is reason
+
+
+def test_once_a_checkpoint_exists_a_problem_of_the_data_can_be_resumed() -> None:
+    assert reason_of(BadDataset("no data set at /mnt/pets"), has_checkpoint=True) in LOST_REASONS
+    # But what no other machine or mount could repair stays a failure
+    assert reason_of(Diverged("loss_d is nan"), has_checkpoint=True) not in LOST_REASONS
+    assert reason_of(BadConfig("another config"), has_checkpoint=True) not in LOST_REASONS
 
 
 def test_every_reason_is_seen_in_a_drill() -> None:
     text = "".join(path.read_text() for path in DRILLS.glob("test_*.py"))
-    # A graph that differs from its network, and a bug, are not to be had by a fault from outside.
+    # No fault from outside causes a parity failure or a bug.
     inside = {Reason.PARITY, Reason.ERROR}
     assert {reason for reason in Reason if f'"{reason}"' in text} == set(Reason) - inside
