@@ -15,8 +15,8 @@ from shared.settings import Settings
 def pick_device(settings: Settings, ranks: Ranks = ALONE, reserved: Sequence[int] = (0,)) -> torch.device:
     """CUDA if available, else the CPU with the threads of the settings.
 
-    `reserved` has the indices of the run's CUDA devices, one for each rank. Raises EnvironmentFailed if CUDA is required
-    and absent.
+    `reserved` has the indices of the run's CUDA devices, one for each rank. Raises EnvironmentFailed if CUDA is
+    required and absent.
     """
     # On CUDA, convolutions in fp32 use TF32, which keeps 10 of 23 bits of each factor; matrix products use all bits.
     torch.backends.cudnn.allow_tf32 = True
