@@ -1,4 +1,4 @@
-"""The classifier: its network, its training, its files."""
+"""The classifier's network, training and files."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def small(**more: Any) -> ClassifierConfig:
 
 
 def run(state: ClassifierState, dataset: ImageDataset, *, steps: int | None = None) -> list[dict[str, float]]:
-    """Trains to the end, or leaves after so many steps. The rows of its log."""
+    """Trains to the end, or stops after some steps; returns the rows of its log."""
     rows: list[dict[str, float]] = []
     left = [math.inf if steps is None else steps]
 
@@ -48,7 +48,7 @@ def run(state: ClassifierState, dataset: ImageDataset, *, steps: int | None = No
 # The network ---------------------------------------------------------------------------------------------------------
 
 
-def test_at_width_64_it_is_torchvisions_resnet18_behind_another_stem() -> None:
+def test_at_width_64_it_is_torchvisions_resnet18_with_another_stem() -> None:
     # Given torchvision's network and ours, with its weights
     theirs, ours = torchvision.models.resnet18(num_classes=10).eval(), Classifier(64, 10).eval()
     for stage, layer in zip(ours.stages, [theirs.layer1, theirs.layer2, theirs.layer3, theirs.layer4], strict=True):
@@ -72,7 +72,7 @@ def test_it_has_the_parameters_of_resnet18_at_32_pixels() -> None:
 
 
 @pytest.mark.parametrize(("width", "classes"), [(2, 10), (3, 2)])
-def test_it_answers_with_logits_and_pooled_features(width: int, classes: int) -> None:
+def test_it_returns_logits_and_pooled_features(width: int, classes: int) -> None:
     logits, features = Classifier(width, classes)(torch.zeros(5, 3, 32, 32))
     assert (logits.shape, features.shape) == ((5, classes), (5, 8 * width))
     assert features.min().item() >= 0  # behind a ReLU
@@ -100,7 +100,7 @@ def colors(count: int, seed: int) -> ImageDataset:
 
 
 @pytest.mark.parametrize("more", [{}, {"ema_halflife_nimg": 100}, {"small_px": 16}], ids=["plain", "averaged", "small"])
-def test_it_learns_to_tell_colors_apart(more: dict[str, Any]) -> None:
+def test_it_learns_to_distinguish_colors(more: dict[str, Any]) -> None:
     state = ClassifierState(small(epochs=4, lr=0.05, **more), 2, CPU)
     before = class_accuracies(state.result, colors(40, seed=1))
     rows = run(state, colors(80, seed=0))
@@ -117,7 +117,7 @@ def test_its_log_counts_images_and_ends_with_the_budget() -> None:
     assert 0 <= rows[-1]["accuracy"] <= 1
 
 
-def test_a_run_that_was_left_and_taken_up_is_the_run_that_was_not_left() -> None:
+def test_a_resumed_run_equals_an_undisturbed_one() -> None:
     # Given a run with everything random that there is
     config = small(epochs=3, cutout_px=8, ema_halflife_nimg=30, small_px=16, label_smoothing=0.1)
     whole = ClassifierState(config, 10, CPU)
@@ -146,7 +146,7 @@ def test_runs_depend_on_their_seed() -> None:
     assert not torch.equal(states[0].network.linear.weight, states[2].network.linear.weight)
 
 
-def test_a_loss_that_is_no_number_ends_the_run() -> None:
+def test_a_loss_that_is_not_finite_ends_the_run() -> None:
     state = ClassifierState(small(), 10, CPU)
     state.network.linear.weight.data[0] = math.nan
     with pytest.raises(Diverged, match="loss is nan after 16 images"):
@@ -163,7 +163,7 @@ def test_small_images_come_first_and_whole_ones_last() -> None:
     assert torch.allclose(shrink(grey, config, 0.0), torch.full((1, 3, 24, 24), 0.25))
 
 
-def test_cutout_blackens_a_square_and_no_more() -> None:
+def test_cutout_blackens_a_square_only() -> None:
     images = torch.full((3, 3, 8, 8), 200, dtype=torch.uint8)
     cut = cutout(images, torch.tensor([2, -1, 6]), torch.tensor([1, 0, 7]), side_px=3)
     assert (cut == 0).sum((1, 2, 3)).tolist() == [3 * 9, 3 * 2 * 3, 3 * 2 * 1]  # the last two are cut by the border
@@ -174,7 +174,7 @@ def test_cutout_blackens_a_square_and_no_more() -> None:
     assert (images == 200).all()
 
 
-def test_augmentation_off_changes_nothing_and_on_it_changes_each_image_by_itself() -> None:
+def test_augmentation_changes_each_image_differently_or_nothing_when_off() -> None:
     image = random_images(1).images.expand(64, 3, 32, 32)
     plain = augment(image, small(flip=False, crop_padding=0))
     assert torch.equal(plain, image / 127.5 - 1)
@@ -204,11 +204,11 @@ def test_onnx_computes_what_the_weights_compute(shipped_classifier: Path) -> Non
     assert_same(network.state_dict(), Classifier(8, 10).state_dict())
 
 
-def test_the_graph_names_no_file_of_the_machine_it_was_made_on(shipped_classifier: Path) -> None:
+def test_the_graph_names_no_file_of_this_machine(shipped_classifier: Path) -> None:
     assert b".py" not in (shipped_classifier / GRAPH_FILE).read_bytes()
 
 
-def test_a_file_that_was_changed_is_refused_by_name(classifier_folder: Path) -> None:
+def test_a_changed_file_is_refused_by_name(classifier_folder: Path) -> None:
     weights = classifier_folder / WEIGHTS_FILE
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
     with pytest.raises(
@@ -220,7 +220,7 @@ def test_a_file_that_was_changed_is_refused_by_name(classifier_folder: Path) -> 
         load_classifier(classifier_folder)
 
 
-def test_a_folder_without_a_classifier_is_told(tmp_path: Path) -> None:
+def test_a_folder_without_a_classifier_is_named(tmp_path: Path) -> None:
     with pytest.raises(UnknownClassifier, match=r"there is no classifier in '.*nowhere'"):
         load_classifier(tmp_path / "nowhere")
     (tmp_path / "manifest.json").write_text("{}")

@@ -1,4 +1,4 @@
-"""`python -m services.trainer train`, as a user runs it: in a process of its own, with files and signals."""
+"""`python -m services.trainer train` as a user runs it: as a process, with files and signals."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ENDLESS = [*SMALL, "total_nimg=1000000000", "snapshot_nimg=1000000000"]
 
 @dataclass(frozen=True)
 class Workplace:
-    """A user's folders: a data set of two classes, and a place for everything that is made."""
+    """A user's folders: a data set of two classes, and the output folder."""
 
     folder: Path
 
@@ -98,7 +98,7 @@ def signal_at_first_row(process: subprocess.Popen[str], number: signal.Signals) 
 
 @pytest.fixture(scope="module")
 def runs(workplace: Workplace) -> dict[str, Ended]:
-    """Three runs, as far as possible at the same time: most of it is waiting for imports."""
+    """Three runs, as parallel as possible, because most of their time goes into imports."""
     whole, left = workplace.start("whole", [*SMALL, "total_nimg=64"]), workplace.start("left", ENDLESS)
     with whole, left:
         after_leaving = signal_at_first_row(left, signal.SIGTERM)
@@ -133,7 +133,7 @@ def test_a_run_trains_and_publishes_a_model(runs: dict[str, Ended], workplace: W
         assert grid.size == (320, 320)
 
 
-def test_a_run_tells_a_person_how_it_goes(runs: dict[str, Ended]) -> None:
+def test_a_run_prints_its_progress(runs: dict[str, Ended]) -> None:
     log = runs["whole"].err
     assert "40 images of 2 classes, on CPU" in log
     assert "loss_d" in log
@@ -141,13 +141,13 @@ def test_a_run_tells_a_person_how_it_goes(runs: dict[str, Ended]) -> None:
     assert "model tiny-whole: parity" in log
 
 
-def test_sigterm_leaves_a_checkpoint_and_says_how_to_go_on(runs: dict[str, Ended]) -> None:
+def test_sigterm_leaves_a_checkpoint_and_says_how_to_resume(runs: dict[str, Ended]) -> None:
     assert runs["left"].code == EXIT_LEFT == 75
     assert runs["left"].err.endswith("stopped with a checkpoint; resume with --run left\n")
     assert runs["left"].out == ""
 
 
-def test_the_same_run_goes_on_where_it_left(runs: dict[str, Ended]) -> None:
+def test_the_same_run_resumes_where_it_stopped(runs: dict[str, Ended]) -> None:
     # Given the checkpoint of the run that left
     (left_at,) = {line for line in runs["left"].err.splitlines() if line.startswith("checkpoint after")}
     nimg = left_at.removeprefix("checkpoint after ").removesuffix(" images")
@@ -157,7 +157,7 @@ def test_the_same_run_goes_on_where_it_left(runs: dict[str, Ended]) -> None:
     assert first_row in runs["resumed"].err.splitlines()
 
 
-def test_sigusr1_keeps_the_model_so_far(runs: dict[str, Ended], workplace: Workplace) -> None:
+def test_sigusr1_publishes_the_model_so_far(runs: dict[str, Ended], workplace: Workplace) -> None:
     assert runs["resumed"].code == 0, runs["resumed"].err
     assert runs["resumed"].out == "tiny-left\n"
     assert 16 <= workplace.registry.get("tiny-left").images_seen < 1_000_000_000
@@ -185,7 +185,7 @@ def test_wrong_values_are_named_with_exit_status_2(
     assert len(err.splitlines()) == 1
 
 
-def test_a_wrong_value_ends_the_process_before_it_has_made_anything(workplace: Workplace) -> None:
+def test_a_wrong_value_ends_the_process_before_it_writes_anything(workplace: Workplace) -> None:
     with workplace.start("wrong", ["lr=-1"]) as process:
         ended = ending(process)
     assert (ended.code, ended.out) == (2, "")

@@ -39,7 +39,7 @@ def test_rotate_by_round_angles_is_torchvision_pixel_for_pixel() -> None:
     assert torch.equal(rotate(IMAGES[: len(degrees)], degrees), rotated_one_by_one(IMAGES, degrees))
 
 
-def test_rotate_by_any_angle_is_torchvision_but_for_ties_in_rounding() -> None:
+def test_rotate_by_any_angle_equals_torchvision_except_for_rounding_ties() -> None:
     # Measured over four million pixels: three of them lie so near the border of two that float32 decides differently.
     images = IMAGES.repeat(5, 1, 1, 1)
     degrees = (torch.rand(len(images), generator=torch.Generator().manual_seed(0)) * 2 - 1) * 180
@@ -58,7 +58,7 @@ def test_rotate_turns_counter_clockwise_and_fills_with_black() -> None:
     assert [eighth_turn[0, 0, y, x].item() for y in (0, 31) for x in (0, 31)] == [0, 0, 0, 0]
 
 
-def test_every_byte_survives_the_way_to_the_unit_range_and_back() -> None:
+def test_every_byte_survives_scaling_to_the_unit_range_and_back() -> None:
     values = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
     floats = to_unit_range(values)
     assert floats.dtype == torch.float32
@@ -66,12 +66,12 @@ def test_every_byte_survives_the_way_to_the_unit_range_and_back() -> None:
     assert torch.equal(to_bytes(floats), values)
 
 
-def test_bytes_are_rounded_to_nearest_and_cut_off_outside() -> None:
+def test_bytes_are_rounded_to_nearest_and_clamped() -> None:
     steps = torch.tensor([-3.0, -1.0, -1 + 0.49 / 127.5, -1 + 0.51 / 127.5, 1.0, 1.5])
     assert to_bytes(steps).tolist() == [0, 0, 0, 1, 255, 255]
 
 
-def test_augment_with_everything_off_changes_no_pixel_and_draws_no_number() -> None:
+def test_augment_with_everything_off_changes_no_pixel_and_no_random_state() -> None:
     before = torch.get_rng_state()
     assert torch.equal(to_bytes(augment(IMAGES, small_config(**OFF))), IMAGES)
     assert torch.equal(torch.get_rng_state(), before)

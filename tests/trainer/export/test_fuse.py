@@ -1,4 +1,4 @@
-"""What export folds: other graphs, the same images."""
+"""Fused graphs generate the same images."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ KNOWS_CLASSES_BY_NORM = ["dcgan, conditional", "dcgan, conditional, of two width
 
 
 def trained(config: TrainConfig) -> nn.Module:
-    """A generator none of whose norms is trivial: some variances are a hundred times their epsilon, no more."""
+    """A generator without trivial norms: some variances are only a hundred times their epsilon."""
     torch.manual_seed(0)
     generator, _ = build_networks(config, num_classes=10)
     for module in generator.modules():
@@ -56,7 +56,7 @@ def trained(config: TrainConfig) -> nn.Module:
 
 
 def contrast(generator: nn.Module, last: nn.Module) -> float:
-    """Standard deviation of what the last convolution makes of 64 images."""
+    """Standard deviation of the last convolution's output for 64 images."""
     made: list[Tensor] = []
     hook = last.register_forward_hook(lambda _module, _inputs, output: made.append(output))
     generator(torch.randn(64, 8), torch.arange(64) % 10)
@@ -71,7 +71,7 @@ def run(graph: bytes, **inputs: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_folded_graph_makes_the_same_images(kind: str) -> None:
+def test_the_fused_graph_generates_the_same_images(kind: str) -> None:
     # Given a generator with statistics and tables of a training, and what it makes
     generator = trained(KINDS[kind])
     z, labels = torch.randn(20, 8), torch.arange(20) % 10
@@ -88,7 +88,7 @@ def test_the_folded_graph_makes_the_same_images(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KNOWS_CLASSES_BY_NORM)
-def test_no_batch_norm_is_left_where_classes_have_tables(kind: str) -> None:
+def test_conditional_batch_norms_are_merged(kind: str) -> None:
     model = onnx.load_from_string(export_generator(trained(KINDS[kind]), KINDS[kind]))
     operators = [node.op_type for node in model.graph.node]
     assert "BatchNormalization" not in operators
@@ -96,14 +96,14 @@ def test_no_batch_norm_is_left_where_classes_have_tables(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["resnet", "resnet, conditional"])
-def test_only_shortcuts_are_doubled_by_repeating_pixels(kind: str) -> None:
+def test_only_shortcuts_upsample_by_repeating_pixels(kind: str) -> None:
     model = onnx.load_from_string(export_generator(trained(KINDS[kind]), KINDS[kind]))
     doubled = {node.output[0] for node in model.graph.node if node.op_type == "Resize"}
     readers = [node.op_type for node in model.graph.node if doubled & set(node.input)]
     assert readers == ["Add"] * 3
 
 
-def test_classes_mix_in_folded_tables_as_in_the_original_ones() -> None:
+def test_classes_mix_in_fused_tables_as_in_the_original_ones() -> None:
     # Given a network whose class 0 is three parts of class 3 and one of class 7
     config = KINDS["resnet, conditional"]
     generator = trained(config)
@@ -120,7 +120,7 @@ def test_classes_mix_in_folded_tables_as_in_the_original_ones() -> None:
     torch.testing.assert_close(run(graph, z=z, **{SOFT_LABELS: weights}), expected, rtol=0, atol=ATOL)
 
 
-def test_each_part_of_a_dispatch_is_folded() -> None:
+def test_each_generator_of_a_per_class_model_is_fused() -> None:
     config = KINDS["dcgan"]
     parts = [trained(config), trained(config)]
     parts[1].convolutions[-1].weight.data *= -1  # type: ignore[index,union-attr]
@@ -131,7 +131,7 @@ def test_each_part_of_a_dispatch_is_folded() -> None:
     torch.testing.assert_close(run(export_generator(whole, config), z=z, labels=labels), expected, rtol=0, atol=ATOL)
 
 
-def test_doubling_and_squares_are_the_convolutions_they_stand_for() -> None:
+def test_doubling_and_squares_equal_the_convolutions_they_replace() -> None:
     torch.manual_seed(0)
     x, convolution = torch.randn(2, 3, 6, 6), nn.Conv2d(3, 5, 3, padding=1).requires_grad_(False)
     doubled = convolution(F.interpolate(x, scale_factor=2.0, mode="nearest"))
@@ -141,8 +141,8 @@ def test_doubling_and_squares_are_the_convolutions_they_stand_for() -> None:
     torch.testing.assert_close(_SquareBySquare(convolution)(x), convolution(x))
 
 
-def test_a_pixel_of_each_square_by_hand() -> None:
-    """A filter that is one tap of 1: the upper left one, which moves the doubled image by one pixel."""
+def test_a_one_tap_filter_moves_the_upsampled_image_by_one_pixel() -> None:
+    """The filter has a single 1, in its upper left corner."""
     weight = torch.zeros(1, 1, 3, 3)
     weight[0, 0, 0, 0] = 1
     x = torch.tensor([[[[1.0, 2], [3, 4]]]])
@@ -150,6 +150,6 @@ def test_a_pixel_of_each_square_by_hand() -> None:
     assert torch.equal(_Doubling(double_filters(weight), torch.zeros(1))(x), moved)
 
 
-def test_an_unknown_network_stays_as_it_is() -> None:
+def test_an_unknown_network_is_not_changed() -> None:
     network = nn.Linear(2, 3)
     assert torch.equal(fuse_for_inference(network)(torch.ones(1, 2)), network(torch.ones(1, 2)))

@@ -1,4 +1,4 @@
-"""Exported graphs: one signature, any batch size, torch's images, and nothing of the machine they come from."""
+"""Exported graphs have one signature, any batch size and torch's images, and name no file of this machine."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Exported:
 
 @pytest.fixture(scope="module", params=KINDS)
 def exported(request: pytest.FixtureRequest) -> Exported:
-    """A generator with weights as after some training, and its graph."""
+    """A generator with weights like those of a trained one, and its graph."""
     torch.manual_seed(0)
     config = KINDS[request.param]
     generator, _ = build_networks(config, num_classes=10)
@@ -76,21 +76,21 @@ def test_every_model_has_the_same_signature(exported: Exported) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, 37])
-def test_any_number_of_images_can_be_made(exported: Exported, count: int) -> None:
+def test_a_batch_may_have_any_size(exported: Exported, count: int) -> None:
     images = exported.run(latents(count), [i % 10 for i in range(count)])
     assert images.shape == (count, 3, 32, 32)
     assert np.abs(images).max() <= 1 + 1e-6  # onnxruntime's tanh overshoots by a bit of float32
     assert images.std() > 0.1
 
 
-def test_images_of_a_batch_do_not_meet(exported: Exported) -> None:
+def test_images_of_a_batch_are_independent(exported: Exported) -> None:
     z, labels = latents(5), [3, 1, 4, 1, 5]
     together = exported.run(z, labels)
     alone = np.concatenate([exported.run(z[i : i + 1], labels[i : i + 1]) for i in range(5)])
     np.testing.assert_allclose(together, alone, atol=1e-5)
 
 
-def test_labels_matter_to_conditional_models_and_to_no_other(exported: Exported) -> None:
+def test_labels_matter_to_conditional_models_only(exported: Exported) -> None:
     difference = np.abs(exported.run(latents(1), [0]) - exported.run(latents(1), [7])).max()
     assert (difference > 0.01) if exported.config.conditional else (difference == 0)
 
@@ -134,7 +134,7 @@ def test_rounding_that_changes_no_pixel_by_two_values_is_accepted(exported: Expo
     assert 1e-4 < parity.max_abs_difference < PARITY_LIMIT == 1 / 255
 
 
-def test_a_graph_that_makes_no_numbers_fails_even_where_torch_makes_none_either() -> None:
+def test_a_graph_whose_images_are_not_finite_fails_even_if_torchs_are_not_either() -> None:
     config = small_config("wgan-gp")
     generator, _ = build_networks(config, num_classes=10)
     next(generator.parameters()).data.fill_(float("nan"))
@@ -142,14 +142,14 @@ def test_a_graph_that_makes_no_numbers_fails_even_where_torch_makes_none_either(
         check_parity(export_generator(generator, config), generator, config, num_classes=10)
 
 
-def test_exporting_leaves_the_generator_as_it_was(exported: Exported) -> None:
+def test_exporting_does_not_change_the_generator(exported: Exported) -> None:
     assert exported.generator.training
     assert all(p.requires_grad for p in exported.generator.parameters())
     weight = max(exported.generator.parameters(), key=lambda p: p.dim())
     assert weight.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_the_graph_names_no_file_of_the_machine_it_was_made_on(exported: Exported) -> None:
+def test_the_graph_names_no_file_of_this_machine(exported: Exported) -> None:
     # Given the graph without its numbers, in which any letters may occur by chance
     model = onnx.load_from_string(exported.graph)
     assert len(model.graph.initializer) > 0
@@ -163,7 +163,7 @@ def test_the_graph_names_no_file_of_the_machine_it_was_made_on(exported: Exporte
     assert re.findall(rb"stack_trace|Traceback|File \"", text) == []
 
 
-def test_the_graph_is_hardly_larger_than_its_numbers(exported: Exported) -> None:
+def test_the_graph_is_hardly_larger_than_its_weights(exported: Exported) -> None:
     network = fuse_for_inference(exported.generator)
     numbers = [*network.parameters(), *network.buffers()]
     # 21,169 at most: folding adds nodes, not numbers

@@ -1,4 +1,4 @@
-"""FID, KID, Inception Score, precision and recall: values worked out by hand, slow references, other people's code."""
+"""FID, KID, Inception Score, precision and recall against hand-computed values, slow references and torchmetrics."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_the_covariance_of_a_single_image_is_refused() -> None:
         moments(torch.zeros(1, 3))
 
 
-def test_the_distance_of_gaussians_on_a_line_is_that_of_means_and_deviations() -> None:
+def test_the_distance_of_gaussians_on_a_line_follows_from_means_and_deviations() -> None:
     # Given N(1, 2^2) and N(3, 3^2): (1 - 3)^2 + (2 - 3)^2
     a, b = Moments(*tensors([1.0], [[4.0]])), Moments(*tensors([3.0], [[9.0]]))
     assert frechet_distance(a, b) == pytest.approx(5.0, abs=1e-12)
@@ -80,7 +80,7 @@ def test_features_are_at_distance_zero_from_themselves_and_a_shift_counts_square
     assert frechet_distance(own, moments(features.double() + 3)) == pytest.approx(20 * 9, abs=1e-9 * scale)
 
 
-def test_fid_is_that_of_torchmetrics_and_of_the_unsymmetric_root() -> None:
+def test_fid_equals_torchmetrics_and_the_unsymmetric_root() -> None:
     real, fake = draw(500, 16, seed=1), draw(300, 16, seed=2, scale=1.3, shift=0.5)
     ours = frechet_distance(moments(real), moments(fake))
     # The definition as written, by the eigenvalues of A B
@@ -105,7 +105,7 @@ def test_squared_mmd_of_four_numbers_by_hand() -> None:
     assert squared_mmd(x, y).item() == 1 + 1 - 2 * (1 + 1 + 1 + 27) / 4
 
 
-def test_kid_is_that_of_torchmetrics() -> None:
+def test_kid_equals_torchmetrics() -> None:
     real, fake = draw(60, 8, seed=1), draw(60, 8, seed=2, scale=1.2, shift=0.3)
     ours = kernel_distance(real, fake, subsets=1, subset_size=60, seed=0)  # one subset of all is all, in any order
     assert ours.mean == pytest.approx(poly_mmd(real, fake).item(), rel=1e-3)
@@ -113,7 +113,7 @@ def test_kid_is_that_of_torchmetrics() -> None:
     assert abs(ours.mean) > 1  # and not both zero
 
 
-def test_kid_is_zero_on_average_where_nothing_differs_and_positive_where_something_does() -> None:
+def test_kid_is_zero_on_average_for_equal_distributions_and_positive_for_others() -> None:
     # Given two thousand subsets of ten from one distribution
     real, fake = draw(20_000, 4, seed=1, scale=0.5), draw(20_000, 4, seed=2, scale=0.5)
     same = kernel_distance(real, fake, subsets=2000, subset_size=10, seed=0)
@@ -126,7 +126,7 @@ def test_kid_is_zero_on_average_where_nothing_differs_and_positive_where_somethi
     assert other.mean > 20 * standard_error
 
 
-def test_kid_depends_on_its_seed_alone() -> None:
+def test_kid_depends_on_its_seed_only() -> None:
     real, fake = draw(200, 4, seed=1), draw(200, 4, seed=2)
     before = torch.get_rng_state()
     first = kernel_distance(real, fake, subsets=5, subset_size=50, seed=7)
@@ -145,11 +145,11 @@ def test_a_subset_that_cannot_be_drawn_is_refused(subset_size: int) -> None:
 # Inception Score -----------------------------------------------------------------------------------------------------
 
 
-def test_sure_and_even_guesses_score_the_number_of_classes() -> None:
+def test_certain_and_balanced_predictions_score_the_number_of_classes() -> None:
     assert inception_score(1000 * torch.eye(10).repeat(50, 1)) == pytest.approx(10, rel=1e-12)
 
 
-def test_guesses_that_are_always_the_same_score_one() -> None:
+def test_equal_predictions_score_one() -> None:
     assert inception_score(
         torch.randn(10, generator=torch.Generator().manual_seed(0)).expand(500, 10)
     ) == pytest.approx(1)
@@ -162,7 +162,7 @@ def test_the_score_of_two_images_by_hand() -> None:
     assert inception_score(logits, splits=1) == pytest.approx(1.5**0.75 * 0.5**0.25, rel=1e-6)
 
 
-def test_the_score_is_that_of_torchmetrics() -> None:
+def test_the_score_equals_torchmetrics() -> None:
     logits = draw(600, 10, seed=3)
     with pytest.warns(UserWarning, match="large memory footprint"):
         theirs = InceptionScore(feature=Given(10), splits=1)
@@ -183,18 +183,18 @@ def test_precision_and_recall_on_a_line_by_hand() -> None:
     assert precision_and_recall(fake, real, k=1) == (1.0, 0.5)
 
 
-def test_a_generator_that_knows_one_image_is_precise_and_recalls_little() -> None:
+def test_a_generator_of_one_image_has_high_precision_and_low_recall() -> None:
     real = torch.arange(50.0)[:, None]
     fake = torch.full((20, 1), 7.0)
     assert precision_and_recall(real, fake) == (1.0, 1 / 50)
 
 
-def test_images_beside_the_data_are_neither() -> None:
+def test_images_far_from_the_data_have_no_precision_and_no_recall() -> None:
     assert precision_and_recall(draw(50, 4, 0), draw(50, 4, 1, shift=1000.0)) == (0.0, 0.0)
 
 
 @pytest.mark.parametrize("chunk", [7, 64, 1000])
-def test_precision_and_recall_are_those_of_the_definition_whatever_the_chunks(chunk: int) -> None:
+def test_precision_and_recall_follow_the_definition_for_any_chunk(chunk: int) -> None:
     real, fake = draw(90, 5, seed=4), draw(70, 5, seed=5, scale=0.8, shift=0.4)
     found = precision_and_recall(real, fake, k=3, chunk=chunk)
     assert found == (slow_coverage(fake, real, k=3), slow_coverage(real, fake, k=3))
@@ -207,7 +207,7 @@ def test_too_few_images_for_neighbours_are_refused() -> None:
 
 
 def slow_coverage(points: Tensor, centres: Tensor, k: int) -> float:
-    """Image by image, as in algorithm 1 of the paper."""
+    """The slow reference, image by image, as in algorithm 1 of the paper."""
     reach = [sorted(math.dist(a, b) for b in centres.tolist())[k] for a in centres.tolist()]
     hits = [
         any(math.dist(point, centre) <= r for centre, r in zip(centres.tolist(), reach, strict=True))

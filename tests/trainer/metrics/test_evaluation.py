@@ -1,4 +1,4 @@
-"""Measuring generators: what is generated, what it is measured against, and what is told beside the figures."""
+"""Evaluation: the generated images, their reference, and the protocol of each metric."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ TRAIN = random_images(60)
 
 
 def patterns(count: int, seed: int) -> ImageDataset:
-    """Ten classes that differ in the place of a white bar on noise."""
+    """Ten classes of noise, each with a white bar at another position."""
     rng = torch.Generator().manual_seed(seed)
     images = torch.randint(0, 120, (count, 3, 32, 32), generator=rng, dtype=torch.uint8)
     labels = torch.arange(count) % 10
@@ -59,7 +59,7 @@ def cache(tmp_path: Path) -> ArtifactStore:
 
 
 def copyist(dataset: ImageDataset) -> Callable[[Tensor, Tensor], Tensor]:
-    """A "generator" that hands out the images of the data set, each once, by class."""
+    """A "generator" that returns each image of the data set once, by class."""
     left = {label: list(dataset.images[dataset.labels == label]) for label in range(len(dataset.classes))}
     return lambda _, labels: to_unit_range(torch.stack([left[label].pop() for label in labels.tolist()]))
 
@@ -76,7 +76,7 @@ def first_latents(z: Tensor, labels: Tensor) -> Tensor:
     return z[:, :3, None, None].expand(-1, 3, 32, 32).tanh()
 
 
-def test_what_is_generated_depends_on_the_seed_alone() -> None:
+def test_generated_images_depend_on_the_seed_only() -> None:
     labels = torch.arange(600) % 10
     before = torch.get_rng_state()
     runs = [torch.cat([images for images, _ in generate(first_latents, 8, labels, seed, CPU)]) for seed in (0, 0, 1)]
@@ -116,7 +116,7 @@ def test_the_training_images_themselves_are_perfect(extractor: Extractor, cache:
     assert metrics.class_accuracy == (real.logits.argmax(1) == real.labels).double().mean().item()
 
 
-def test_one_grey_image_is_far_off_and_alike(extractor: Extractor, cache: ArtifactStore) -> None:
+def test_one_grey_image_has_a_high_fid_and_no_diversity(extractor: Extractor, cache: ArtifactStore) -> None:
     train = patterns(60, seed=0)
     worse = evaluate_generator(grey, small_config(), train, extractor, 40, cache=cache)
     other = evaluate_generator(copyist(patterns(60, seed=1)), small_config(), train, extractor, 40, cache=cache)
@@ -127,7 +127,7 @@ def test_one_grey_image_is_far_off_and_alike(extractor: Extractor, cache: Artifa
     assert worse.fid > 2 * other.fid > 0
 
 
-def test_figures_are_the_same_whenever_they_are_taken(extractor: Extractor, cache: ArtifactStore) -> None:
+def test_an_evaluation_is_reproducible(extractor: Extractor, cache: ArtifactStore) -> None:
     evaluator = make_evaluator(extractor, TRAIN, random_images(20), cache)
     first = evaluator.evaluate(first_latents, small_config(), 30)
     torch.rand(1)
@@ -135,7 +135,7 @@ def test_figures_are_the_same_whenever_they_are_taken(extractor: Extractor, cach
     assert evaluator.evaluate(first_latents, small_config(), 30, seed=1) != first
 
 
-def test_every_figure_carries_its_protocol(extractor: Extractor, cache: ArtifactStore) -> None:
+def test_every_metric_carries_its_protocol(extractor: Extractor, cache: ArtifactStore) -> None:
     metrics = evaluate_generator(
         first_latents, small_config(), TRAIN, extractor, 30, cache=cache, test=random_images(20), seed=5
     )
@@ -155,14 +155,14 @@ def test_every_figure_carries_its_protocol(extractor: Extractor, cache: Artifact
     assert {"fid", "kid", "inception_score", "precision", "recall", "class_accuracy"} < real.keys()
 
 
-def test_without_test_images_there_is_no_scale(extractor: Extractor, cache: ArtifactStore) -> None:
+def test_without_test_images_the_protocol_has_no_real_metrics(extractor: Extractor, cache: ArtifactStore) -> None:
     metrics = evaluate_generator(first_latents, small_config(), TRAIN, extractor, 30, cache=cache)
     assert metrics.protocol is not None
     assert metrics.protocol["real"] is None
 
 
 @pytest.mark.parametrize("preset", ["tiny", "wgan-gp"])
-def test_class_accuracy_is_of_conditional_models_and_known_classes_only(
+def test_class_accuracy_needs_a_conditional_model_and_known_classes(
     extractor: Extractor, cache: ArtifactStore, preset: str
 ) -> None:
     config = small_config(preset)
@@ -206,7 +206,7 @@ def test_features_of_real_images_are_computed_once(extractor: Extractor, cache: 
             real_features(network, dataset, cache)
 
 
-def test_a_damaged_cache_is_made_anew(extractor: Extractor, cache: ArtifactStore) -> None:
+def test_a_damaged_cache_is_replaced(extractor: Extractor, cache: ArtifactStore) -> None:
     first = real_features(extractor, TRAIN, cache)
     (name,) = cache.list("features")
     whole = cache.read(f"features/{name}")
@@ -215,7 +215,7 @@ def test_a_damaged_cache_is_made_anew(extractor: Extractor, cache: ArtifactStore
     assert cache.read(f"features/{name}") == whole
 
 
-def test_a_data_sets_digest_tells_images_labels_and_classes_apart() -> None:
+def test_a_data_sets_digest_covers_images_labels_and_classes() -> None:
     digest = TRAIN.digest
     assert random_images(60).digest == digest
     moved = ImageDataset(TRAIN.images.flip(0), TRAIN.labels, TRAIN.classes)
@@ -224,7 +224,7 @@ def test_a_data_sets_digest_tells_images_labels_and_classes_apart() -> None:
     assert len({digest, *(other.digest for other in (moved, relabelled, renamed))}) == 4
 
 
-def test_features_do_not_depend_on_the_batch_they_came_in(extractor: Extractor) -> None:
+def test_features_do_not_depend_on_the_batch(extractor: Extractor) -> None:
     whole = extract(extractor, [(TRAIN.images, TRAIN.labels)])
     pieces = extract(extractor, zip(torch.split(TRAIN.images, 7), torch.split(TRAIN.labels, 7), strict=True))
     assert torch.allclose(whole.features, pieces.features, atol=1e-4)
@@ -247,8 +247,8 @@ def test_an_unavailable_extractor_is_named(tmp_path: Path) -> None:
         inception_extractor(tmp_path / "other.pth", CPU)
 
 
-def test_the_images_measured_are_those_of_eight_bits(extractor: Extractor, cache: ArtifactStore) -> None:
-    """What a user gets are PNGs, so figures of anything finer would flatter or slander."""
+def test_evaluation_uses_8_bit_images(extractor: Extractor, cache: ArtifactStore) -> None:
+    """Users get PNGs, so metrics of finer values would be misleading."""
     evaluator: Evaluator = make_evaluator(extractor, TRAIN, None, cache)
     exact = evaluator.extract(first_latents, small_config(), 20)
     rounded = evaluator.extract(lambda z, y: to_unit_range(to_bytes(first_latents(z, y))), small_config(), 20)

@@ -72,7 +72,7 @@ def train(settings: Settings, config: TrainConfig, name: str, *, stop_after_rows
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """A data set of two colours with a test split, and a classifier that knows its classes but was never trained."""
+    """A data set of two colours with a test split, and an untrained classifier over its classes."""
     folder = tmp_path_factory.mktemp("user")
     write_color_dataset(folder / "datasets", per_class=20)
     (folder / "datasets/colors/test").symlink_to(folder / "datasets/colors/train")
@@ -233,7 +233,7 @@ def environment(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator
 
 
 def places(settings: Settings) -> dict[str, str]:
-    """One model, three ways to name it."""
+    """Three ways to name one model."""
     return {
         "id": "tiny-whole",
         "folder": str(settings.data / "artifacts" / "models" / "tiny-whole"),
@@ -242,7 +242,7 @@ def places(settings: Settings) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("kind", ["id", "folder", "snapshot"])
-def test_the_command_prints_the_figures_of_the_manifest_again(
+def test_the_command_prints_the_metrics_of_the_manifest(
     environment: Settings, whole: Messages, kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     status = main(["evaluate", places(environment)[kind], "-n", "20", "--dataset", "colors", "--json"])
@@ -287,7 +287,7 @@ def test_invalid_arguments_are_named(
     assert err.splitlines()[-1].startswith(complaint)
 
 
-def test_files_that_are_not_what_they_say_are_refused(
+def test_damaged_models_and_snapshots_are_refused(
     environment: Settings, whole: Messages, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # Given a folder whose generator is another, and a snapshot cut short

@@ -1,4 +1,4 @@
-"""Checkpoints come back whole or not at all, and run no code."""
+"""Checkpoints are loaded intact or refused, and never run code."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def whole(name: str, why: str) -> None:
     pytest.fail(f"{name} should be whole: {why}")
 
 
-def test_a_state_comes_back_as_it_was() -> None:
+def test_a_state_survives_packing_and_unpacking() -> None:
     # Given tensors of several types and layouts, numbers, strings and lists
     state = {
         "weights": {
@@ -56,7 +56,7 @@ def test_a_state_comes_back_as_it_was() -> None:
     assert torch.equal(back["rng"], state["rng"])  # type: ignore[arg-type]
 
 
-def test_a_run_that_has_none_starts_afresh(artifacts: ArtifactStore) -> None:
+def test_a_run_without_checkpoints_starts_afresh(artifacts: ArtifactStore) -> None:
     assert Checkpoints(artifacts, "a-run", 1).load_newest(whole) is None
 
 
@@ -70,7 +70,7 @@ def test_the_newest_is_loaded_and_the_last_two_are_kept(artifacts: ArtifactStore
     assert artifacts.list(FOLDER) == ["0001-000000000500.ckpt", "0001-000000001000.ckpt"]
 
 
-def test_a_later_attempt_is_newer_even_where_it_has_come_less_far(artifacts: ArtifactStore) -> None:
+def test_a_later_attempt_is_newer_even_with_fewer_images(artifacts: ArtifactStore) -> None:
     # Given a worker that lost its job and trains on, and the attempt that followed
     Checkpoints(artifacts, "a-run", 10).save(500, {"from": "new owner"})
     Checkpoints(artifacts, "a-run", 9).save(900, {"from": "old owner"})
@@ -112,7 +112,7 @@ DAMAGES = [truncated, with_a_flipped_bit, with_another_digest, emptied, with_som
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_newest_one_is_told_and_the_one_before_is_used(
+def test_a_damaged_newest_checkpoint_is_named_and_the_previous_one_loaded(
     artifacts: ArtifactStore, damage: Callable[[bytes], bytes]
 ) -> None:
     # Given two checkpoints, of which the newer is damaged
@@ -130,7 +130,7 @@ def test_a_damaged_newest_one_is_told_and_the_one_before_is_used(
     assert "do not match their digest" in told[0][1]
 
 
-def test_a_damaged_one_does_not_count_as_one_of_the_two_that_are_kept(artifacts: ArtifactStore) -> None:
+def test_a_damaged_checkpoint_does_not_count_as_one_of_the_two(artifacts: ArtifactStore) -> None:
     # Given a damaged newest checkpoint that was passed over
     checkpoints = Checkpoints(artifacts, "a-run", 1)
     checkpoints.save(64, {"nimg": 64})
@@ -146,7 +146,7 @@ def test_a_damaged_one_does_not_count_as_one_of_the_two_that_are_kept(artifacts:
     ]
 
 
-def test_when_all_are_damaged_the_run_starts_afresh_and_says_so(artifacts: ArtifactStore) -> None:
+def test_if_all_checkpoints_are_damaged_the_run_starts_afresh_with_warnings(artifacts: ArtifactStore) -> None:
     checkpoints = Checkpoints(artifacts, "a-run", 1)
     for nimg in (64, 128):
         checkpoints.save(nimg, {"nimg": nimg})
@@ -156,7 +156,7 @@ def test_when_all_are_damaged_the_run_starts_afresh_and_says_so(artifacts: Artif
     assert told == ["0001-000000000128.ckpt", "0001-000000000064.ckpt"]
 
 
-def test_one_that_another_worker_deletes_while_they_are_listed_is_no_failure(artifacts: ArtifactStore) -> None:
+def test_a_checkpoint_that_another_worker_deletes_meanwhile_is_skipped(artifacts: ArtifactStore) -> None:
     # Given a name that is listed and a file that is not there, as when somebody deletes it in between
     checkpoints = Checkpoints(artifacts, "a-run", 1)
     checkpoints.save(64, {"nimg": 64})
@@ -167,7 +167,7 @@ def test_one_that_another_worker_deletes_while_they_are_listed_is_no_failure(art
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_unpack_refuses_anything_but_what_pack_made(damage: Callable[[bytes], bytes]) -> None:
+def test_unpack_refuses_damaged_bytes(damage: Callable[[bytes], bytes]) -> None:
     with pytest.raises(CorruptArtifact):
         unpack(damage(pack({"nimg": 64})))
 
@@ -200,7 +200,7 @@ def test_code_in_a_checkpoint_is_refused_even_with_the_right_digest(tmp_path: Pa
 
 
 @pytest.mark.parametrize("config", [small_config(), small_resnet(spectral_norm=True)], ids=["dcgan", "resnet"])
-def test_weights_are_kept_as_safetensors_of_all_networks(config: TrainConfig) -> None:
+def test_snapshots_hold_the_weights_of_all_networks(config: TrainConfig) -> None:
     state = TrainState(config, 10, CPU)
 
     weights = safetensors.torch.load(pack_weights(state, random_images()))

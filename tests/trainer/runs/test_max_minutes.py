@@ -15,7 +15,7 @@ from tests.trainer.small import CPU, random_images, small_config
 DATASET = random_images(36)
 
 
-def test_without_a_limit_time_decides_nothing() -> None:
+def test_without_a_limit_time_has_no_effect() -> None:
     config = small_config(total_nimg=1000)
     assert training_seconds(config) is None
     assert [scheduled_nimg(config, 400, seconds) for seconds in (0.0, 1e9)] == [400, 400]
@@ -28,7 +28,7 @@ def test_time_is_left_for_the_export(minutes: float, expected_s: float) -> None:
     assert training_seconds(small_config(max_minutes=minutes)) == pytest.approx(expected_s)
 
 
-def test_the_schedules_follow_images_or_time_whichever_is_further() -> None:
+def test_schedules_follow_images_or_time_whichever_is_ahead() -> None:
     # Given a budget of 1000 images and 82.5 s of training, and a rate that falls over the last half
     config = small_config(total_nimg=1000, max_minutes=110 / 60, lr_tail=0.5)
     limit_s = training_seconds(config)
@@ -42,7 +42,7 @@ def test_the_schedules_follow_images_or_time_whichever_is_further() -> None:
     assert learning_rate_factor(config, scheduled_nimg(config, 100, limit_s + 1)) == 0
 
 
-def test_a_run_ends_annealed_when_its_time_is_up_and_says_so() -> None:
+def test_a_run_ends_with_its_schedules_when_its_time_is_up() -> None:
     # Given far more images than there is time for: 0.9 s
     config = small_config(total_nimg=10**8, max_minutes=0.02, lr_tail=0.5, tick_nimg=8, snapshot_nimg=10**9)
     state = TrainState(config, 10, CPU)
@@ -59,7 +59,7 @@ def test_a_run_ends_annealed_when_its_time_is_up_and_says_so() -> None:
     assert (progress.fraction, progress.eta_seconds) == (1.0, 0.0)
 
 
-def test_the_time_of_former_attempts_counts_and_that_between_them_does_not() -> None:
+def test_the_time_of_earlier_attempts_counts_but_not_the_time_between() -> None:
     # Given a run that left after two thirds of its time
     config = small_config(total_nimg=10**8, max_minutes=10.0)
     limit_s = training_seconds(config)
@@ -73,7 +73,7 @@ def test_the_time_of_former_attempts_counts_and_that_between_them_does_not() -> 
     assert taken_up.schedule_nimg == pytest.approx(config.total_nimg * 2 / 3, rel=1e-6)
 
 
-def test_figures_of_a_step_are_reported() -> None:
+def test_progress_has_the_time_shares_of_a_step() -> None:
     # Given a short run
     messages: list[Any] = []
     loop.train(TrainState(small_config(total_nimg=64, tick_nimg=16), 10, CPU), DATASET, messages.append, lambda: None)

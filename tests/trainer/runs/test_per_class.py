@@ -1,4 +1,4 @@
-"""One GAN for each class: apart while they are trained, one run to everybody else, one model in the end."""
+"""One GAN per class: trained independently, as one run with one model."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CONFIG = small_config(
 
 
 def colors(per_class: int = 16) -> ImageDataset:
-    """Noise of three classes, each bright in the channel of its name alone."""
+    """Noise of three classes, each bright in the channel of its name only."""
     rng = torch.Generator().manual_seed(0)
     images = torch.randint(0, 60, (3 * per_class, 3, 32, 32), generator=rng, dtype=torch.uint8)
     labels = torch.arange(3 * per_class) % 3
@@ -49,7 +49,7 @@ def begin(config: TrainConfig = CONFIG) -> PerClassState:
 
 
 class Killed(BaseException):
-    """The end of a process, as far as the code in it can tell."""
+    """Simulates the death of the process."""
 
 
 @dataclass
@@ -73,7 +73,7 @@ class Listener:
 
 @pytest.fixture(scope="module")
 def whole() -> tuple[PerClassState, Listener]:
-    """A run that nothing disturbed."""
+    """An undisturbed run."""
     state, heard = begin(), Listener()
     assert per_class.train(state, colors(), heard, lambda: None) == "done"
     return state, heard
@@ -90,14 +90,14 @@ def test_each_class_is_trained_as_if_it_were_alone(whole: tuple[PerClassState, L
             torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
-def test_a_class_has_its_images_and_no_other() -> None:
+def test_a_class_is_trained_on_its_own_images_only() -> None:
     for number, color in enumerate(COLORS):
         own = images_of(colors(), number)
         assert (len(own), own.classes, sorted(set(own.labels.tolist()))) == (16, (color,), [0])
         assert own.images.float().mean((0, 2, 3)).argmax() == number
 
 
-def test_to_everybody_else_it_is_one_run(whole: tuple[PerClassState, Listener]) -> None:
+def test_messages_and_checkpoints_are_those_of_one_run(whole: tuple[PerClassState, Listener]) -> None:
     state, heard = whole
 
     assert state.cur_nimg == 3 * 64
@@ -115,7 +115,7 @@ def test_to_everybody_else_it_is_one_run(whole: tuple[PerClassState, Listener]) 
     assert torch.equal(grids[192][:10], grids[96][:10])
 
 
-def test_killed_in_the_middle_of_the_third_class_it_ends_as_if_it_had_not_been(
+def test_a_run_killed_in_its_third_class_ends_as_an_undisturbed_one(
     whole: tuple[PerClassState, Listener],
 ) -> None:
     undisturbed, heard = whole
@@ -140,7 +140,7 @@ def test_killed_in_the_middle_of_the_third_class_it_ends_as_if_it_had_not_been(
     assert torch.equal(rest.of(loop.SamplesMessage)[-1].images, heard.of(loop.SamplesMessage)[-1].images)
 
 
-def test_told_to_leave_it_leaves_a_checkpoint_of_all_classes_so_far() -> None:
+def test_on_the_leave_signal_the_checkpoint_holds_all_classes_so_far() -> None:
     heard = Listener()
 
     assert per_class.train(begin(), colors(), heard, lambda: "leave" if heard.checkpoints.get(72) else None) == "leave"
@@ -151,7 +151,7 @@ def test_told_to_leave_it_leaves_a_checkpoint_of_all_classes_so_far() -> None:
 
 @pytest.fixture(scope="module")
 def two_of_three(tmp_path_factory: pytest.TempPathFactory) -> tuple[tuple[str, ...], bytes, bytes]:
-    """Classes, graph and preview of a run that learns colours, and is told to finish in the course of its second."""
+    """Classes, graph and preview of a run on colours that gets the finish signal during its second class."""
     longer = {"total_nimg": 3 * 800, "tick_nimg": 10**6, "snapshot_nimg": 10**6, "checkpoint_every_s": 1e6, "lr": 4e-3}
     config = CONFIG.model_copy(update=longer)
     state = begin(config)
@@ -163,13 +163,13 @@ def two_of_three(tmp_path_factory: pytest.TempPathFactory) -> tuple[tuple[str, .
     return result.manifest.classes, files[GENERATOR_FILE], files["preview.png"]
 
 
-def test_told_to_finish_it_makes_a_model_of_the_classes_that_were_begun(
+def test_on_the_finish_signal_the_model_has_the_classes_that_were_started(
     two_of_three: tuple[tuple[str, ...], bytes, bytes],
 ) -> None:
     assert two_of_three[0] == ("red", "green")
 
 
-def test_the_model_has_the_signature_of_any_other_and_dispatches_by_label(
+def test_the_model_has_the_usual_signature_and_selects_the_generator_by_label(
     two_of_three: tuple[tuple[str, ...], bytes, bytes],
 ) -> None:
     session = onnxruntime.InferenceSession(two_of_three[1], providers=["CPUExecutionProvider"])
@@ -194,14 +194,14 @@ def test_the_model_has_the_signature_of_any_other_and_dispatches_by_label(
         ({"conditional": False, "eval_every_nimg": 100}, "overrides.eval_every_nimg"),
     ],
 )
-def test_what_does_not_go_together_is_refused(overrides: dict[str, Any], wrong: str) -> None:
+def test_options_that_exclude_each_other_are_refused(overrides: dict[str, Any], wrong: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         small_config(per_class=True, **overrides)
 
     assert [problem.field for problem in caught.value.problems] == [wrong]
 
 
-def test_more_generators_than_a_file_can_hold_are_refused_at_the_start() -> None:
+def test_a_model_too_large_for_a_file_is_refused_at_the_start() -> None:
     config = resolve("wgan-gp", {"per_class": True})  # a generator of 14 MB
 
     with pytest.raises(BadConfig, match="generators for 100 classes take 1,379,430,400 bytes"):

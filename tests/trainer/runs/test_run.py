@@ -1,4 +1,4 @@
-"""Taking a run up again."""
+"""Resuming a run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from shared.storage.artifacts import ArtifactStore
 from tests.trainer.small import CPU, random_images, small_config
 
 
-def test_a_checkpoint_of_another_config_is_not_mixed_with_this_one(tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_config_is_refused(tmp_path: Path) -> None:
     # Given a run of which there is a checkpoint
     checkpoints = Checkpoints(ArtifactStore(f"file://{tmp_path}"), "run", 1)
     saved = TrainState(small_config(), 10, CPU)

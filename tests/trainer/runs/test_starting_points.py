@@ -40,7 +40,7 @@ class Place:
         return state
 
     def leave(self, run_id: str, state: TrainState, *, snapshot: bool = False) -> TrainState:
-        """What a run leaves behind: a checkpoint, or the weights of a snapshot."""
+        """Saves a checkpoint of a run, or the weights of a snapshot."""
         if snapshot:
             self.artifacts.write(
                 f"jobs/{run_id}/weights/{state.cur_nimg:012d}.safetensors", pack_weights(state, DATASET)
@@ -69,7 +69,7 @@ def trained(config: TrainConfig, nimg: int) -> TrainState:
 
 
 def after_building(config: TrainConfig) -> Tensor:
-    """The random state of a run that has not begun."""
+    """The random state of a run that has not started."""
     TrainState(config, 10, CPU)
     return torch.get_rng_state()
 
@@ -85,7 +85,7 @@ def are_equal(one: nn.Module, other: nn.Module) -> bool:
 # from_checkpoint -----------------------------------------------------------------------------------------------------
 
 
-def test_a_run_from_anothers_checkpoint_goes_on_as_that_one_would_have(place: Place) -> None:
+def test_a_run_from_another_runs_checkpoint_continues_as_that_run_would_have(place: Place) -> None:
     # Given a run that left a checkpoint half way, and the same run undisturbed
     place.leave("first", trained(small_config(**HALF), 32))
     undisturbed = trained(small_config(**HALF), 64)
@@ -114,7 +114,7 @@ def test_the_new_run_may_have_another_rate_another_budget_and_another_seed(place
     assert state.cur_nimg == 32
 
 
-def test_the_newest_checkpoint_is_taken_or_the_one_that_is_named(place: Place) -> None:
+def test_the_newest_or_the_named_checkpoint_is_loaded(place: Place) -> None:
     first = place.leave("first", trained(small_config(**HALF), 16))
     kept = weights(first.generator)
     place.leave("first", train(first, 32))
@@ -124,7 +124,7 @@ def test_the_newest_checkpoint_is_taken_or_the_one_that_is_named(place: Place) -
     assert all(torch.equal(value, kept[name]) for name, value in earlier.generator.state_dict().items())
 
 
-def test_where_only_weights_are_left_the_optimizers_begin_anew_and_that_is_told(place: Place) -> None:
+def test_from_a_snapshot_the_optimizers_start_afresh_with_an_event(place: Place) -> None:
     first = place.leave("first", trained(small_config(**HALF), 16), snapshot=True)
     state = place.begin(small_config(**HALF, from_checkpoint="first@16"))
     assert are_equal(state.ema, first.ema)
@@ -133,7 +133,7 @@ def test_where_only_weights_are_left_the_optimizers_begin_anew_and_that_is_told(
     assert place.events == [("resumed", "continuing from the weights of first@16; the optimizers start afresh")]
 
 
-def test_a_damaged_checkpoint_is_passed_over_and_stays(place: Place) -> None:
+def test_a_damaged_checkpoint_is_skipped_and_kept(place: Place) -> None:
     # Given two checkpoints, of which the newer is cut short
     first = place.leave("first", trained(small_config(**HALF), 16))
     place.leave("first", train(first, 32))
@@ -156,7 +156,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_stays(place: Place) -> None:
         ("first", {"total_nimg": 32}, "first has seen 32 images; total_nimg must be more than that"),
     ],
 )  # fmt: skip
-def test_a_beginning_that_cannot_be_is_a_bad_config(
+def test_an_impossible_starting_point_is_a_bad_config(
     place: Place, start: str, overrides: dict[str, Any], complaint: str
 ) -> None:
     place.leave("first", trained(small_config(**HALF), 32))
@@ -174,7 +174,7 @@ def test_a_checkpoint_over_other_classes_is_refused(place: Place) -> None:
 # init_discriminator_from ---------------------------------------------------------------------------------------------
 
 
-def test_the_discriminator_of_another_job_is_taken_and_nothing_else(place: Place) -> None:
+def test_only_the_discriminator_of_another_job_is_loaded(place: Place) -> None:
     first = place.leave("first", trained(small_config(**HALF), 32))
     fresh = TrainState(small_config(latent_dim=5), 10, CPU)
     state = place.begin(small_config(latent_dim=5, init_discriminator_from="first"))
@@ -195,7 +195,7 @@ def trunk_config(width: int = 8, **overrides: Any) -> TrainConfig:
     return small_resnet(architecture="resnet-18", d_channels=channels, **overrides)
 
 
-def test_the_discriminator_begins_as_the_classifier_and_then_trains(place: Place) -> None:
+def test_the_discriminator_starts_as_the_classifier_and_trains(place: Place) -> None:
     state = place.begin(trunk_config(total_nimg=16, init_discriminator_from="classifier"))
     classifier, _ = load_classifier(place.settings.classifier)
     assert isinstance(state.discriminator, resnet18.Discriminator)
@@ -209,7 +209,7 @@ def test_the_discriminator_begins_as_the_classifier_and_then_trains(place: Place
     assert not torch.equal(state.discriminator.state_dict()["trunk.stem.0.weight"], before["trunk.stem.0.weight"])
 
 
-def test_a_classifier_of_another_width_or_none_is_told(place: Place, tmp_path: Path) -> None:
+def test_a_classifier_of_another_width_or_a_missing_one_is_named(place: Place, tmp_path: Path) -> None:
     with pytest.raises(BadConfig, match=r"architecture=resnet-18, d_channels=\[8, 16, 32, 64\]"):
         place.begin(trunk_config(width=4, init_discriminator_from="classifier"))
     place.settings = Settings(data=tmp_path, classifier=tmp_path / "none")

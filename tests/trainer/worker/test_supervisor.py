@@ -48,7 +48,7 @@ class Worker:
 
     @contextmanager
     def supervising(self, job: Job) -> Iterator[threading.Thread]:
-        """In a thread, until the job is out of the supervisor's hands."""
+        """Supervises the job in a thread until the supervisor is done with it."""
         thread = threading.Thread(target=self.supervise, args=(job,))
         thread.start()
         try:
@@ -73,7 +73,7 @@ def worker(settings: Settings) -> Worker:
 
 
 def queue_classifier(worker: Worker, **overrides: object) -> Job:
-    """Of the two colours, which are their own test images."""
+    """Queues a classifier of the two colours, which are also its test images."""
     folder = worker.settings.dataset_root / "colors"
     (folder / "test").symlink_to(folder / "train")
     config = resolve_job("classifier", {"width": 8, "epochs": 2, "batch_size": 16, "tick_nimg": 40} | overrides)
@@ -102,7 +102,7 @@ def test_a_classifier_is_a_job_too(worker: Worker) -> None:
     assert (manifest.config, manifest.classes, manifest.images_seen) == (job.config, ("blue", "red"), 160)
 
 
-def test_a_classifier_whose_trainer_is_killed_goes_on(worker: Worker) -> None:
+def test_a_classifier_whose_trainer_is_killed_resumes(worker: Worker) -> None:
     # Given a classifier in training, with a checkpoint after each step
     job = queue_classifier(worker, epochs=1000, checkpoint_every_s=0)
     with worker.supervising(job):
@@ -149,7 +149,7 @@ def test_a_job_is_trained_once_and_its_model_published(worker: Worker) -> None:
     assert worker.events(job).count("started") == 1
 
 
-def test_a_job_that_another_worker_holds_is_left_alone(worker: Worker) -> None:
+def test_a_job_that_another_worker_holds_is_not_claimed(worker: Worker) -> None:
     job = worker.queue()
     held = worker.store.update(job.id, partial(transitions.claim, worker="other", lease_s=3600))
 
@@ -158,7 +158,7 @@ def test_a_job_that_another_worker_holds_is_left_alone(worker: Worker) -> None:
     assert worker.store.get(job.id) == held
 
 
-def test_the_message_of_a_job_that_is_not_to_be_had_wakes_the_one_that_waited_longest(worker: Worker) -> None:
+def test_the_message_of_an_unavailable_job_starts_the_oldest_waiting_one(worker: Worker) -> None:
     cancelled, older, newer = worker.queue(), worker.queue(), worker.queue()
     worker.store.update(cancelled.id, partial(transitions.request_action, request="cancel"))
 
@@ -170,8 +170,8 @@ def test_the_message_of_a_job_that_is_not_to_be_had_wakes_the_one_that_waited_lo
     assert worker.store.get(newer.id).attempt == 0
 
 
-def test_a_killed_trainer_is_started_again_from_its_checkpoint_and_nothing_shows(worker: Worker) -> None:
-    """The same weights and the same metrics as a job that nobody disturbed, with no gap and no double."""
+def test_a_killed_trainer_is_restarted_from_its_checkpoint_with_the_same_outcome(worker: Worker) -> None:
+    """The weights and metrics are those of an undisturbed job, without gaps or duplicates."""
     budget = {"total_nimg": 6400, "tick_nimg": 800, "snapshot_nimg": 6400, "checkpoint_every_s": 0.1}
     undisturbed, victim = worker.queue(**budget), worker.queue(**budget)
     worker.supervise(undisturbed)
@@ -191,7 +191,7 @@ def test_a_killed_trainer_is_started_again_from_its_checkpoint_and_nothing_shows
     assert first.digest == second.digest
 
 
-def test_a_job_that_crashes_every_time_is_given_up(settings: Settings) -> None:
+def test_a_job_that_crashes_every_time_ends_as_lost(settings: Settings) -> None:
     worker = Worker(settings.model_copy(update={"max_attempts": 2}))
     job = worker.queue(total_nimg=10**9)
 
@@ -220,7 +220,7 @@ def test_a_worker_that_lost_its_job_stops_its_trainer_and_writes_nothing(worker:
     assert worker.store.get(job.id) == stolen
 
 
-def test_a_worker_told_to_leave_hands_its_job_back(worker: Worker) -> None:
+def test_a_worker_that_shuts_down_releases_its_job(worker: Worker) -> None:
     job = worker.queue(total_nimg=10**9)
 
     with worker.supervising(job):
@@ -232,7 +232,7 @@ def test_a_worker_told_to_leave_hands_its_job_back(worker: Worker) -> None:
     assert worker.events(job)[-2:] == ["checkpoint", "handed_back"]
 
 
-def test_a_trainer_that_does_not_leave_is_killed(settings: Settings) -> None:
+def test_a_trainer_that_does_not_exit_is_killed(settings: Settings) -> None:
     worker = Worker(settings.model_copy(update={"stop_grace_s": 0.5}))
     job = worker.queue(total_nimg=10**9)
 
