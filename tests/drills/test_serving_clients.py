@@ -1,4 +1,4 @@
-"""Clients that do not behave are no burden to those that do."""
+"""Slow, silent and disconnecting clients do not hold up other clients."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def is_well(server: Server) -> bool:
-    """A client that behaves gets what it asks for."""
+    """Whether an ordinary client gets its images."""
     answer = server.http.get("/generate", params={"class": "cat", "n": 16})
     return answer.status_code == 200 and server.http.get("/healthz").status_code == 200
 
 
 def test_slow_readers(server: Server, drill: Drill) -> None:
-    """Invariant: clients that ask for large images and do not read them keep nobody else from theirs; when they have
-    gone, nothing of them stays.
+    """Invariant: clients that request large images and do not read them do not hold up other clients. When they
+    disconnect, the API frees what they held.
 
-    Faults injected: 16 (clients that ask for 2048 x 2048 pixels and never read).
-    Broken by hand: `services/api/routes/generate.py`: the PNG sent as a stream under one lock -> the client that
-    behaves waited behind those that don't, until the test was ended.
+    Faults injected: 16 (clients that request 2048 x 2048 pixels and never read).
+    Broken by hand: `services/api/routes/generate.py`: the PNG sent as a stream under one lock -> the ordinary client
+    waited behind the slow ones until the test was ended.
     """
     before = server.size()
     with ExitStack() as slow:
@@ -51,12 +51,12 @@ def test_slow_readers(server: Server, drill: Drill) -> None:
 
 
 def test_half_open_clients(server: Server, drill: Drill) -> None:
-    """Invariant: clients that connect and say nothing, or stop in the middle of a request, keep nobody else from
-    theirs; one that has begun a body is told 408 and let go.
+    """Invariant: clients that connect and send nothing, or stop in the middle of a request, do not hold up other
+    clients. A client that stops within a body gets a 408, and its connection is closed.
 
     Faults injected: 300 (100 silent, 100 within the headers, 100 within the body).
-    Broken by hand: `services/api/middleware/body_limit.py`: no `asyncio.timeout` -> those within the body waited for
-    ever.
+    Broken by hand: `services/api/middleware/body_limit.py`: no `asyncio.timeout` -> the clients that stopped within
+    the body never got a response.
     """
     before = server.size()
     beginnings = {
@@ -78,12 +78,12 @@ def test_half_open_clients(server: Server, drill: Drill) -> None:
 
 
 def test_disconnect_in_the_queue(server: Server, drill: Drill) -> None:
-    """Invariant: what clients asked for that have gone is not made: they fill the queue of a slow model, leave, and the
-    next one is served after the batch that runs, and not after all that was asked for, which would take minutes.
+    """Invariant: the images of disconnected clients are not generated. Clients fill the queue of a slow model and
+    disconnect; the next client is served after the running batch, not after the queue, which would take minutes.
 
-    Faults injected: 30 (clients that ask for 1024 images each, more than may wait, and leave).
-    Broken by hand: `services/api/routes/generate.py`: `await generate_sheet(...)` without `unless_gone` -> the
-    next one waited until the test was ended after 90 s.
+    Faults injected: 30 (clients that request 1024 images each, more than fit into the queue, and disconnect).
+    Broken by hand: `services/api/routes/generate.py`: `render(...)` without `cancel_on_disconnect` -> the next client
+    waited until the test was ended after 90 s.
     """
     publish(server.registry, "slow", graph=make_generator(LATENT, len(CLASSES), work=10))
     one = "/generate?class=cat&n=1&model=slow"
@@ -97,7 +97,7 @@ def test_disconnect_in_the_queue(server: Server, drill: Drill) -> None:
         with ExitStack() as leaving:
             for _ in range(10):
                 leaving.enter_context(connect(server.port)).sendall(REQUEST % (b"slow", 1024, 1))
-            # Eight of them fill the queue; two are refused, and then all have been heard.
+            # Eight of them fill the queue and two are refused, so the API has read all requests.
             wait_for(refusals, lambda count: count >= before + 2)  # noqa: B023 - it is called at once
         wait_for(lambda: server.http.get(one).status_code, lambda status: status == 200)
     drill.record("disconnect in the queue", 30)

@@ -1,4 +1,4 @@
-"""Only sound models are served, and a change of models tears no answer."""
+"""Only valid models are served, and no response mixes two models while an alias moves."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def served(server: Server) -> str:
     return str(answer.headers["x-kiln-model"])
 
 
-WRONG = {  # id -> (graph, what is said about it)
+WRONG = {  # id -> (graph, the error)
     "no-graph": (b"not a graph", "cannot open"),
     "wrong-shape": (make_generator(LATENT, len(CLASSES), height=16), "the shape"),
     "nan": (make_generator(LATENT, len(CLASSES), gain=float("nan")), "not finite"),
@@ -54,37 +54,38 @@ WRONG = {  # id -> (graph, what is said about it)
 
 
 def test_models_that_are_wrong(server: Server, drill: Drill) -> None:
-    """Invariant: a model that is half published, corrupt, of the wrong shape or giving NaN is never served and never
-    promoted, not even when its alias was moved behind the API's back; the old one stays, and GET /models/{id} says why.
+    """Invariant: a model that is half published, corrupt, of the wrong shape or generating NaN is never served and
+    never promoted, not even when its alias file is changed directly. The old model stays, and GET /models/{id} gives
+    the reason.
 
-    Faults injected: 11 (7 graphs that are wrong; files without a manifest; a manifest whose file is gone, whose file
-    has one bit flipped, and which is cut short).
+    Faults injected: 11 (7 invalid graphs; files without a manifest; a manifest whose file is missing, a file with one
+    bit flipped, and a manifest that is cut short).
     Broken by hand: `services/api/inference/engine.py`: `_check_images` returns at once -> `wrong-shape` was promoted.
     `shared/storage/model_registry.py`: `read_file` without its digest check -> `bit-flipped` was promoted.
     """
-    # Given models of which each is wrong in its own way
+    # Given models with one fault each
     registry, models = server.registry, server.data / "artifacts" / "models"
-    why = {model_id: said for model_id, (_, said) in WRONG.items()}
+    why = {model_id: reason for model_id, (_, reason) in WRONG.items()}
     for model_id, (graph, _) in WRONG.items():
         publish(registry, model_id, graph=graph)
-    for model_id, said in (("no-file", "lacks its file"), ("bit-flipped", "does not match the digest")):
+    for model_id, reason in (("no-file", "lacks its file"), ("bit-flipped", "does not match the digest")):
         publish(registry, model_id)
         (file,) = (models / model_id).glob(f"*{GENERATOR_FILE}")
         data = bytearray(file.read_bytes())
         data[len(data) // 2] ^= 1
         file.unlink() if model_id == "no-file" else file.write_bytes(data)
-        why[model_id] = said
+        why[model_id] = reason
     publish(registry, "cut-short")
     manifest = models / "cut-short" / "manifest.json"
     manifest.write_bytes(manifest.read_bytes()[:100])
     shutil.copytree(models / "first", models / "half-published", ignore=shutil.ignore_patterns("manifest.json"))
 
     for model_id in (*why, "cut-short", "half-published"):
-        # When somebody promotes it, asks for its images, or moves the alias past the API
+        # When a client promotes the model or requests its images
         status = 404 if model_id == "half-published" else 503
         assert server.http.put("/aliases/default", json={"model_id": model_id}).status_code == status, model_id
         assert server.http.get("/generate", params={"class": "cat", "model": model_id}).status_code == status
-        # Then the old one is served, and the reason is told
+        # Then the old model is served, and the reason is shown
         assert (served(server), registry.resolve("default")) == ("first", "first")
         view = server.http.get(f"/models/{model_id}")
         if model_id in why:
@@ -93,19 +94,19 @@ def test_models_that_are_wrong(server: Server, drill: Drill) -> None:
             assert view.status_code == status
     alias = server.data / "artifacts" / "aliases" / "default"
     alias.write_text('{"model_id": "nan"}')
-    publish(registry, "sound")
-    registry.set_alias("other", "sound")
+    publish(registry, "valid")
+    registry.set_alias("other", "valid")
     assert server.http.get("/generate", params={"class": "cat", "model": "other"}).status_code == 200
     assert served(server) == "first"
     registry.set_alias("default", "first")
     listed = {view["manifest"]["id"] for view in server.http.get("/models").json()["data"]}
-    assert listed >= {*why, "first", "sound"}
+    assert listed >= {*why, "first", "valid"}
     assert listed.isdisjoint({"cut-short", "half-published"})
     drill.record("model half published, corrupt, of the wrong shape, giving NaN", len(why) + 2)
 
 
 def reference(graph: bytes, tmp_path: Path) -> list[NDArray[np.uint8]]:
-    """The sheets of four cats that the graph gives for each seed, computed here and not by the API."""
+    """The grids of four cats that the graph gives for each seed, computed here and not by the API."""
     settings = Settings(data=tmp_path, threads=1)
     engine, cat = OnnxEngine(graph, LATENT, len(CLASSES), settings), CLASSES.index("cat")
     labels = np.full(4, cat, dtype=np.int64)
@@ -113,12 +114,12 @@ def reference(graph: bytes, tmp_path: Path) -> list[NDArray[np.uint8]]:
 
 
 def test_promote_while_64_clients_generate(server: Server, drill: Drill, tmp_path: Path) -> None:
-    """Invariant: while an alias moves between two models under 64 clients, every answer is 200, and its pixels are
-    those of the one model that it names.
+    """Invariant: while an alias moves between two models under 64 clients, every response is 200, and its pixels come
+    from the one model that it names.
 
     Faults injected: 10 (promotions, back and forth).
-    Broken by hand: `services/api/images/generate.py`: `Sheet(png, ...)` names the model of a second look at the pool
-    after the images were made -> answers whose pixels are another model's.
+    Broken by hand: `services/api/images/generate.py`: `encode` reads the default model again from the pool after the
+    images were generated -> responses whose pixels are another model's.
     """
     graphs = {name: make_generator(LATENT, len(CLASSES), seed=sum(name.encode())) for name in ("first", "next")}
     publish(server.registry, "next", graph=graphs["next"])
@@ -142,7 +143,7 @@ def test_promote_while_64_clients_generate(server: Server, drill: Drill, tmp_pat
             assert promoted.status_code == 200, promoted.text
             seen.add(served(server))
 
-    # Then both were served, and nothing was torn
+    # Then both were served, and no response mixed them
     assert seen == {"first", "next"}
     assert len(crowd.answers) > 64
     lost = crowd.errors[0] if crowd.errors else "nothing"

@@ -121,7 +121,7 @@ async def rejection_sample(
     drawn, limit = 0, request.draws_allowed
     with classifier.reserve(request.expected_draws(len(opened.classes))):
         while (missing := max(row.missing for row in accepted)) and drawn < limit:
-            # About one draw in K is of a class, so a batch larger than this would be drawn for nothing.
+            # One draw in K belongs to a class on average; a larger batch would often generate unused images.
             count = min(limit - drawn, MAX_BATCH, max(8, missing * len(opened.classes)))
             latents = stream_of(request.seed, range(drawn, drawn + count), request.truncation)
             images = await model.sample(latents, [0] * count)

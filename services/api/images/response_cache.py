@@ -89,7 +89,7 @@ class ResponseCache:
         self.bytes = 0
 
     def find(self, request: CacheableRequest, if_none_match: str | None) -> ImageResponse | None:
-        """304 when the client has the response, the cached response if there is one, else None."""
+        """A 304 when the client has the response, else the cached response, else None."""
         if request.etag is None:
             return None
         if etag_matches(request.etag, if_none_match):

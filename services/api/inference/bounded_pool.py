@@ -32,7 +32,7 @@ class BoundedPool:
     def reserve(self, units: int) -> Iterator[None]:
         """Holds a place for the work of the block. Raises Overloaded when the pool is full.
 
-        A piece of work larger than the bound still runs, alone.
+        Work that is larger than the bound still runs, but only alone.
         """
         if self.pending and self.pending + units > self._max_pending:
             retry_after_s = self._retry_after_s()

@@ -37,7 +37,10 @@ class Sample(NamedTuple):
 
 
 class LoadedModel:
-    """`sample` is the one way to images. Freed at once when the last reference goes: there are no cycles."""
+    """A model that is ready to generate: `sample` runs it.
+
+    It has no reference cycles, so its memory is freed with the last reference.
+    """
 
     def __init__(self, manifest: ModelManifest, graph: bytes, settings: Settings, telemetry: Telemetry) -> None:
         """Opens and warms the model. Raises CorruptArtifact, NoModelReady."""

@@ -33,7 +33,7 @@ def _return_free_memory() -> None:
 
 
 class ModelPool:
-    """A request that has got a model keeps it, whatever happens to its alias meanwhile."""
+    """The models that are served. A request keeps the model that it got, even if the alias moves meanwhile."""
 
     def __init__(self, registry: ModelRegistry, settings: Settings, telemetry: Telemetry) -> None:
         self._registry, self._settings, self._telemetry = registry, settings, telemetry

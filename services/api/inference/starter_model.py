@@ -1,4 +1,4 @@
-"""The model that ships with Kiln: what a fresh installation serves before it has trained one."""
+"""The starter model, which ships with Kiln and is served until the first model is trained."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ log = logging.getLogger("kiln.starter")
 
 
 def publish_starter(registry: ModelRegistry, folder: Path) -> None:
-    """Publishes the model of that folder, which makes it the alias `default`, where there is no model yet.
+    """Publishes the model of the folder, as the alias `default`, in a registry that has no model yet.
 
-    An installation with models of its own is left alone, and so is one without the folder. A damaged one is told.
+    Does nothing without the folder. A damaged starter model is an error in the log.
     """
     if registry.has_models() or not (folder / MANIFEST_FILE).is_file():
         return
     try:
         manifest, files = read_folder(folder)
     except CorruptArtifact as error:
-        log.error("the starter model is not published: %s", error)
+        log.error("the starter model cannot be published: %s", error)
         return
     registry.publish(manifest, files)
-    log.info("there was no model yet; published %s from %s", manifest.id, folder)
+    log.info("the registry was empty; published model %s from %s", manifest.id, folder)

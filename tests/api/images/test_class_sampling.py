@@ -72,11 +72,11 @@ def test_a_smaller_n_gives_the_first_accepted_images_of_a_larger_n_under_load(
     sixteen = tiles(get(colorful, **{"class": "blue", "n": 16, "seed": 3}), 16)
 
     with ThreadPoolExecutor(8) as pool:
-        asked = [(n, pool.submit(get, colorful, **{"class": "blue", "n": n, "seed": 3})) for n in range(1, 16)]
-        company = [pool.submit(get, colorful, n=7, seed=seed) for seed in range(8)]
-        for n, some in asked:
+        smaller = [(n, pool.submit(get, colorful, **{"class": "blue", "n": n, "seed": 3})) for n in range(1, 16)]
+        others = [pool.submit(get, colorful, n=7, seed=seed) for seed in range(8)]
+        for n, some in smaller:
             np.testing.assert_array_equal(tiles(some.result(), n), sixteen[:n])
-        assert len({other.result() for other in company}) == 8
+        assert len({other.result() for other in others}) == 8
 
 
 def test_the_provenance_lists_the_accepted_draws_and_the_classifier(
@@ -118,25 +118,25 @@ def test_when_max_draws_is_reached_the_error_says_how_many_images_were_accepted(
     none = colorful.get("/generate", params={"class": "red", "n": 4, "seed": 1, "threshold": 1, "max_draws": 100})
 
     expected = sum(redness_of(tile) >= 0.5 for tile in tiles(get(colorful, n=16, seed=1), 16))
-    for answer, limit, found in ((nearly, 16, f"{expected} of 16"), (none, 100, "0 of 4")):
+    for answer, limit, accepted in ((nearly, 16, f"{expected} of 16"), (none, 100, "0 of 4")):
         assert answer.status_code == 422
         (problem,) = answer.json()["errors"]
         assert (problem["field"], problem["value"]) == ("max_draws", limit)
-        assert f"accepted {found} of class 'red'" in problem["message"]
+        assert f"accepted {accepted} of class 'red'" in problem["message"]
 
 
 def test_several_classes_share_their_draws_and_each_file_can_be_verified(
     colorful: TestClient, classifier: ClassifierManifest
 ) -> None:
-    sheet = colorful.get("/generate", params={"class": "all", "n": 3, "seed": 1})
-    rows = tiles(sheet.content, 9)
+    grid = colorful.get("/generate", params={"class": "all", "n": 3, "seed": 1})
+    rows = tiles(grid.content, 9)
     for row, name in enumerate(("red", "green", "blue")):
         np.testing.assert_array_equal(
             rows[3 * row : 3 * row + 3], tiles(get(colorful, **{"class": name, "n": 3, "seed": 1}), 3)
         )
 
     single = colorful.get("/generate", params={"class": "red", "n": 1, "first_index": 2, "seed": 1}).content
-    for png in (sheet.content, single):
+    for png in (grid.content, single):
         assert colorful.post("/verify", content=png).json()["reason"] is None
 
 

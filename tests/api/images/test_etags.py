@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -60,4 +61,4 @@ def test_the_processor_is_named_with_its_instruction_sets() -> None:
     name = devices.processor_of(devices.CPU)
 
     assert name == devices.processor_of(devices.CPU)
-    assert len(name.split()) > 10 or "flags" not in open("/proc/cpuinfo").read()  # noqa: PTH123, SIM115
+    assert len(name.split()) > 10 or "flags" not in Path("/proc/cpuinfo").read_text()

@@ -27,23 +27,23 @@ def squares(count: int) -> np.ndarray:
     [(1, None, (1, 1)), (16, None, (4, 4)), (5, None, (2, 3)), (10, 5, (2, 5)), (3, 7, (1, 7))],
 )
 def test_tiles_are_placed_row_by_row_without_padding(count: int, columns: int | None, size: tuple[int, int]) -> None:
-    sheet = tile(squares(count), columns)
+    grid = tile(squares(count), columns)
 
     rows, across = size
-    assert sheet.shape == (rows * 32, across * 32, 3)
+    assert grid.shape == (rows * 32, across * 32, 3)
     for index in range(rows * across):
         row, column = divmod(index, across)
         expected = index + 1 if index < count else 0  # black where there is no image
-        assert (sheet[row * 32 : row * 32 + 32, column * 32 : column * 32 + 32] == expected).all()
+        assert (grid[row * 32 : row * 32 + 32, column * 32 : column * 32 + 32] == expected).all()
 
 
 def test_scale_enlarges_pixels() -> None:
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
 
-    sheet = tile(images, 2, scale=3)
+    grid = tile(images, 2, scale=3)
 
-    assert sheet.shape == (96, 192, 3)
-    np.testing.assert_array_equal(sheet[1::3, 2::3], tile(images, 2))
+    assert grid.shape == (96, 192, 3)
+    np.testing.assert_array_equal(grid[1::3, 2::3], tile(images, 2))
 
 
 @pytest.mark.parametrize("compress", COMPRESSIONS)
@@ -67,7 +67,7 @@ def test_pngcheck_accepts_the_file(compress: str, tmp_path: Path) -> None:
     if pngcheck is None:
         pytest.skip("needs pngcheck")
     pixels = np.random.default_rng(0).integers(0, 256, (320, 320, 3), dtype=np.uint8)
-    file = tmp_path / "sheet.png"
+    file = tmp_path / "file.png"
     file.write_bytes(encode_png(pixels, {"class": "Füchse"}, compress))
 
     done = subprocess.run([pngcheck, "-v", "-t", file], capture_output=True, text=True, check=False)

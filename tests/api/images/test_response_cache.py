@@ -40,12 +40,12 @@ def array(client: TestClient, **query: Any) -> np.ndarray:
 
 
 def test_several_classes_have_a_row_each(served: TestClient) -> None:
-    sheet = pixels(ask(served, **{"class": "cat,dog", **SEED}).content)
+    grid = pixels(ask(served, **{"class": "cat,dog", **SEED}).content)
 
-    assert sheet.shape == (64, 96, 3)
+    assert grid.shape == (64, 96, 3)
     for row, name in enumerate(("cat", "dog")):
         alone = pixels(ask(served, **{"class": name, "columns": 3, **SEED}).content)
-        np.testing.assert_array_equal(sheet[32 * row : 32 * row + 32], alone)
+        np.testing.assert_array_equal(grid[32 * row : 32 * row + 32], alone)
 
 
 def test_all_is_every_class_and_a_body_may_list_classes(served: TestClient) -> None:
@@ -99,8 +99,8 @@ def test_npy_is_the_array_of_pixels(served: TestClient) -> None:
     images = array(served, **{"class": "cat,dog", "scale": 2, **SEED})
 
     assert (str(images.dtype), images.shape) == ("uint8", (6, 64, 64, 3))
-    sheet = pixels(ask(served, **{"class": "cat,dog", "scale": 2, **SEED}).content)
-    np.testing.assert_array_equal(images[4], sheet[64:, 64:128])
+    grid = pixels(ask(served, **{"class": "cat,dog", "scale": 2, **SEED}).content)
+    np.testing.assert_array_equal(images[4], grid[64:, 64:128])
 
 
 def test_every_compression_keeps_the_pixels(served: TestClient) -> None:

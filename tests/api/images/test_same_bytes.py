@@ -86,14 +86,14 @@ requests = st.tuples(
 def test_concurrent_requests_never_change_the_bytes_of_an_image(
     crowd: list[list[tuple[int, int, int, int]]], model: LoadedModel, alone: dict[tuple[int, int, int], bytes]
 ) -> None:
-    async def client(asked: list[tuple[int, int, int, int]]) -> None:
-        for label, seed, first, n in asked:
+    async def client(requested: list[tuple[int, int, int, int]]) -> None:
+        for label, seed, first, n in requested:
             indices = range(first, min(first + n, INDICES))
             expected = b"".join(alone[label, seed, index] for index in indices)
             assert await ask(model, label, seed, indices) == expected, (label, seed, indices)
 
     async def scenario() -> None:
-        await asyncio.gather(*(client(asked) for asked in crowd))
+        await asyncio.gather(*(client(requested) for requested in crowd))
 
     asyncio.run(scenario())
 

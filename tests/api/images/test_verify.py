@@ -40,10 +40,10 @@ def forged(png: bytes, **claims: Any) -> bytes:
     {"scale": 3}, {"compress": "fast"}, {"compress": "small"},
 ])  # fmt: skip
 def test_a_generated_png_is_reproduced(more: dict[str, Any], served: TestClient) -> None:
-    told = verify(served, ask(served, **QUERY | more).content)
+    verification = verify(served, ask(served, **QUERY | more).content)
 
-    assert (told["reproduced"], told["same_pixels"], told["reason"]) == (True, True, None)
-    assert told["provenance"]["seed"] == 3
+    assert (verification["reproduced"], verification["same_pixels"], verification["reason"]) == (True, True, None)
+    assert verification["provenance"]["seed"] == 3
 
 
 @pytest.mark.parametrize("form", ["png", "apng"])
@@ -55,25 +55,25 @@ def test_an_interpolation_is_reproduced(form: str, served: TestClient) -> None:
 
 def test_a_changed_pixel_is_reported_with_its_position(served: TestClient) -> None:
     png = ask(served, **QUERY).content
-    sheet = pixels(png).copy()
-    sheet[40, 7, 1] ^= 1
+    grid = pixels(png).copy()
+    grid[40, 7, 1] ^= 1
 
-    told = verify(served, encode_png(sheet, read_provenance(png) or {}, "none"))
+    verification = verify(served, encode_png(grid, read_provenance(png) or {}, "none"))
 
-    was, now = pixels(png)[40, 7].tolist(), sheet[40, 7].tolist()
-    assert not told["reproduced"]
-    assert not told["same_pixels"]
-    assert told["reason"] == (
+    was, now = pixels(png)[40, 7].tolist(), grid[40, 7].tolist()
+    assert not verification["reproduced"]
+    assert not verification["same_pixels"]
+    assert verification["reason"] == (
         "1 of 4,096 pixels differ; the first, at column 7, row 40, "
         f"is {now} in the file, but this server generates {was}"
     )
 
 
 def test_the_same_pixels_in_another_file_are_not_the_same_file(served: TestClient) -> None:
-    told = verify(served, forged(ask(served, **QUERY | {"compress": "small"}).content))
+    verification = verify(served, forged(ask(served, **QUERY | {"compress": "small"}).content))
 
-    assert (told["reproduced"], told["same_pixels"]) == (False, True)
-    assert "another program wrote the file" in told["reason"]
+    assert (verification["reproduced"], verification["same_pixels"]) == (False, True)
+    assert "another program wrote the file" in verification["reason"]
 
 
 @pytest.mark.parametrize(("claims", "why"), [
@@ -83,19 +83,19 @@ def test_the_same_pixels_in_another_file_are_not_the_same_file(served: TestClien
     ({"model": None}, "no model"), ({"seed": None}, "cannot be generated"),
 ])  # fmt: skip
 def test_a_false_provenance_is_not_reproduced(claims: dict[str, Any], why: str, served: TestClient) -> None:
-    told = verify(served, forged(ask(served, **QUERY).content, **claims))
+    verification = verify(served, forged(ask(served, **QUERY).content, **claims))
 
-    assert not told["reproduced"]
-    assert why in told["reason"]
+    assert not verification["reproduced"]
+    assert why in verification["reason"]
 
 
 def test_a_png_without_provenance_is_not_reproduced(served: TestClient) -> None:
     file = io.BytesIO()
     Image.fromarray(np.zeros((32, 32, 3), dtype=np.uint8)).save(file, "PNG")
 
-    told = verify(served, file.getvalue())
-    assert (told["reproduced"], told["provenance"]) == (False, None)
-    assert "no Kiln provenance" in told["reason"]
+    verification = verify(served, file.getvalue())
+    assert (verification["reproduced"], verification["provenance"]) == (False, None)
+    assert "no Kiln provenance" in verification["reason"]
 
 
 @pytest.mark.parametrize("body", [b"", b"GIF89a", b"\x89PNG\r\n\x1a\n", json.dumps({"png": "x"}).encode()])

@@ -106,7 +106,7 @@ def test_a_damaged_alias_keeps_its_model(serving: TestClient, registry: ModelReg
     registry.set_alias("candidate", "first")
     for alias in ("default", "candidate"):
         (settings.data / "artifacts" / "aliases" / alias).write_bytes(b'{"model_')
-    publish(registry, "second")  # which leaves `default` alone: it is there, if damaged
+    publish(registry, "second")  # `default` exists, although damaged, and does not move
     asyncio.run(serving.app.state.kiln.models.refresh())  # type: ignore[attr-defined]
 
     assert {view["manifest"]["id"] for view in serving.get("/models").json()["data"]} == {"first", "second"}

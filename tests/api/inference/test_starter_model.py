@@ -79,8 +79,8 @@ def test_the_shipped_model_generates_every_class(settings: Settings) -> None:
         for name in model["manifest"]["classes"]:
             answer = client.get("/generate", params={"class": name, "n": 16})
             assert answer.status_code == 200, answer.text
-            with Image.open(io.BytesIO(answer.content)) as sheet:
-                assert sheet.size == (128, 128)
+            with Image.open(io.BytesIO(answer.content)) as grid:
+                assert grid.size == (128, 128)
 
 
 def test_the_shipped_model_is_small_and_the_classifier_recognises_its_classes() -> None:
