@@ -1,4 +1,4 @@
-"""Clients for the drills: many at once, and misbehaving ones."""
+"""Clients for the drills: many threads that send requests, and plain TCP connections for misbehaving clients."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Crowd:
     """Threads that send requests in a loop, each over its own connection, until the block ends."""
 
     url: str
-    ask: Callable[[httpx2.Client, int], httpx2.Response]  # (client, number of the request) -> response
+    send: Callable[[httpx2.Client, int], httpx2.Response]  # (client, number of the request) -> response
     size: int
     check: Callable[[httpx2.Response], None] = lambda _: None
     answers: list[tuple[int, bool]] = field(
@@ -42,7 +42,7 @@ class Crowd:
         with httpx2.Client(base_url=self.url, timeout=120) as client:
             while not self._stop.is_set():
                 try:
-                    answer = self.ask(client, number)
+                    answer = self.send(client, number)
                     self.answers.append((answer.status_code, answer.headers.get("connection") == "close"))
                     self.check(answer)
                 except httpx2.ConnectError as error:
@@ -56,7 +56,7 @@ class Crowd:
 
 
 def connect(port: int, *, receive_buffer: int | None = None) -> socket.socket:
-    """A plain TCP connection; with a small `receive_buffer` the server soon blocks when writing."""
+    """A plain TCP connection. With a small `receive_buffer`, the server's writes soon block."""
     connection = socket.socket()
     if receive_buffer:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)

@@ -1,8 +1,7 @@
 """A stack of real processes for fault injection: redis-server, APIs, workers, and the workers' trainers.
 
-Every part starts as `services.dev` starts it. `Kiln.reset` returns the stack to one of each, so that drills can share
-it.
-An undisturbed run of each config is made once, and every disturbed run is compared with it.
+Every part starts as `services.dev` starts it. `Kiln.reset` returns the stack to one process of each kind, so that
+drills can share it. An undisturbed run of each config is trained once, and every disturbed run is compared with it.
 """
 
 from __future__ import annotations
@@ -73,7 +72,7 @@ class Part:
             os.kill(self.pid, number)
 
     def kill(self) -> None:
-        """SIGKILL, and waits for the exit."""
+        """Sends SIGKILL and waits for the exit."""
         self.signal(signal.SIGKILL)
         self.process.wait()
 
@@ -100,11 +99,12 @@ class RedisServer(Part):
         wait_for_redis(self.port, self.process)
 
     def shut_down(self) -> None:
-        """SIGTERM, which flushes the append-only file."""
+        """Sends SIGTERM, after which Redis flushes its append-only file, and waits for the exit."""
         self.signal(signal.SIGTERM)
         self.process.wait()
 
-    def ask(self, *command: str) -> Any:
+    def execute(self, *command: str) -> Any:
+        """The server's reply to a command."""
         with redis.Redis.from_url(self.url, decode_responses=True) as client:
             return client.execute_command(*command)
 
@@ -119,14 +119,14 @@ class Worker(Part):
         return wait_for(self.trainers, bool)[0]
 
     def kill_tree(self) -> None:
-        """SIGKILL to the worker and its trainer, as when a container is killed."""
+        """Sends SIGKILL to the worker and its trainer, as when a container is killed."""
         self.signal(signal.SIGSTOP)  # so that it does not see its child die first
         for pid in self.trainers():
             os.kill(pid, signal.SIGKILL)
         self.kill()
 
     def shut_down(self) -> None:
-        """SIGTERM, as from an orchestrator, and waits for the exit."""
+        """Sends SIGTERM, as an orchestrator does, and waits for the exit."""
         self.signal(signal.SIGTERM)
         self.process.wait()
 
@@ -241,7 +241,7 @@ class Kiln:
         for status in (JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.PAUSED):
             for job in self.store.list(status, limit=200).jobs:
                 self.store.update(job.id, partial(transitions.request_action, request="cancel"))
-        self.redis.ask("DEL", TRAINING_QUEUE)  # messages of ended jobs
+        self.redis.execute("DEL", TRAINING_QUEUE)  # messages of ended jobs
         for pid in self.trainers():
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)  # instead of waiting for their last writes
@@ -324,7 +324,7 @@ class Kiln:
         return events[0]
 
     def checkpoints(self, job_id: str) -> list[Path]:
-        """Oldest first; unfinished ones, whose names begin with a dot, left out."""
+        """The checkpoint files, oldest first, without unfinished ones, whose names begin with a dot."""
         folder = self.data / "artifacts" / "jobs" / job_id / "checkpoints"
         return sorted(path for path in folder.glob("*.ckpt") if not path.name.startswith("."))
 
@@ -334,11 +334,11 @@ class Kiln:
         job = self.api.http.get(f"/jobs/{job_id}").json()
         assert job["status"] == "succeeded", job
         manifest = self.api.http.get(f"/models/{job['model_id']}").json()["manifest"]
-        kept = self.data / "artifacts" / "jobs" / job_id / "weights"
+        weights = self.data / "artifacts" / "jobs" / job_id / "weights"
         rows = self.api.http.get(f"/jobs/{job_id}/metrics").json()["data"]
         return Outcome(
             generator=manifest["files"]["generator.onnx"],
-            weights=_digest_of_weights(max(kept.glob("*.safetensors"))),
+            weights=_digest_of_weights(max(weights.glob("*.safetensors"))),
             metrics=tuple(tuple(row.items()) for row in rows),
         )
 
@@ -353,12 +353,12 @@ class Kiln:
         return self._outcomes[key]
 
     def assert_same_outcome(self, job_id: str, overrides: Mapping[str, Any]) -> None:
-        """The job made the same weights, bit for bit, and the same metrics series as an undisturbed one."""
-        made, expected = self.outcome(job_id), self.undisturbed(overrides)
-        positions = [dict(row)["nimg"] for row in made.metrics]
-        assert positions == [dict(row)["nimg"] for row in expected.metrics], "a gap or a double in the series"
-        assert made.metrics == expected.metrics
-        assert (made.generator, made.weights) == (expected.generator, expected.weights)
+        """Checks that the job has the same weights, bit for bit, and the same metrics as an undisturbed one."""
+        outcome, expected = self.outcome(job_id), self.undisturbed(overrides)
+        positions = [dict(row)["nimg"] for row in outcome.metrics]
+        assert positions == [dict(row)["nimg"] for row in expected.metrics], "the series has a gap or a repetition"
+        assert outcome.metrics == expected.metrics
+        assert (outcome.generator, outcome.weights) == (expected.generator, expected.weights)
 
 
 def _digest_of_weights(path: Path) -> str:
@@ -394,7 +394,7 @@ def is_gone(pid: int) -> bool:
 
 @contextmanager
 def stopped(pid: int) -> Iterator[None]:
-    """SIGSTOP until the block ends."""
+    """Suspends the process with SIGSTOP until the block ends."""
     os.kill(pid, signal.SIGSTOP)
     try:
         yield

@@ -23,7 +23,7 @@ class Drill:
         return bool(self._records)
 
     def record(self, name: str, faults: int, lost: str = NOTHING, detail: str = "") -> None:
-        """Records how many faults were injected and what was lost. Fails the test if something was lost."""
+        """Records how many faults were injected and what was lost. Fails the test if anything was lost."""
         self._records.append({"drill": name, "faults": faults, "lost": lost, "detail": detail})
         assert lost == NOTHING, f"{name}: lost {lost} {detail}"
 

@@ -1,4 +1,4 @@
-"""An API and a redis-server for one drill, as processes that it may stop, freeze and kill."""
+"""Starts an API and a redis-server for one drill, which may stop, suspend and kill them."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Server:
 
     @contextmanager
     def frozen_redis(self) -> Iterator[None]:
-        """Redis hangs: connections stay open, the kernel accepts new ones, and no reply comes."""
+        """Suspends Redis: connections stay open, the kernel accepts new ones, and no reply arrives."""
         self.redis.send_signal(signal.SIGSTOP)
         try:
             yield
@@ -75,7 +75,7 @@ class Server:
 
 @contextmanager
 def running(folder: Path, **settings: str) -> Iterator[Server]:
-    """Starts both, and stops them when the block ends."""
+    """Starts a redis-server and an API, and stops them when the block ends."""
     data, port, redis_port = folder / "data", free_port(), free_port()
     (data / "redis").mkdir(parents=True)
     redis = _start_redis(redis_port, data / "redis")
@@ -91,7 +91,7 @@ def running(folder: Path, **settings: str) -> Iterator[Server]:
         )
         server = Server(url, data, api, redis, redis_port, http)
         try:
-            wait_for(lambda: (api.poll(), _answers(http)), lambda seen: seen != (None, False))
+            wait_for(lambda: (api.poll(), _responds(http)), lambda seen: seen != (None, False))
             assert api.poll() is None, server.log()
             yield server
         finally:
@@ -114,7 +114,7 @@ def _start_redis(port: int, folder: Path) -> subprocess.Popen[bytes]:
     return process
 
 
-def _answers(http: Any) -> bool:
+def _responds(http: Any) -> bool:
     try:
         return bool(http.get("/healthz").status_code == 200)
     except httpx2.TransportError:

@@ -62,8 +62,8 @@ def broken_by_hand(test: str) -> str:
 def _in_breaks(test: str) -> str:
     """The line that breaks.py changes for the test, or for the same test with another parameter."""
     name = test.rpartition("/")[2]
-    same = [one for one in BREAKS if one.drill == name] or [
-        one for one in BREAKS if one.drill.partition("[")[0] == name.partition("[")[0]
+    same = [entry for entry in BREAKS if entry.drill == name] or [
+        entry for entry in BREAKS if entry.drill.partition("[")[0] == name.partition("[")[0]
     ]
     return f"`{same[0].file}`: `{' '.join(same[0].old.split())}` -> `{' '.join(same[0].new.split())}`" if same else ""
 

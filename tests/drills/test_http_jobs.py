@@ -153,17 +153,17 @@ def test_ten_thousand_queued_jobs(tmp_path: Path, drill: Drill) -> None:
     took 8.9 times as long.
     """
     with running(tmp_path / "few") as few, running(tmp_path / "many") as many:
-        asked = {"few": requests(few, make_jobs(few, 250)), "many": requests(many, ids := make_jobs(many, 10_000))}
+        calls = {"few": requests(few, make_jobs(few, 250)), "many": requests(many, ids := make_jobs(many, 10_000))}
         took_s: dict[tuple[str, str], list[float]] = {}
-        for name in asked["few"]:
+        for name in calls["few"]:
             for _ in range(40):
-                for size in asked:
+                for size in calls:
                     began_s = time.perf_counter()
-                    assert asked[size][name]().status_code in (200, 202)
+                    assert calls[size][name]().status_code in (200, 202)
                     took_s.setdefault((size, name), []).append(time.perf_counter() - began_s)
         ratios = {
             name: statistics.median(took_s["many", name]) / statistics.median(took_s["few", name])
-            for name in asked["few"]
+            for name in calls["few"]
         }
         assert max(ratios.values()) < 3, ratios
 

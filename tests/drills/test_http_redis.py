@@ -41,7 +41,7 @@ def seconds_of_a_list(server: Server, _: int) -> float:
     return time.monotonic() - began_s
 
 
-def ask(client: httpx2.Client, number: int) -> httpx2.Response:
+def send(client: httpx2.Client, number: int) -> httpx2.Response:
     return client.get(("/generate?class=cat&n=1&seed=1", "/healthz")[number % 2])
 
 
@@ -61,7 +61,7 @@ def test_redis_down_during_post(server: Server, drill: Drill) -> None:
     longer found.
     """
     for turn in range(2):
-        with Crowd(server.url, ask, 4) as crowd:
+        with Crowd(server.url, send, 4) as crowd:
             server.redis.kill()
             server.redis.wait()
             answer, took_s = post(server, f"key-{turn}")
@@ -93,7 +93,7 @@ def test_redis_hangs_during_post(server: Server, drill: Drill) -> None:
     Broken by hand: `services/api/app.py`: `JOB_THREADS = 8` -> the last post took 8.3 s.
     `services/api/routes/generate.py`: `await state.store_health.check()` first -> the others got 503.
     """
-    with Crowd(server.url, ask, 4) as crowd, ThreadPoolExecutor(64) as pool:
+    with Crowd(server.url, send, 4) as crowd, ThreadPoolExecutor(64) as pool:
         # The time that 64 threads of this process need without a fault, on a machine that may be busy
         usual_s = max(pool.map(partial(seconds_of_a_list, server), range(64)))
         with server.frozen_redis():

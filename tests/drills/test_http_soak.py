@@ -50,7 +50,7 @@ LOAD: list[Callable[[httpx2.Client, int], httpx2.Response]] = [
 ]
 
 
-def ask(client: httpx2.Client, number: int) -> httpx2.Response:
+def send(client: httpx2.Client, number: int) -> httpx2.Response:
     return LOAD[number % len(LOAD)](client, number)
 
 
@@ -72,7 +72,7 @@ def test_mixed_load_for_half_an_hour(tmp_path: Path, drill: Drill) -> None:
         for name in ("first", "second"):
             publish(server.registry, name)
         server.wait_until_ready()
-        with Crowd(server.url, ask, CLIENTS, check) as crowd:
+        with Crowd(server.url, send, CLIENTS, check) as crowd:
             threading.Event().wait(SOAK_S / 5)
             sizes = [server.size()]
             threading.Event().wait(SOAK_S * 4 / 5)  # the duration is the point of this drill

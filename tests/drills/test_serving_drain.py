@@ -17,7 +17,7 @@ from tests.processes import wait_for
 CLIENTS = 16
 
 
-def ask(client: httpx2.Client, number: int) -> httpx2.Response:
+def send(client: httpx2.Client, number: int) -> httpx2.Response:
     path = ("/healthz", "/jobs", "/generate?class=cat&n=4", "/models")[number % 4]
     return client.get(path)
 
@@ -42,7 +42,7 @@ def test_drain_under_load(tmp_path: Path, drill: Drill) -> None:
         stream.sendall(f"GET /jobs/{job_id}/events HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\n".encode())
 
         # Given clients that send requests as fast as they can
-        with Crowd(server.url, ask, CLIENTS) as crowd:
+        with Crowd(server.url, send, CLIENTS) as crowd:
             wait_for(lambda: len(crowd.answers), lambda count: count > 10 * CLIENTS)
             large.sendall(b"GET /generate?class=cat&n=1024 HTTP/1.1\r\nHost: x\r\n\r\n")
             # When the API gets SIGTERM

@@ -42,7 +42,7 @@ def served(server: Server) -> str:
     return str(answer.headers["x-kiln-model"])
 
 
-WRONG = {  # id -> (graph, the error)
+BROKEN = {  # id -> (graph, the error)
     "no-graph": (b"not a graph", "cannot open"),
     "wrong-shape": (make_generator(LATENT, len(CLASSES), height=16), "the shape"),
     "nan": (make_generator(LATENT, len(CLASSES), gain=float("nan")), "not finite"),
@@ -65,8 +65,8 @@ def test_models_that_are_wrong(server: Server, drill: Drill) -> None:
     """
     # Given models with one fault each
     registry, models = server.registry, server.data / "artifacts" / "models"
-    why = {model_id: reason for model_id, (_, reason) in WRONG.items()}
-    for model_id, (graph, _) in WRONG.items():
+    reasons = {model_id: reason for model_id, (_, reason) in BROKEN.items()}
+    for model_id, (graph, _) in BROKEN.items():
         publish(registry, model_id, graph=graph)
     for model_id, reason in (("no-file", "lacks its file"), ("bit-flipped", "does not match the digest")):
         publish(registry, model_id)
@@ -74,13 +74,13 @@ def test_models_that_are_wrong(server: Server, drill: Drill) -> None:
         data = bytearray(file.read_bytes())
         data[len(data) // 2] ^= 1
         file.unlink() if model_id == "no-file" else file.write_bytes(data)
-        why[model_id] = reason
+        reasons[model_id] = reason
     publish(registry, "cut-short")
     manifest = models / "cut-short" / "manifest.json"
     manifest.write_bytes(manifest.read_bytes()[:100])
     shutil.copytree(models / "first", models / "half-published", ignore=shutil.ignore_patterns("manifest.json"))
 
-    for model_id in (*why, "cut-short", "half-published"):
+    for model_id in (*reasons, "cut-short", "half-published"):
         # When a client promotes the model or requests its images
         status = 404 if model_id == "half-published" else 503
         assert server.http.put("/aliases/default", json={"model_id": model_id}).status_code == status, model_id
@@ -88,8 +88,8 @@ def test_models_that_are_wrong(server: Server, drill: Drill) -> None:
         # Then the old model is served, and the reason is shown
         assert (served(server), registry.resolve("default")) == ("first", "first")
         view = server.http.get(f"/models/{model_id}")
-        if model_id in why:
-            assert why[model_id] in view.json()["refused"], view.text
+        if model_id in reasons:
+            assert reasons[model_id] in view.json()["refused"], view.text
         else:
             assert view.status_code == status
     alias = server.data / "artifacts" / "aliases" / "default"
@@ -100,9 +100,9 @@ def test_models_that_are_wrong(server: Server, drill: Drill) -> None:
     assert served(server) == "first"
     registry.set_alias("default", "first")
     listed = {view["manifest"]["id"] for view in server.http.get("/models").json()["data"]}
-    assert listed >= {*why, "first", "valid"}
+    assert listed >= {*reasons, "first", "valid"}
     assert listed.isdisjoint({"cut-short", "half-published"})
-    drill.record("model half published, corrupt, of the wrong shape, giving NaN", len(why) + 2)
+    drill.record("model half published, corrupt, of the wrong shape, giving NaN", len(reasons) + 2)
 
 
 def reference(graph: bytes, tmp_path: Path) -> list[NDArray[np.uint8]]:
@@ -125,7 +125,7 @@ def test_promote_while_64_clients_generate(server: Server, drill: Drill, tmp_pat
     publish(server.registry, "next", graph=graphs["next"])
     expected = {name: reference(graph, tmp_path) for name, graph in graphs.items()}
 
-    def ask(client: httpx2.Client, number: int) -> httpx2.Response:
+    def send(client: httpx2.Client, number: int) -> httpx2.Response:
         return client.get("/generate", params={"class": "cat", "n": 4, "seed": number % SEEDS})
 
     def check(answer: httpx2.Response) -> None:
@@ -136,7 +136,7 @@ def test_promote_while_64_clients_generate(server: Server, drill: Drill, tmp_pat
 
     # Given 64 clients, when the alias goes back and forth
     seen = set()
-    with Crowd(server.url, ask, 64, check) as crowd:
+    with Crowd(server.url, send, 64, check) as crowd:
         for turn in range(10):
             name = ("next", "first")[turn % 2]
             promoted = server.http.put("/aliases/default", json={"model_id": name})

@@ -1,4 +1,4 @@
-"""A relay in front of Redis that acts at one message: kills a process, drops the message, or cuts the connection."""
+"""A relay in front of Redis that waits for one request, then kills a process, drops it, or cuts the connection."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Wire:
     def trap(self, *needles: str, act: Callable[[], Any] = lambda: None, fate: Fate = Fate.DROPPED) -> None:
         """Calls `act` once, at the first request that contains all needles, before any of it reaches Redis.
 
-        With UNANSWERED it is called after Redis has replied and before the reply is passed on.
+        With UNANSWERED it calls `act` after Redis has replied, and drops the reply.
         """
 
         with self._lock:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
-# A slow machine is no failure: no test depends on the time that an example takes.
+# No time limit per example, because machines may be slow.
 hypothesis_settings.register_profile(
     "patient", hypothesis_settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
@@ -19,20 +19,20 @@ hypothesis_settings.load_profile("patient")
 
 
 @pytest.fixture
-def restless_threads() -> Iterator[None]:
-    """Threads take turns after almost every step, so that what is not guarded against that comes apart."""
+def frequent_thread_switches() -> Iterator[None]:
+    """Makes Python switch threads after almost every step, so that missing locks show."""
     interval_s = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     yield
     sys.setswitchinterval(interval_s)
 
 
-DiskWithRoomFor = Callable[[int], AbstractContextManager[None]]
+LimitedDisk = Callable[[int], AbstractContextManager[None]]
 
 
 @pytest.fixture
-def disk_with_room_for() -> DiskWithRoomFor:
-    """`with disk_with_room_for(n):` the kernel refuses to make any file longer than n bytes, midway through a write."""
+def limited_disk() -> LimitedDisk:
+    """In `with limited_disk(n):`, a write that makes a file longer than n bytes fails midway."""
 
     @contextmanager
     def limited(size_bytes: int) -> Iterator[None]:

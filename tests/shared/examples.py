@@ -1,4 +1,4 @@
-"""Valid records for tests: jobs, manifests and sweep specs. A test changes the fields that it is about."""
+"""Valid records for tests: jobs, manifests and sweep specs. A test changes the fields that matter to it."""
 
 from __future__ import annotations
 

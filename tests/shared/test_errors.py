@@ -22,7 +22,7 @@ NAN, INF = float("nan"), float("inf")
 
 def below(kind: type[KilnError]) -> list[type[KilnError]]:
     children: list[type[KilnError]] = kind.__subclasses__()
-    return [found for child in children for found in (child, *below(child))]
+    return [kind for child in children for kind in (child, *below(child))]
 
 
 def deep(levels: int) -> list[Any]:
@@ -36,26 +36,26 @@ def deep(levels: int) -> list[Any]:
 
 
 def drawn_tree() -> dict[str, str]:
-    """child -> parent, from the drawing at the top of shared/errors.py."""
+    """child -> parent, parsed from the docstring of shared/errors.py."""
     parents: dict[str, str] = {}
     path: list[str] = []  # from the root to the line above
     for line in (errors.__doc__ or "").splitlines():
-        if found := re.match(r"(?P<rails>[│├└─ ]*)(?P<name>[A-Z]\w+)(\s{2,}|$)", line):
-            depth = len(found["rails"]) // 4
-            path[depth:] = [found["name"]]
+        if match := re.match(r"(?P<rails>[│├└─ ]*)(?P<name>[A-Z]\w+)(\s{2,}|$)", line):
+            depth = len(match["rails"]) // 4
+            path[depth:] = [match["name"]]
             parents.update({child: parent for parent, child in pairwise(path)})
     return parents
 
 
-def test_the_drawn_tree_of_exceptions_is_the_real_one() -> None:
+def test_the_tree_in_the_docstring_matches_the_classes() -> None:
     assert drawn_tree() == {kind.__name__: kind.__base__.__name__ for kind in below(KilnError) if kind.__base__}
 
 
-def test_every_error_has_one_parent_and_says_what_it_means() -> None:
+def test_every_error_has_one_parent_and_a_docstring() -> None:
     kinds: list[type[KilnError]] = [KilnError, *below(KilnError)]
     for kind in kinds:
         assert len(kind.__bases__) == 1
-        assert kind.__doc__ or kind.__base__ is NotFound  # whose children say it by their `kind`
+        assert kind.__doc__ or kind.__base__ is NotFound  # its subclasses have `kind` instead
 
 
 @pytest.mark.parametrize("kind", below(KilnError), ids=lambda kind: kind.__name__)
@@ -67,7 +67,7 @@ def test_every_error_has_a_status(kind: type[KilnError]) -> None:
 
 
 @pytest.mark.parametrize("kind", [TrainingFailed, *below(TrainingFailed)], ids=lambda kind: kind.__name__)
-def test_a_failed_training_carries_a_reason_that_jobs_know(kind: type[TrainingFailed]) -> None:
+def test_the_reason_of_a_failed_training_is_a_reason_of_jobs(kind: type[TrainingFailed]) -> None:
     assert kind.reason in set(Reason)
 
 
@@ -97,7 +97,7 @@ def test_invalid_input_names_every_field_and_value() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "told"),
+    ("value", "printed"),
     [
         (None, None),
         (True, True),
@@ -123,9 +123,9 @@ def test_invalid_input_names_every_field_and_value() -> None:
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_values_in_errors_are_safe_and_short(value: Any, told: Any) -> None:
-    assert printable(value) == told
-    assert type(printable(value)) is type(told)
+def test_values_in_errors_are_safe_and_short(value: Any, printed: Any) -> None:
+    assert printable(value) == printed
+    assert type(printable(value)) is type(printed)
 
 
 any_text = st.text() | st.text(st.sampled_from("a\x00ä€😀\ud800\udfff"))  # lone surrogates included
@@ -141,7 +141,7 @@ values = st.recursive(scalars, lambda inner: st.lists(inner) | st.dictionaries(a
 def test_any_value_can_be_printed_in_an_error(value: Any, field: str) -> None:
     problem = FieldProblem(field, value, "wrong")
 
-    told = json.dumps(problem.as_json(), ensure_ascii=False, allow_nan=False).encode()
+    encoded = json.dumps(problem.as_json(), ensure_ascii=False, allow_nan=False).encode()
 
-    assert len(told) < 6 * 2 * (MAX_VALUE_CHARS + 50)  # a control character takes six bytes in JSON
+    assert len(encoded) < 6 * 2 * (MAX_VALUE_CHARS + 50)  # a control character takes six bytes in JSON
     str(InvalidInput([problem])).encode()

@@ -13,16 +13,16 @@ ROOT = Path(__file__).parents[2]
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's"),
-    pytest.mark.timeout(60),  # a child that lives on would keep its end of the pipe open for good
+    pytest.mark.timeout(60),  # a child that does not end keeps the pipe open
 ]
 
-# Starts a child with the code it is given, which inherits its pipes, and sees it to its end.
+# Runs the code as a child process, which inherits the pipes, and waits for its end.
 PARENT = """
 import os, subprocess, sys
 subprocess.run([sys.executable, "-c", sys.argv[1], str(os.getpid())])
 """
 
-DIES_AT_ONCE = """
+KILLED_WITH_PARENT = """
 import sys
 from shared.processes import die_with_parent
 die_with_parent(int(sys.argv[1]))
@@ -30,7 +30,7 @@ print("ready", flush=True)
 sys.stdin.read()
 """
 
-SAYS_GOODBYE = """
+HANDLES_SIGTERM = """
 import signal, sys
 from shared.processes import die_with_parent
 
@@ -52,8 +52,8 @@ print("ready", flush=True)
 """
 
 
-@pytest.mark.parametrize(("code", "last_words"), [(DIES_AT_ONCE, b""), (SAYS_GOODBYE, b"goodbye\n")])
-def test_a_child_ends_when_its_parent_is_killed(code: str, last_words: bytes) -> None:
+@pytest.mark.parametrize(("code", "last_output"), [(KILLED_WITH_PARENT, b""), (HANDLES_SIGTERM, b"goodbye\n")])
+def test_a_child_ends_when_its_parent_is_killed(code: str, last_output: bytes) -> None:
     command = [sys.executable, "-c", PARENT, code]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
         # Given a child that runs
@@ -63,8 +63,8 @@ def test_a_child_ends_when_its_parent_is_killed(code: str, last_words: bytes) ->
         # When its parent is killed
         parent.kill()
 
-        # Then it ends: of the pipe they both wrote to nobody holds an end any more
-        assert parent.stdout.read() == last_words
+        # Then the child ends too, and closes the pipe that both wrote to
+        assert parent.stdout.read() == last_output
 
 
 def test_a_child_whose_parent_has_already_ended_exits() -> None:
@@ -86,5 +86,5 @@ print(os.nice(0), group.read_text() if group.exists() else "- nice 7")
     )
 
     niceness, group = done.stdout.split(maxsplit=1)
-    assert int(niceness) == min(19, os.nice(0) + 7)  # relative to that of the tests
+    assert int(niceness) == min(19, os.nice(0) + 7)  # relative to the niceness of the tests
     assert group.split()[-1] == "7"

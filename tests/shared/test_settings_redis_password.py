@@ -27,7 +27,7 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def guarded_redis(tmp_path: Path) -> Iterator[str]:
-    """URL, without a password, of a server that wants one."""
+    """URL, without the password, of a redis-server that requires one."""
     port = free_port()
     command = redis_command(find_redis_server(), port, tmp_path)
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
@@ -108,7 +108,7 @@ def test_no_repr_and_no_error_shows_the_password(file: Path, monkeypatch: pytest
     assert "tell-nobody" in settings.redis_url
     assert "tell-nobody" not in f"{settings!r} {settings}"
 
-    # A URL that cannot be taken apart is reported without what may be a password in it
+    # A URL that cannot be parsed is reported without the part that may be a password
     monkeypatch.setenv("KILN_REDIS_URL", "redis://:tell-nobody@[h/0")
     with pytest.raises(InvalidInput) as raised:
         read_settings()

@@ -70,18 +70,18 @@ def test_the_images_of_a_disconnected_client_are_never_generated(served: tuple[s
     async def scenario() -> None:
         async with httpx2.AsyncClient(base_url=url, timeout=60) as client:
 
-            def ask(n: int) -> asyncio.Task[httpx2.Response]:
+            def request(n: int) -> asyncio.Task[httpx2.Response]:
                 return asyncio.create_task(client.get("/generate", params={"class": "cat", "n": n}))
 
             async def waiting(count: int) -> None:
                 await asyncio.to_thread(wait_for, lambda: model._batcher.waiting, lambda waiting: waiting == count)
 
             # Given a running batch, a client whose 500 images wait behind it, and one with 3
-            first = ask(1)
+            first = request(1)
             await asyncio.to_thread(gate.started.wait, 60)
-            leaver = ask(500)
+            leaver = request(500)
             await waiting(500)
-            stayer = ask(3)
+            stayer = request(3)
             await waiting(503)
             # When the client with 500 disconnects
             leaver.cancel()

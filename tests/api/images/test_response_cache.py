@@ -22,7 +22,7 @@ from tests.api.test_bad_input import assert_problem
 SEED = {"seed": 5, "n": 3}
 
 
-def ask(client: TestClient, **query: Any) -> httpx2.Response:
+def get_images(client: TestClient, **query: Any) -> httpx2.Response:
     answer = client.get("/generate", params=query)
     assert answer.status_code == 200, answer.text
     return answer
@@ -35,21 +35,21 @@ def pixels(png: bytes) -> np.ndarray:
 
 
 def array(client: TestClient, **query: Any) -> np.ndarray:
-    images: np.ndarray = np.load(io.BytesIO(ask(client, format="npy", **query).content))
+    images: np.ndarray = np.load(io.BytesIO(get_images(client, format="npy", **query).content))
     return images
 
 
 def test_several_classes_have_a_row_each(served: TestClient) -> None:
-    grid = pixels(ask(served, **{"class": "cat,dog", **SEED}).content)
+    grid = pixels(get_images(served, **{"class": "cat,dog", **SEED}).content)
 
     assert grid.shape == (64, 96, 3)
     for row, name in enumerate(("cat", "dog")):
-        alone = pixels(ask(served, **{"class": name, "columns": 3, **SEED}).content)
+        alone = pixels(get_images(served, **{"class": name, "columns": 3, **SEED}).content)
         np.testing.assert_array_equal(grid[32 * row : 32 * row + 32], alone)
 
 
 def test_all_is_every_class_and_a_body_may_list_classes(served: TestClient) -> None:
-    everything = ask(served, **{"class": "all", **SEED})
+    everything = get_images(served, **{"class": "all", **SEED})
     listed = served.post("/generate", json={"class": [*CLASSES[:9], 9], **SEED})
 
     assert listed.content == everything.content
@@ -62,7 +62,7 @@ def test_all_is_every_class_and_a_body_may_list_classes(served: TestClient) -> N
 def test_a_body_gives_the_same_file_as_a_query(served: TestClient) -> None:
     query = {"class": "cat", "n": 4, "seed": 1, "truncation": 0.5, "columns": 4, "scale": 2, "compress": "fast"}
 
-    assert served.post("/generate", json=query).content == ask(served, **query).content
+    assert served.post("/generate", json=query).content == get_images(served, **query).content
 
 
 def test_first_index_skips_images(served: TestClient) -> None:
@@ -72,7 +72,7 @@ def test_first_index_skips_images(served: TestClient) -> None:
 
 
 def test_a_zip_holds_the_file_of_each_single_image(served: TestClient) -> None:
-    answer = ask(served, **{"class": "cat,dog", "format": "zip", "scale": 2, **SEED})
+    answer = get_images(served, **{"class": "cat,dog", "format": "zip", "scale": 2, **SEED})
 
     assert answer.headers["content-type"] == "application/zip"
     with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
@@ -81,17 +81,17 @@ def test_a_zip_holds_the_file_of_each_single_image(served: TestClient) -> None:
         assert len(archive.namelist()) == len(listed["images"]) + 1 == 7
         for row in listed["images"]:
             alone = {"class": row["class"], "first_index": row["index"], "n": 1, "seed": 5, "scale": 2}
-            assert archive.read(row["file"]) == ask(served, **alone).content
+            assert archive.read(row["file"]) == get_images(served, **alone).content
     assert (listed["seed"], listed["model"]) == (5, "first")
 
 
 def test_json_holds_the_same_files_in_base64(served: TestClient) -> None:
-    answer = ask(served, **{"class": "cat", "format": "json", **SEED}).json()
+    answer = get_images(served, **{"class": "cat", "format": "json", **SEED}).json()
 
     assert answer["seed"] == 5
     for index, row in enumerate(answer["images"]):
         assert (row["class"], row["index"]) == ("cat", index)
-        alone = ask(served, **{"class": "cat", "first_index": index, "n": 1, "seed": 5})
+        alone = get_images(served, **{"class": "cat", "first_index": index, "n": 1, "seed": 5})
         assert base64.b64decode(row["png"]) == alone.content
 
 
@@ -99,12 +99,12 @@ def test_npy_is_the_array_of_pixels(served: TestClient) -> None:
     images = array(served, **{"class": "cat,dog", "scale": 2, **SEED})
 
     assert (str(images.dtype), images.shape) == ("uint8", (6, 64, 64, 3))
-    grid = pixels(ask(served, **{"class": "cat,dog", "scale": 2, **SEED}).content)
+    grid = pixels(get_images(served, **{"class": "cat,dog", "scale": 2, **SEED}).content)
     np.testing.assert_array_equal(images[4], grid[64:, 64:128])
 
 
 def test_every_compression_keeps_the_pixels(served: TestClient) -> None:
-    files = [ask(served, **{"class": "cat", "compress": compress, **SEED}).content for compress in COMPRESSIONS]
+    files = [get_images(served, **{"class": "cat", "compress": compress, **SEED}).content for compress in COMPRESSIONS]
 
     assert len(set(files)) == len(COMPRESSIONS)
     for file in files[1:]:
@@ -122,22 +122,25 @@ def test_head_returns_the_headers_of_get(served: TestClient) -> None:
 
 def test_a_request_with_a_seed_is_generated_once(served: TestClient) -> None:
     query: dict[str, Any] = {"class": "cat", "seed": 99, "n": 2}
-    first = ask(served, **query)
+    first = get_images(served, **query)
     etag = first.headers["etag"]
 
     again = served.get("/generate", params=query, headers={"If-None-Match": f'"other", W/{etag}'})
     assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", etag)
-    assert ask(served, **query).content == first.content
+    assert get_images(served, **query).content == first.content
     for other in ({"seed": 98}, {"n": 3}, {"class": "dog"}, {"scale": 2}, {"format": "zip"}, {"first_index": 1}):
-        assert ask(served, **query | other).headers["etag"] != etag
-    assert "etag" not in ask(served, **{"class": "cat"}).headers
+        assert get_images(served, **query | other).headers["etag"] != etag
+    assert "etag" not in get_images(served, **{"class": "cat"}).headers
     counted = served.get("/metrics").text
     assert 'kiln_answer_cache_total{result="not_modified"} 1.0' in counted
     assert 'kiln_answer_cache_total{result="hit"}' in counted
 
 
 def test_only_a_request_that_names_a_model_id_is_immutable(served: TestClient) -> None:
-    by_alias, by_id = ask(served, **{"class": "cat", **SEED}), ask(served, **{"class": "cat", "model": "first", **SEED})
+    by_alias, by_id = (
+        get_images(served, **{"class": "cat", **SEED}),
+        get_images(served, **{"class": "cat", "model": "first", **SEED}),
+    )
 
     assert by_alias.headers["etag"] == by_id.headers["etag"]
     assert by_alias.headers["cache-control"] == "private, no-cache"
@@ -157,11 +160,11 @@ def test_the_cache_keeps_the_latest_responses_within_its_limit() -> None:
     assert [name for name in names if name in cache._responses] == names[2:]
 
 
-@pytest.mark.parametrize(("header", "is_so"), [
+@pytest.mark.parametrize(("header", "matches"), [
     (None, False), ("*", True), ('"a"', True), ('W/"a"', True), ('"b", "a"', True), ('"b"', False), ("a", False),
 ])  # fmt: skip
-def test_if_none_match_is_compared_as_in_rfc_9110(header: str | None, is_so: bool) -> None:
-    assert etag_matches('"a"', header) == is_so
+def test_if_none_match_is_compared_as_in_rfc_9110(header: str | None, matches: bool) -> None:
+    assert etag_matches('"a"', header) == matches
 
 
 @pytest.mark.parametrize(("body", "field"), [
@@ -178,7 +181,7 @@ def test_an_invalid_body_names_its_field(body: dict[str, Any], field: str, serve
 
 
 def test_metrics_show_where_the_time_goes(served: TestClient) -> None:
-    ask(served, **{"class": "cat", "n": 7})
+    get_images(served, **{"class": "cat", "n": 7})
     assert served.get("/generate", params={"class": "dragon"}).status_code == 422
     metrics = served.get("/metrics")
 

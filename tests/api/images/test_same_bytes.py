@@ -67,12 +67,12 @@ def alone(model: LoadedModel) -> dict[tuple[int, int, int], bytes]:
     keys = [(label, seed, index) for label in (0, 3, 9) for seed in range(SEEDS) for index in range(INDICES)]
 
     async def make() -> list[bytes]:
-        return [await ask(model, label, seed, range(index, index + 1)) for label, seed, index in keys]
+        return [await generate_png(model, label, seed, range(index, index + 1)) for label, seed, index in keys]
 
     return dict(zip(keys, asyncio.run(make()), strict=True))
 
 
-async def ask(model: LoadedModel, label: int, seed: int, indices: range) -> bytes:
+async def generate_png(model: LoadedModel, label: int, seed: int, indices: range) -> bytes:
     return (await model.sample(stream_of(seed, indices), [label] * len(indices))).tobytes()
 
 
@@ -90,7 +90,7 @@ def test_concurrent_requests_never_change_the_bytes_of_an_image(
         for label, seed, first, n in requested:
             indices = range(first, min(first + n, INDICES))
             expected = b"".join(alone[label, seed, index] for index in indices)
-            assert await ask(model, label, seed, indices) == expected, (label, seed, indices)
+            assert await generate_png(model, label, seed, indices) == expected, (label, seed, indices)
 
     async def scenario() -> None:
         await asyncio.gather(*(client(requested) for requested in crowd))

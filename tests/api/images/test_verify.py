@@ -15,7 +15,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from services.api.images.png import encode_png, read_provenance
-from tests.api.images.test_response_cache import ask, pixels
+from tests.api.images.test_response_cache import get_images, pixels
 from tests.api.test_bad_input import assert_problem
 
 QUERY: dict[str, Any] = {"class": "cat", "n": 4, "seed": 3}
@@ -40,7 +40,7 @@ def forged(png: bytes, **claims: Any) -> bytes:
     {"scale": 3}, {"compress": "fast"}, {"compress": "small"},
 ])  # fmt: skip
 def test_a_generated_png_is_reproduced(more: dict[str, Any], served: TestClient) -> None:
-    verification = verify(served, ask(served, **QUERY | more).content)
+    verification = verify(served, get_images(served, **QUERY | more).content)
 
     assert (verification["reproduced"], verification["same_pixels"], verification["reason"]) == (True, True, None)
     assert verification["provenance"]["seed"] == 3
@@ -54,7 +54,7 @@ def test_an_interpolation_is_reproduced(form: str, served: TestClient) -> None:
 
 
 def test_a_changed_pixel_is_reported_with_its_position(served: TestClient) -> None:
-    png = ask(served, **QUERY).content
+    png = get_images(served, **QUERY).content
     grid = pixels(png).copy()
     grid[40, 7, 1] ^= 1
 
@@ -70,23 +70,23 @@ def test_a_changed_pixel_is_reported_with_its_position(served: TestClient) -> No
 
 
 def test_the_same_pixels_in_another_file_are_not_the_same_file(served: TestClient) -> None:
-    verification = verify(served, forged(ask(served, **QUERY | {"compress": "small"}).content))
+    verification = verify(served, forged(get_images(served, **QUERY | {"compress": "small"}).content))
 
     assert (verification["reproduced"], verification["same_pixels"]) == (False, True)
     assert "another program wrote the file" in verification["reason"]
 
 
-@pytest.mark.parametrize(("claims", "why"), [
+@pytest.mark.parametrize(("claims", "reason"), [
     ({"seed": 4}, "pixels differ"), ({"class": "dog"}, "pixels differ"), ({"n": 9}, "generates 1 x 96 x 96"),
     ({"digest": "0" * 64}, "another digest"), ({"digest": "0" * 64, "model": "nobody"}, "no model 'nobody'"),
     ({"class": "dragon"}, "unknown class"), ({"n": 10**9}, "n: "), ({"seed": "x"}, "seed: "),
     ({"model": None}, "no model"), ({"seed": None}, "cannot be generated"),
 ])  # fmt: skip
-def test_a_false_provenance_is_not_reproduced(claims: dict[str, Any], why: str, served: TestClient) -> None:
-    verification = verify(served, forged(ask(served, **QUERY).content, **claims))
+def test_a_false_provenance_is_not_reproduced(claims: dict[str, Any], reason: str, served: TestClient) -> None:
+    verification = verify(served, forged(get_images(served, **QUERY).content, **claims))
 
     assert not verification["reproduced"]
-    assert why in verification["reason"]
+    assert reason in verification["reason"]
 
 
 def test_a_png_without_provenance_is_not_reproduced(served: TestClient) -> None:
@@ -104,7 +104,7 @@ def test_anything_but_a_png_is_invalid_input(body: bytes, served: TestClient) ->
 
 
 def test_a_damaged_png_is_never_a_server_error(served: TestClient) -> None:
-    png = bytearray(ask(served, **QUERY).content)
+    png = bytearray(get_images(served, **QUERY).content)
     for position in range(33, len(png), 997):
         damaged = bytes(png[:position]) + bytes([png[position] ^ 0xFF]) + bytes(png[position + 1 :])
         answer = served.post("/verify", content=damaged)
@@ -113,7 +113,7 @@ def test_a_damaged_png_is_never_a_server_error(served: TestClient) -> None:
 
 
 def test_a_grid_of_1024_images_is_within_the_body_limit(served: TestClient) -> None:
-    assert verify(served, ask(served, **QUERY | {"n": 1024}).content)["reproduced"]
+    assert verify(served, get_images(served, **QUERY | {"n": 1024}).content)["reproduced"]
     assert_problem(served.post("/verify", content=bytes(5 << 20)), 413)
 
 
@@ -141,16 +141,16 @@ def claiming(
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
-@pytest.mark.parametrize(("size", "more", "why"), [
+@pytest.mark.parametrize(("size", "more", "reason"), [
     ((13_300, 13_300), {}, "Kiln writes at most 16,777,216 pixels"),
     ((64, 64), {"frames": 2**31}, "Kiln writes at most"),
     ((13_300, 13_300), {"provenance": None}, "no Kiln provenance"), ((64, 64), {"packed": True}, "no Kiln provenance"),
     ((4096, 4096), {}, "this server generates 1 x 64 x 64"),
 ])  # fmt: skip
 def test_a_png_that_claims_too_many_pixels_is_refused_before_any_is_decoded(
-    size: tuple[int, int], more: dict[str, Any], why: str, served: TestClient
+    size: tuple[int, int], more: dict[str, Any], reason: str, served: TestClient
 ) -> None:
-    provenance = read_provenance(ask(served, **QUERY).content)
+    provenance = read_provenance(get_images(served, **QUERY).content)
     png = claiming(*size, **{"provenance": provenance} | more)
     assert len(png) < 2 << 20
 
@@ -159,7 +159,7 @@ def test_a_png_that_claims_too_many_pixels_is_refused_before_any_is_decoded(
     verification = verify(served, png)
 
     assert not verification["reproduced"]
-    assert why in verification["reason"]
+    assert reason in verification["reason"]
     assert memory_mb("VmHWM") - before < 40  # one decoded image of 178 megapixels takes 530 MB
 
 

@@ -44,7 +44,7 @@ def test_a_trainer_that_hangs_once(kiln: Kiln, drill: Drill) -> None:
 def test_a_trainer_that_hangs_every_time(kiln: Kiln, drill: Drill) -> None:
     """About 120 s.
 
-    Invariant: the job ends `lost`, reason `stalled`, after `max_attempts`; the worker runs the next one.
+    Invariant: the job ends as `lost` with reason `stalled` after `max_attempts`; the worker runs the next one.
     Faults injected: SIGSTOP to each of its trainers, in two attempts.
     Broken by hand: services/trainer/worker/supervisor.py: `Reason.WORKER_LOST` for a stalled one -> another reason
     """
@@ -85,10 +85,10 @@ def test_a_trainer_that_runs_out_of_memory(kiln: Kiln, drill: Drill) -> None:
     """About 30 s.
 
     Invariant: the job fails, reason `oom`, after one attempt; another one would need as much memory.
-    Faults injected: a limit on the trainer's address space (RLIMIT_AS): that of a small job and 1 GiB, for a job
-    whose first activation alone takes 2 GiB. (With less room, an allocator arena may not fit, and the process crashes
-    without a message: that is a crash, and retried.)
-    Broken by hand: services/trainer/commands/train.py: "can't allocate memory" not looked for -> reason `error`
+    Faults injected: a limit on the trainer's address space (RLIMIT_AS) 1 GiB above that of a small job, for a job
+    whose first activation alone takes 2 GiB. (With a lower limit, an arena of the allocator may not fit; then the
+    process crashes without a message, and the job is retried.)
+    Broken by hand: services/trainer/commands/train.py: "can't allocate memory" not recognised -> reason `error`
     """
     small = kiln.submit(ENDLESS)
     kiln.wait_until_training(small)

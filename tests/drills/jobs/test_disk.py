@@ -27,8 +27,8 @@ def full_disk(pid: int, room_bytes: int = 256) -> Iterator[None]:
 
 
 @pytest.mark.slow_drill
-@pytest.mark.parametrize("what", ["checkpoint", "sample"])
-def test_the_disk_is_full_for_a_while(kiln: Kiln, drill: Drill, what: str) -> None:
+@pytest.mark.parametrize("artifact", ["checkpoint", "sample"])
+def test_the_disk_is_full_for_a_while(kiln: Kiln, drill: Drill, artifact: str) -> None:
     """About 25 s each.
 
     Invariant: training continues with a warning; when there is space again everything is written again, and the
@@ -41,12 +41,12 @@ def test_the_disk_is_full_for_a_while(kiln: Kiln, drill: Drill, what: str) -> No
     kiln.wait_until_training(job_id, 0.3)
 
     with full_disk(kiln.worker.trainer()):
-        kiln.wait_for_event(job_id, "warning", containing=what)
+        kiln.wait_for_event(job_id, "warning", containing=artifact)
 
     job = kiln.wait_until_over(job_id)
     assert (job.attempt, job.crashes) == (1, 0)
     kiln.assert_same_outcome(job_id, RUN)
-    drill.record(f"disk full in {what}", kiln.events(job_id).count("warning"))
+    drill.record(f"disk full in {artifact}", kiln.events(job_id).count("warning"))
 
 
 @pytest.mark.slow_drill

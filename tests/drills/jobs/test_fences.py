@@ -49,15 +49,15 @@ def test_kill_9_the_api_between_record_and_message(kiln: Kiln, drill: Drill) -> 
 
     assert kiln.wait_for_status(recorded.id, "running").attempt == 1
     assert kiln.api.http.post("/jobs", json=body, headers=key).json()["id"] == recorded.id
-    assert kiln.redis.ask("LLEN", TRAINING_QUEUE) == 0
+    assert kiln.redis.execute("LLEN", TRAINING_QUEUE) == 0
     drill.record("kill -9 the API between record and message", 1)
 
 
 def test_one_message_delivered_five_times(kiln: Kiln, drill: Drill) -> None:
-    """Invariant: a job runs once, however often its message arrives: queued, running, or ended.
+    """Invariant: a job runs once, however often its message arrives, whether it is queued, running or over.
 
     Faults injected: four copies of the message to two workers, and one more each while it runs and after its end.
-    Broken by hand: shared/jobs/record.py: `lease_is_live` ignored in `claim` -> copies are not refused
+    Broken by hand: shared/jobs/transitions.py: `lease_is_live` ignored in `claim` -> copies are not refused
     """
     other = kiln.start_worker()
     with_copies = Broker(kiln.settings())
@@ -79,20 +79,20 @@ def test_one_message_delivered_five_times(kiln: Kiln, drill: Drill) -> None:
 
 
 @pytest.mark.slow_drill
-@pytest.mark.parametrize("what", ["worker", "worker and trainer"])
-def test_a_worker_that_sleeps_past_its_lease_loses_its_job(kiln: Kiln, drill: Drill, what: str) -> None:
+@pytest.mark.parametrize("processes", ["worker", "worker and trainer"])
+def test_a_worker_that_sleeps_past_its_lease_loses_its_job(kiln: Kiln, drill: Drill, processes: str) -> None:
     """About 40 s each.
 
     Invariant: another worker resumes the job; the sleeper's writes are refused, it stops its trainer and gives up;
     the published model is that of an undisturbed run.
     Faults injected: SIGSTOP to the worker (and its trainer) until another worker trains the job, then SIGCONT.
-    Broken by hand: shared/jobs/record.py: `_check_fence` lets all pass -> the sleeper never gives up
+    Broken by hand: shared/jobs/transitions.py: `_check_fence` accepts every fence -> the sleeper never gives up
     """
     job_id = kiln.submit(RUN)
     kiln.wait_until_training(job_id, 0.1)
     sleeper, sleepers_trainer = kiln.worker, kiln.worker.trainer()
     other = kiln.start_worker()
-    sleeping = [sleeper.pid] + [sleepers_trainer] * (what == "worker and trainer")
+    sleeping = [sleeper.pid] + [sleepers_trainer] * (processes == "worker and trainer")
 
     for pid in sleeping:
         os.kill(pid, signal.SIGSTOP)
@@ -108,7 +108,7 @@ def test_a_worker_that_sleeps_past_its_lease_loses_its_job(kiln: Kiln, drill: Dr
     assert (job.attempt, job.fence, job.crashes) == (2, 2, 1)
     assert kiln.events(job_id).count("succeeded") == 1
     kiln.assert_same_outcome(job_id, RUN)
-    drill.record(f"SIGSTOP a {what} past its lease", len(sleeping))
+    drill.record(f"SIGSTOP a {processes} past its lease", len(sleeping))
 
 
 @pytest.mark.slow_drill
@@ -194,10 +194,10 @@ def test_reapers_of_several_replicas_at_once(kiln: Kiln, drill: Drill) -> None:
         for _ in range(REPLICAS):
             kiln.start_api()
         wait_for(lambda: len(claimed), lambda n: n >= 2 * GHOSTS)
-        # Another round of each: claimed jobs stay untouched.
+        # Each replica runs another round, which must not touch claimed jobs.
         for api in kiln.apis[-REPLICAS:]:
             api.wait()
-        wait_for(lambda: kiln.redis.ask("LLEN", TRAINING_QUEUE), lambda n: n == 0)
+        wait_for(lambda: kiln.redis.execute("LLEN", TRAINING_QUEUE), lambda n: n == 0)
 
     assert sorted(job.id for job in claimed) == sorted(unsent + ghosts)
     for job in claimed:

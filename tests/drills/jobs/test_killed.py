@@ -52,12 +52,12 @@ def test_kill_9_the_trainer_during_a_checkpoint_write(kiln: Kiln, drill: Drill) 
     """
     kiln.replace_worker(KILN_MAX_ATTEMPTS="100")
     job_id = kiln.submit(BULKY)
-    kills, left = 0, ""
-    while not left:
+    kills, written = 0, ""
+    while not written:
         kiln.wait_for_attempt(job_id, kills + 1)
         pid = kiln.worker.trainer()
         wait_for(lambda: kiln.checkpoints(job_id), bool)
-        left = kill_in_a_checkpoint(kiln, job_id, pid)
+        written = kill_in_a_checkpoint(kiln, job_id, pid)
         kills += 1
         kiln.wait_for_crashes(job_id, kills)
 
@@ -66,24 +66,25 @@ def test_kill_9_the_trainer_during_a_checkpoint_write(kiln: Kiln, drill: Drill) 
     assert "resumed" in kiln.events(job_id)
     assert "warning" not in kiln.events(job_id)
     kiln.assert_same_outcome(job_id, BULKY)
-    drill.record("kill -9 the trainer during a checkpoint write", kills, detail=left)
+    drill.record("kill -9 the trainer during a checkpoint write", kills, detail=written)
 
 
-# Networks whose checkpoint takes a while to write, and one after every step.
+# Large networks, whose checkpoints take a while to write, and a checkpoint after every step.
 BULKY = RUN | {"g_channels": [256, 128, 64], "d_channels": [64, 128, 256], "total_nimg": 640, "tick_nimg": 80,
                "snapshot_nimg": 640, "checkpoint_every_s": 0}  # fmt: skip
 
 
 def kill_in_a_checkpoint(kiln: Kiln, job_id: str, pid: int) -> str:
-    """Kills the trainer when a checkpoint is partly written. -> how many bytes of it; "" if it was complete"""
+    """Kills the trainer while it writes a checkpoint. -> how many bytes it wrote; "" if the checkpoint was complete"""
     folder = kiln.data / "artifacts" / "jobs" / job_id / "checkpoints"
     before = set(folder.iterdir())
     while not (begun := [path for path in set(folder.iterdir()) - before if path.suffix != ".ckpt" and size(path)]):
         assert not is_gone(pid), "the trainer ended before a partial checkpoint was observed"
     os.kill(pid, signal.SIGKILL)
     wait_for(lambda: is_gone(pid), bool)
-    whole = size(kiln.checkpoints(job_id)[-1])
-    return next((f"{size(path):,} of {whole:,} bytes" for path in begun if 0 < size(path) < 0.99 * whole), "")
+    complete = size(kiln.checkpoints(job_id)[-1])
+    partial = (path for path in begun if 0 < size(path) < 0.99 * complete)
+    return next((f"{size(path):,} of {complete:,} bytes" for path in partial), "")
 
 
 def size(path: Path) -> int:
@@ -99,7 +100,8 @@ def test_kill_9_the_worker_and_its_trainer(kiln: Kiln, drill: Drill) -> None:
     same.
 
     Faults injected: SIGKILL to the worker and its trainer at once, as when a container is killed.
-    Broken by hand: shared/jobs/record.py: `is_lease_expired` says False -> times out waiting for another attempt
+    Broken by hand: shared/jobs/transitions.py: `is_lease_expired` returns False -> times out waiting for
+    another attempt
     """
     job_id = kiln.submit(RUN)
     kiln.wait_until_training(job_id, 0.1)
@@ -161,8 +163,8 @@ def test_a_poison_job_ends_as_lost_and_the_next_one_runs(kiln: Kiln, drill: Dril
 
     Invariant: a job that crashes its worker each time ends `lost` after `max_attempts`; the next one is trained.
     Faults injected: SIGKILL to the worker and its trainer after each claim.
-    Broken by hand: shared/jobs/record.py: `crashes >= max_attempts` never true in `expire` -> times out waiting for its
-    end
+    Broken by hand: shared/jobs/transitions.py: `crashes >= max_attempts` never true in `expire` -> times out waiting
+    for its end
     """
     poison = kiln.submit(ENDLESS)
     harmless = kiln.submit(small_overrides())
@@ -210,8 +212,8 @@ def test_a_trainer_that_ignores_sigterm_is_killed(kiln: Kiln, drill: Drill) -> N
     """Invariant: a cancel takes effect; no trainer stays behind, and the worker runs the next job.
 
     Faults injected: a stopped trainer, which SIGTERM does not reach, then a cancel.
-    Broken by hand: services/trainer/worker/supervisor.py: `now_s >= self.kill_at_s` never true -> still running when
-    the test gave up
+    Broken by hand: services/trainer/worker/supervisor.py: `now_s >= self.kill_at_s` never true -> the trainer still
+    runs when the test times out
     """
     worker = kiln.replace_worker(KILN_STOP_GRACE_S="1")
     job_id, next_id = kiln.submit(ENDLESS), kiln.submit(ENDLESS)

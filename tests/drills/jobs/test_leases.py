@@ -44,7 +44,7 @@ def test_a_lease_shorter_than_publishing(kiln: Kiln, drill: Drill) -> None:
 
 @contextmanager
 def hanging_file(folder: Path) -> Iterator[None]:
-    """One of the files to publish, a pipe, cannot be read until the block ends."""
+    """One of the files to publish is a pipe, so that reading it hangs until the block ends."""
     folder.mkdir(parents=True)
     pipe = folder / "hangs.bin"
     os.mkfifo(pipe)

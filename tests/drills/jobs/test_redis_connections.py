@@ -53,13 +53,13 @@ def tls_url(kiln: Kiln, tmp_path: Path) -> Iterator[str]:
         "tls-ca-cert-file": certificates.ca, "tls-auth-clients": "no", "tls-port": port,
     }.items():  # fmt: skip
         try:
-            kiln.redis.ask("CONFIG", "SET", option, str(value))
+            kiln.redis.execute("CONFIG", "SET", option, str(value))
         except redis.exceptions.ResponseError as error:
             pytest.skip(f"this redis-server has no TLS ({error}); Debian's package redis-server has")
-    kiln.redis.ask("ACL", "SETUSER", "kiln", "on", ">tell-nobody", "~*", "&*", "+@all")
+    kiln.redis.execute("ACL", "SETUSER", "kiln", "on", ">tell-nobody", "~*", "&*", "+@all")
     yield f"rediss://kiln:tell-nobody@localhost:{port}/0"
-    kiln.redis.ask("CONFIG", "SET", "tls-port", "0")
-    kiln.redis.ask("ACL", "DELUSER", "kiln")
+    kiln.redis.execute("CONFIG", "SET", "tls-port", "0")
+    kiln.redis.execute("ACL", "DELUSER", "kiln")
 
 
 def test_redis_by_tls_with_a_private_ca(kiln: Kiln, drill: Drill, tls_url: str, tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_redis_by_tls_with_a_private_ca(kiln: Kiln, drill: Drill, tls_url: str, 
 
     # Then its message waits for a worker that trusts the server
     assert kiln.job(job_id).status == "queued"
-    assert kiln.redis.ask("LLEN", "kiln.training") == 1
+    assert kiln.redis.execute("LLEN", "kiln.training") == 1
     worker = kiln.replace_worker(KILN_REDIS_URL=tls_url, KILN_REDIS_CA=str(tmp_path / "ca.crt"))
     assert kiln.wait_for_status(job_id, "running").attempt == 1
     for part in (kiln.api, stranger, worker):
@@ -90,15 +90,15 @@ def test_redis_by_tls_with_a_private_ca(kiln: Kiln, drill: Drill, tls_url: str, 
 
 
 def test_an_evicting_redis(kiln: Kiln, drill: Drill) -> None:
-    """Invariant: while Redis may evict keys, no job is accepted, and API and worker say why; the job that was accepted
-    before trains on, and the next one is accepted when the policy is mended.
+    """Invariant: while Redis may evict keys, no job is accepted, and API and worker say why; the job that was
+    accepted before continues, and the next one is accepted once the policy is corrected.
 
     Faults injected: 1 (`maxmemory-policy allkeys-lru`, set while a job trains).
     Broken by hand: shared/storage/redis.py: the policy is not compared -> the job is accepted
     """
     accepted = kiln.submit(ENDLESS)
     kiln.wait_until_training(accepted)
-    kiln.redis.ask("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+    kiln.redis.execute("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
     try:
         refused = kiln.api.http.post("/jobs", json=BODY)
         assert refused.status_code == 503, refused.text
@@ -108,6 +108,6 @@ def test_an_evicting_redis(kiln: Kiln, drill: Drill) -> None:
         assert [job.id for job in kiln.store.list(limit=50).jobs if not job.is_over] == [accepted]
         assert kiln.job(accepted).status == "running"
     finally:
-        kiln.redis.ask("CONFIG", "SET", "maxmemory-policy", "noeviction")
+        kiln.redis.execute("CONFIG", "SET", "maxmemory-policy", "noeviction")
     kiln.submit(ENDLESS)
     drill.record("evicting Redis", 1)

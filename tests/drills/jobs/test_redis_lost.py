@@ -1,4 +1,4 @@
-"""Redis restarted, killed, emptied, hanging and gone: idle, in a job, and in the middle of a request."""
+"""Redis is restarted, killed, emptied, suspended or down: while Kiln is idle, in a job, and during a request."""
 
 from __future__ import annotations
 
@@ -78,8 +78,8 @@ def test_redis_ends_during_a_post(kiln: Kiln, drill: Drill) -> None:
     """Invariant: 503 with Retry-After within 2 s; a client that repeats the request with its key gets one job and one
     run.
 
-    Faults injected: kill -9 of redis-server at the moment the record of a new job reaches it: once before it has
-    written it, and once after, with the answer lost.
+    Faults injected: kill -9 of redis-server when the record of a new job arrives: once before it is written, and once
+    after, with the reply lost.
     Broken by hand: shared/jobs/store.py: the known key ignored in `create` -> two jobs
     """
     with wire_to(kiln.redis.port) as wire:
@@ -92,7 +92,7 @@ def test_redis_ends_during_a_post(kiln: Kiln, drill: Drill) -> None:
             assert_refused_in_time(api.http.post("/jobs", json=BODY, headers=key))
             assert wire.sprung.is_set()
             kiln.redis.start()
-            # Readers reconnect; a repeated request gets the reply of the first.
+            # The API reconnects; a repeated request gets the response of the first.
             again = partial(api.http.post, "/jobs", json=BODY, headers=key)
             answer = wait_for(again, lambda seen: seen.status_code != 503)
 
@@ -106,7 +106,7 @@ def test_redis_ends_during_a_post(kiln: Kiln, drill: Drill) -> None:
 
 
 def test_redis_hangs_during_a_post(kiln: Kiln, drill: Drill) -> None:
-    """Invariant: 503 with Retry-After within 2 s, also from a Redis that accepts and never answers.
+    """Invariant: 503 with Retry-After within 2 s, also from a Redis that accepts connections and never replies.
 
     Faults injected: SIGSTOP to redis-server, then three requests.
     Broken by hand: shared/jobs/store.py: `socket_timeout=10` -> 503 after 10 s
@@ -123,14 +123,14 @@ def test_redis_hangs_during_a_post(kiln: Kiln, drill: Drill) -> None:
 def test_flushall_in_a_job(kiln: Kiln, drill: Drill) -> None:
     """About 30 s.
 
-    Invariant: training goes on and its model is not lost; record, series and indexes are rebuilt; the queue works.
+    Invariant: training continues and its model is not lost; record, series and indexes are rebuilt; the queue works.
     Faults injected: FLUSHALL while a job trains.
     Broken by hand: services/trainer/worker/supervisor.py: UnknownJob raised from `_update` -> never rebuilt
     """
     job_id = kiln.submit(RUN)
     kiln.wait_until_training(job_id, 0.3)
 
-    kiln.redis.ask("FLUSHALL")
+    kiln.redis.execute("FLUSHALL")
 
     wait_for(lambda: kiln.events(job_id), lambda kinds: "rebuilt" in kinds)
     listed = kiln.api.http.get("/jobs", params={"status": "running"}).json()["data"]
@@ -147,9 +147,9 @@ def test_flushall_in_a_job(kiln: Kiln, drill: Drill) -> None:
 def test_redis_is_down_for_a_while(kiln: Kiln, drill: Drill, outage_s: float) -> None:
     """About 45 s and 80 s.
 
-    Invariant: training goes on, /generate goes on, POST /jobs is refused at once; when Redis is back all recovers by
-    itself, the job keeps its worker, and the outcome is the same.
-    Faults injected: kill -9 of redis-server in a job; it comes back after two leases, and after 60 s.
+    Invariant: training continues, images are served, and POST /jobs is refused at once. When Redis is back, everything
+    recovers by itself, the job keeps its worker, and the outcome is the same.
+    Faults injected: kill -9 of redis-server in a job; it restarts after two leases, and after 60 s.
     Broken by hand: services/trainer/worker/supervisor.py: `retry_while_unavailable` gives up at once ->
     claimed again, two attempts
     """
@@ -160,10 +160,10 @@ def test_redis_is_down_for_a_while(kiln: Kiln, drill: Drill, outage_s: float) ->
     newest = kiln.checkpoints(job_id)[-1:]
 
     kiln.redis.kill()
-    gone_s = time.monotonic()
+    killed_at_s = time.monotonic()
     assert_refused_in_time(kiln.api.http.post("/jobs", json=BODY))
     wait_for(lambda: kiln.checkpoints(job_id)[-1:], lambda seen: seen != newest)
-    wait_for(lambda: drawn_after(kiln, gone_s), lambda gone_for_s: gone_for_s > outage_s)
+    wait_for(lambda: generate_without_redis(kiln, killed_at_s), lambda down_for_s: down_for_s > outage_s)
     assert_refused_in_time(kiln.api.http.post("/jobs", json=BODY))
     kiln.redis.start()
 
@@ -174,12 +174,12 @@ def test_redis_is_down_for_a_while(kiln: Kiln, drill: Drill, outage_s: float) ->
     drill.record(f"redis gone for {outage_s:g} s", 1)
 
 
-def drawn_after(kiln: Kiln, gone_s: float) -> float:
-    """An image is drawn without Redis. -> seconds it has been gone"""
+def generate_without_redis(kiln: Kiln, killed_at_s: float) -> float:
+    """Requests images while Redis is down. -> seconds since it was killed"""
     assert kiln.api.http.get("/generate", params={"n": 4, "class": "red"}).status_code == 200
-    return time.monotonic() - gone_s
+    return time.monotonic() - killed_at_s
 
 
 def misses(kiln: Kiln, job_id: str) -> int:
-    """How often the worker has met a Redis that was not there."""
+    """How often the worker has logged that Redis does not respond."""
     return kiln.worker.log().count(f"job {job_id}: the job store does not answer")

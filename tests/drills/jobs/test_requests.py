@@ -18,7 +18,7 @@ STATES = ["queued", "running", "paused", "succeeded", "failed", "cancelled", "lo
 
 
 def in_state(kiln: Kiln, state: str) -> str:
-    """A job in that state. `again` and `later`: it has been trained before."""
+    """Submits a job and brings it into the state. In states with `again` and `later` it has been trained before."""
     job_id = kiln.submit(ENDLESS)
     change = partial(kiln.store.update, job_id)
     if state in ("running", "queued again", "paused later", *ENDED):
@@ -33,7 +33,7 @@ def in_state(kiln: Kiln, state: str) -> str:
     return job_id
 
 
-# state before -> response, state after, request to the worker. States not listed do not change.
+# state before -> (status code, state after, request to the worker); "" means the same state
 Expected = tuple[int, str, str | None]
 
 UNCHANGED: Expected = (202, "", None)
@@ -49,24 +49,25 @@ EXPECTED: dict[str, dict[str, Expected]] = {
 }
 
 
-@pytest.mark.parametrize("what", list(EXPECTED))
-def test_a_request_in_every_state_twice(kiln: Kiln, drill: Drill, what: str) -> None:
+@pytest.mark.parametrize("action", list(EXPECTED))
+def test_a_request_in_every_state_twice(kiln: Kiln, drill: Drill, action: str) -> None:
     """Invariant: each request has one outcome per state, also the second time; ended jobs do not change.
 
     Faults injected: the request on a job in each of nine states, and again. (The worker is stopped meanwhile, so that
     the state is stable.)
-    Broken by hand: shared/jobs/record.py: cancel: `is_over` not asked in `ask` -> 409; pause: PAUSED not asked in
-    `_pause_idle` -> 409; resume: `is_over` not asked in `resume` -> 202; finish: `attempt == 0` not asked -> 202
+    Broken by hand: shared/jobs/transitions.py: cancel: `is_over` not checked in
+    `request_action` -> 409; pause: PAUSED not checked in `_pause_idle` -> 409; resume: `is_over` not checked in
+    `resume` -> 202; finish: `attempt == 0` not checked -> 202
     """
     with stopped(kiln.worker.pid):
         for state in STATES:
-            status, after, request = EXPECTED[what].get(state, UNCHANGED)
+            status, after, request = EXPECTED[action].get(state, UNCHANGED)
             job_id = in_state(kiln, state)
             before = kiln.job(job_id)
 
-            first = kiln.request(job_id, what)
+            first = kiln.request(job_id, action)
             once = kiln.job(job_id)
-            second = kiln.request(job_id, what)
+            second = kiln.request(job_id, action)
             twice = kiln.job(job_id)
 
             assert (state, first.status_code, once.status) == (state, status, after or state.split()[0])
@@ -81,14 +82,13 @@ def test_a_request_in_every_state_twice(kiln: Kiln, drill: Drill, what: str) -> 
             if once.status == "running":
                 fence = once.fence
                 kiln.store.update(job_id, partial(transitions.finish, fence=fence, status=JobStatus.FAILED))
-    drill.record(f"{what} in every state, twice, after the end", 2 * len(STATES))
+    drill.record(f"{action} in every state, twice, after the end", 2 * len(STATES))
 
 
-@pytest.mark.parametrize(("what", "then"), [("cancel", "cancelled"), ("pause", "paused")])
-def test_a_running_job_reacts_within_two_seconds(kiln: Kiln, drill: Drill, what: str, then: str) -> None:
-    """Invariant: within 2 s of the request, by the store's clock, the trainer gets its signal, even while it loads;
-    then
-    the job has the requested status, its trainer has ended, and another request changes nothing.
+@pytest.mark.parametrize(("action", "then"), [("cancel", "cancelled"), ("pause", "paused")])
+def test_a_running_job_reacts_within_two_seconds(kiln: Kiln, drill: Drill, action: str, then: str) -> None:
+    """Invariant: within 2 s of the request, by the store's clock, the trainer gets its signal, even while it loads.
+    Then the job has the requested status, its trainer has ended, and another request changes nothing.
 
     Faults injected: the request twice while the trainer loads, and again after it took effect.
     Broken by hand: services/trainer/worker/supervisor.py: `HEARTBEAT_S = 2.8` -> signalled after 2.7 s; no
@@ -97,18 +97,18 @@ def test_a_running_job_reacts_within_two_seconds(kiln: Kiln, drill: Drill, what:
     job_id = kiln.submit(ENDLESS)
     kiln.wait_for_status(job_id, "running")
     kiln.worker.trainer()
-    asked_at = kiln.store.now()
+    requested_at = kiln.store.now()
 
     for _ in range(2):
-        assert kiln.request(job_id, what).status_code == 202
+        assert kiln.request(job_id, action).status_code == 202
 
-    told = kiln.wait_for_event(job_id, "stopping")
-    assert told.at is not None
-    assert (told.at - asked_at).total_seconds() < 2
+    stopping = kiln.wait_for_event(job_id, "stopping")
+    assert stopping.at is not None
+    assert (stopping.at - requested_at).total_seconds() < 2
     job = kiln.wait_for_status(job_id, then)
     assert (job.status, job.attempt) == (then, 1)
     assert kiln.trainers() == []
-    assert kiln.request(job_id, what).status_code == 202
+    assert kiln.request(job_id, action).status_code == 202
     assert kiln.job(job_id) == job
     assert kiln.events(job_id).count("stopping") == 1
-    drill.record(f"{what} of a running job, acknowledged within 2 s", 3)
+    drill.record(f"{action} of a running job, acknowledged within 2 s", 3)

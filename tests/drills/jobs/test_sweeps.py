@@ -31,9 +31,8 @@ def test_a_sweep_over_two_workers_survives_their_death_and_the_apis(kiln: Kiln, 
     Invariant: every trial runs exactly once to its end, and its value is that of its job, whichever process dies.
     Faults injected: SIGKILL to one of two workers with its trainer, and to the API that received the sweep, while
     both workers train; another replica and another worker take over.
-    Broken by hand: `services/api/sweeps/runner.py`: the job under an id of its own, not the recorded one -> seen in
-    small, in tests/api/sweeps/test_runner.py, where the API dies after each write: a trial has no job, and the sweep
-    no end.
+    Broken by hand: `services/api/sweeps/runner.py`: the job gets a new id instead of the recorded one -> seen in
+    tests/api/sweeps/test_runner.py, where the API dies after each write: a trial has no job, and the sweep never ends.
     """
     victim, heir = kiln.start_worker(), kiln.start_api()
     heir.wait()

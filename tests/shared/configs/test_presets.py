@@ -67,7 +67,7 @@ def test_the_preset_of_report_1_has_its_values(preset: str) -> None:
     assert (config.ema_halflife_nimg, config.lr_tail) == (0, 0.0)
 
 
-def test_the_conditional_preset_differs_from_report_1_in_nothing_else() -> None:
+def test_the_conditional_preset_differs_from_report_1_in_its_conditioning_only() -> None:
     plain, conditional = PRESETS["wgan-gp"].config, PRESETS["wgan-gp-conditional"].config
 
     assert (plain.conditional, conditional.conditional) == (False, True)
@@ -81,7 +81,7 @@ def test_the_preset_of_report_2_has_its_values() -> None:
     assert (config.latent_dim, config.batch_size, config.lr) == (100, 256, 0.0002)
     assert config.total_nimg == 750_000  # 30 epochs, in which D sees 25,000 real images each
     assert (config.batch_norm, config.dropout, config.g_activation, config.g_output) == (False, 0, None, "tanh")
-    # What the report's tutorial does and the report does not say
+    # Values of the tutorial that the report cites, which the report does not state
     assert (config.d_batch, config.pixel_range) == ("stacked_half", "unit")
     assert (config.frozen_norm, config.leaky_slope, config.adam_beta1) == ("running", 0.2, 0.5)
     unused = ("flip", "rotation_degrees", "crop_padding", "ema_halflife_nimg", "gp_weight", "lr_tail")
@@ -107,7 +107,7 @@ VARIATIONS = {
 
 
 @pytest.mark.parametrize("name", VARIATIONS)
-def test_a_variation_of_report_2_differs_from_its_base_in_what_it_varies_and_says_so(name: str) -> None:
+def test_a_variation_of_report_2_changes_and_documents_only_its_own_fields(name: str) -> None:
     base, varied, reporting = PRESETS["dcgan"].config, PRESETS[name], {"snapshot_nimg"}
 
     changes = {
@@ -127,7 +127,7 @@ def test_a_preset_is_complete(preset: Any) -> None:
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_a_preset_passes_its_own_checks_and_survives_being_stored(name: str) -> None:
+def test_a_preset_is_valid_after_a_round_trip_through_json(name: str) -> None:
     config = PRESETS[name].config
 
     assert resolve(name, {}) == config
@@ -155,7 +155,7 @@ def test_every_field_is_described() -> None:
      {"spectral_norm": True}, {"architecture": "dcgan"}],
     ids=str,
 )  # fmt: skip
-def test_overrides_replace_what_they_name_and_nothing_else(overrides: dict[str, Any]) -> None:
+def test_overrides_replace_the_named_fields_only(overrides: dict[str, Any]) -> None:
     before, after = PRESETS["tiny"].config, resolve("tiny", overrides)
 
     assert after == before.model_copy(update=overrides)
@@ -221,7 +221,7 @@ def test_a_wrong_value_is_named_with_its_field(field: str, value: Any) -> None:
     json.dumps(problem.as_json(), ensure_ascii=False, allow_nan=False).encode()
 
 
-def test_a_wrong_item_is_named_with_its_place() -> None:
+def test_a_wrong_list_item_is_named_with_its_index() -> None:
     problems = problems_of({"g_channels": [128, "96", 64.5]})
 
     assert [(p.field, p.value) for p in problems] == [
@@ -323,7 +323,7 @@ def test_a_residual_discriminator_takes_two_to_four_stages(stages: int) -> None:
     assert config.d_channels == (8,) * stages
 
 
-# Whatever a client sends
+# Arbitrary values of clients
 
 any_text = st.text() | st.text(st.sampled_from("a\x00ä€😀\ud800\udfff"))  # JSON can spell lone surrogates, too
 scalars = (
@@ -358,8 +358,8 @@ def test_overrides_are_used_or_refused(preset: str, overrides: dict[str, Any]) -
     else:
         assert outcome.problems
         assert all(problem.field.startswith("overrides.") for problem in outcome.problems)
-        told = [str(outcome), *(problem.as_json() for problem in outcome.problems)]
-        json.dumps(told, ensure_ascii=False, allow_nan=False).encode()
+        messages = [str(outcome), *(problem.as_json() for problem in outcome.problems)]
+        json.dumps(messages, ensure_ascii=False, allow_nan=False).encode()
 
 
 @given(st.floats(min_value=0, max_value=1, exclude_min=True))

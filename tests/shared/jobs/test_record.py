@@ -17,34 +17,34 @@ from shared.jobs.record import TERMINAL, TRANSITIONS, Job, JobStatus, Progress, 
 from shared.jobs.transitions import claim, enqueued, expire, finish, release, renew, request_action, resume
 from tests.shared.examples import FENCE, LEASE_S, NOW, a_job, job_in
 
-LATE = NOW + timedelta(seconds=LEASE_S)  # the very moment at which the lease of `job_in(RUNNING)` runs out
+LATE = NOW + timedelta(seconds=LEASE_S)  # the moment at which the lease of `job_in(RUNNING)` expires
 REQUESTS: tuple[RequestedAction, ...] = get_args(RequestedAction)
 
 Change = Callable[[Job, datetime], Job]
 
-claim_it = partial(claim, worker="w2", lease_s=LEASE_S)
-renew_it = partial(renew, fence=FENCE, lease_s=LEASE_S)
-reap_it = partial(expire, max_attempts=3)
+claim_job = partial(claim, worker="w2", lease_s=LEASE_S)
+renew_lease = partial(renew, fence=FENCE, lease_s=LEASE_S)
+expire_lease = partial(expire, max_attempts=3)
 
 CALLS: dict[str, tuple[Change, datetime]] = {
-    "claim": (claim_it, NOW),
-    "claim-late": (claim_it, LATE),
-    "renew": (renew_it, NOW),
-    "renew-late": (renew_it, LATE),
-    "expire": (reap_it, NOW),
-    "expire-late": (reap_it, LATE),
+    "claim": (claim_job, NOW),
+    "claim-late": (claim_job, LATE),
+    "renew": (renew_lease, NOW),
+    "renew-late": (renew_lease, LATE),
+    "expire": (expire_lease, NOW),
+    "expire-late": (expire_lease, LATE),
     "expire-last": (partial(expire, max_attempts=1), LATE),
-    "ask-cancel": (partial(request_action, request="cancel"), NOW),
-    "ask-pause": (partial(request_action, request="pause"), NOW),
-    "ask-finish": (partial(request_action, request="finish"), NOW),
+    "request-cancel": (partial(request_action, request="cancel"), NOW),
+    "request-pause": (partial(request_action, request="pause"), NOW),
+    "request-finish": (partial(request_action, request="finish"), NOW),
     "resume": (resume, NOW),
     "enqueued": (enqueued, LATE),
     **{f"finish-{status}": (partial(finish, fence=FENCE, status=status), NOW) for status in JobStatus},
-    **{f"hand_back-{status}": (partial(release, fence=FENCE, status=status), NOW) for status in JobStatus},
+    **{f"release-{status}": (partial(release, fence=FENCE, status=status), NOW) for status in JobStatus},
 }
 
-# What becomes of a job in the status above when the function on the left is called: the status it has then;
-# "same": not a single field changes; "refused": IllegalTransition; "stale": StaleFence.
+# The status of a job in the status of the column after the call of the row. "same": no field changes;
+# "refused": IllegalTransition; "stale": StaleFence.
 TABLE = """
                      queued     running    paused     succeeded  failed     lost       cancelled
 claim                running    refused    refused    refused    refused    refused    refused
@@ -54,9 +54,9 @@ renew-late           stale      running    stale      stale      stale      stal
 expire               same       same       same       same       same       same       same
 expire-late          same       queued     same       same       same       same       same
 expire-last          same       lost       same       same       same       same       same
-ask-cancel           cancelled  running    cancelled  same       same       same       same
-ask-pause            paused     running    same       same       same       same       same
-ask-finish           queued     running    queued     same       same       same       same
+request-cancel       cancelled  running    cancelled  same       same       same       same
+request-pause        paused     running    same       same       same       same       same
+request-finish       queued     running    queued     same       same       same       same
 resume               same       same       queued     refused    refused    queued     refused
 enqueued             queued     same       same       same       same       same       same
 finish-queued        stale      refused    stale      stale      stale      stale      stale
@@ -66,13 +66,13 @@ finish-succeeded     stale      succeeded  stale      stale      stale      stal
 finish-failed        stale      failed     stale      stale      stale      stale      stale
 finish-lost          stale      lost       stale      stale      stale      stale      stale
 finish-cancelled     stale      cancelled  stale      stale      stale      stale      stale
-hand_back-queued     stale      queued     stale      stale      stale      stale      stale
-hand_back-running    stale      refused    stale      stale      stale      stale      stale
-hand_back-paused     stale      paused     stale      stale      stale      stale      stale
-hand_back-succeeded  stale      refused    stale      stale      stale      stale      stale
-hand_back-failed     stale      refused    stale      stale      stale      stale      stale
-hand_back-lost       stale      refused    stale      stale      stale      stale      stale
-hand_back-cancelled  stale      refused    stale      stale      stale      stale      stale
+release-queued       stale      queued     stale      stale      stale      stale      stale
+release-running      stale      refused    stale      stale      stale      stale      stale
+release-paused       stale      paused     stale      stale      stale      stale      stale
+release-succeeded    stale      refused    stale      stale      stale      stale      stale
+release-failed       stale      refused    stale      stale      stale      stale      stale
+release-lost         stale      refused    stale      stale      stale      stale      stale
+release-cancelled    stale      refused    stale      stale      stale      stale      stale
 """
 HEADER, *ROWS = [line.split() for line in TABLE.strip().splitlines()]
 CELLS = [
@@ -104,7 +104,7 @@ def test_each_transition_in_each_status(name: str, status: JobStatus, outcome: s
         assert after != before
 
 
-def test_transitions_say_exactly_what_the_functions_do() -> None:
+def test_the_table_of_transitions_matches_the_functions() -> None:
     moves: set[tuple[JobStatus, JobStatus]] = set()
     for call, now in CALLS.values():
         for status in JobStatus:
@@ -130,7 +130,7 @@ def test_a_job_is_over_in_the_terminal_statuses() -> None:
 # Claims and leases
 
 
-def test_a_claim_gives_the_job_to_a_worker_for_the_time_of_a_lease() -> None:
+def test_a_claim_gives_the_job_to_a_worker_with_a_lease() -> None:
     job = claim(a_job(), NOW, worker="w1", lease_s=LEASE_S)
 
     assert (job.status, job.worker, job.started_at, job.lease_until) == (JobStatus.RUNNING, "w1", NOW, LATE)
@@ -141,13 +141,13 @@ def test_a_live_lease_is_not_taken_over() -> None:
     just_before = LATE - timedelta(microseconds=1)
 
     with pytest.raises(IllegalTransition, match="is running on w1"):
-        claim_it(job_in(JobStatus.RUNNING), just_before)
+        claim_job(job_in(JobStatus.RUNNING), just_before)
 
 
 def test_an_expired_lease_is_taken_over_and_counts_as_a_crash() -> None:
     before = job_in(JobStatus.RUNNING)
 
-    after = claim_it(before, LATE)
+    after = claim_job(before, LATE)
 
     assert (after.worker, after.fence) == ("w2", before.fence + 1)
     assert (after.attempt, after.crashes) == (before.attempt + 1, before.crashes + 1)
@@ -164,7 +164,7 @@ def test_a_worker_with_another_fence_changes_nothing(name: str, true_fence: int)
         call(job_in(JobStatus.RUNNING, fence=true_fence), now)
 
 
-def test_a_worker_that_comes_back_after_another_one_took_over_is_refused() -> None:
+def test_a_worker_that_lost_its_job_to_another_is_refused() -> None:
     mine = claim(a_job(), NOW, worker="w1", lease_s=LEASE_S)
     theirs = claim(mine, LATE, worker="w2", lease_s=LEASE_S)
 
@@ -173,8 +173,8 @@ def test_a_worker_that_comes_back_after_another_one_took_over_is_refused() -> No
     assert renew(theirs, LATE, fence=theirs.fence, lease_s=LEASE_S).worker == "w2"
 
 
-def test_a_worker_that_was_late_and_lost_nothing_goes_on() -> None:
-    after = renew_it(job_in(JobStatus.RUNNING), LATE)
+def test_a_late_worker_that_still_owns_the_job_may_renew_its_lease() -> None:
+    after = renew_lease(job_in(JobStatus.RUNNING), LATE)
 
     assert (after.worker, after.fence) == ("w1", FENCE)
     assert after.lease_until == LATE + timedelta(seconds=LEASE_S)
@@ -183,24 +183,24 @@ def test_a_worker_that_was_late_and_lost_nothing_goes_on() -> None:
 def test_a_renewal_stores_progress_and_metrics() -> None:
     progress, metrics = Progress.at(10, 100, 5.0), {"nimg": 10.0, "loss_d": 0.5}
 
-    after = renew_it(job_in(JobStatus.RUNNING), NOW, progress=progress, metrics=metrics)
+    after = renew_lease(job_in(JobStatus.RUNNING), NOW, progress=progress, metrics=metrics)
 
     assert (after.progress, after.metrics) == (progress, metrics)
 
 
-def test_a_renewal_without_news_keeps_progress_metrics_and_request() -> None:
+def test_a_renewal_without_new_values_keeps_progress_metrics_and_request() -> None:
     before = job_in(JobStatus.RUNNING, progress=Progress.at(10, 100), metrics={"nimg": 10.0}, request="cancel")
 
-    after = renew_it(before, LATE)
+    after = renew_lease(before, LATE)
 
     assert (after.progress, after.metrics, after.request) == (before.progress, before.metrics, "cancel")
 
 
-def test_the_time_in_training_adds_up_over_attempts_and_leaves_out_the_rest() -> None:
-    first = renew_it(job_in(JobStatus.RUNNING), NOW + timedelta(seconds=4))
+def test_the_training_time_is_summed_over_attempts_without_waiting_time() -> None:
+    first = renew_lease(job_in(JobStatus.RUNNING), NOW + timedelta(seconds=4))
     waiting = release(first, NOW + timedelta(seconds=5), fence=FENCE, status=JobStatus.PAUSED)
 
-    second = claim_it(resume(waiting, NOW), NOW + timedelta(hours=1))
+    second = claim_job(resume(waiting, NOW), NOW + timedelta(hours=1))
     second = renew(second, NOW + timedelta(hours=1, seconds=3), fence=FENCE + 1, lease_s=LEASE_S)
 
     assert second.trained_s == 4 + 3
@@ -209,7 +209,7 @@ def test_the_time_in_training_adds_up_over_attempts_and_leaves_out_the_rest() ->
 # Ends
 
 
-def test_a_finished_job_has_its_outcome_and_no_worker() -> None:
+def test_a_finished_job_has_a_result_and_no_worker() -> None:
     before = job_in(JobStatus.RUNNING, request="finish")
 
     after = finish(before, LATE, fence=FENCE, status=JobStatus.SUCCEEDED, model_id="tiny-1")
@@ -232,7 +232,7 @@ def test_a_failed_job_has_a_reason_and_an_error() -> None:
 
 
 @pytest.mark.parametrize(("crashed", "crashes"), [(False, 1), (True, 2)])
-def test_a_released_job_waits_to_be_sent_again(crashed: bool, crashes: int) -> None:
+def test_a_released_job_is_unsent(crashed: bool, crashes: int) -> None:
     before = job_in(JobStatus.RUNNING, crashes=1, enqueued_at=NOW)
 
     after = release(before, NOW, fence=FENCE, status=JobStatus.QUEUED, crashed=crashed)
@@ -249,16 +249,16 @@ def test_a_cancel_takes_effect_when_the_worker_releases_the_job(status: JobStatu
 
 
 def test_a_finish_request_survives_the_loss_of_the_worker() -> None:
-    asked = job_in(JobStatus.RUNNING, request="finish")
+    requested = job_in(JobStatus.RUNNING, request="finish")
 
-    assert release(asked, NOW, fence=FENCE, status=JobStatus.QUEUED, crashed=True).request == "finish"
-    assert reap_it(asked, LATE).request == "finish"
+    assert release(requested, NOW, fence=FENCE, status=JobStatus.QUEUED, crashed=True).request == "finish"
+    assert expire_lease(requested, LATE).request == "finish"
 
 
 def test_a_released_pause_clears_the_request() -> None:
-    asked = job_in(JobStatus.RUNNING, request="pause")
+    requested = job_in(JobStatus.RUNNING, request="pause")
 
-    assert release(asked, NOW, fence=FENCE, status=JobStatus.PAUSED).request is None
+    assert release(requested, NOW, fence=FENCE, status=JobStatus.PAUSED).request is None
 
 
 # The reaper
@@ -275,7 +275,7 @@ def test_a_job_with_an_expired_lease_is_queued_again(crashes: int) -> None:
 
 
 @pytest.mark.parametrize("max_attempts", [1, 2, 3])
-def test_a_job_that_keeps_losing_its_worker_is_lost(max_attempts: int) -> None:
+def test_a_job_that_loses_its_worker_too_often_is_lost(max_attempts: int) -> None:
     before = job_in(JobStatus.RUNNING, crashes=max_attempts - 1)
 
     after = expire(before, LATE, max_attempts=max_attempts)
@@ -303,18 +303,18 @@ def test_the_fence_grows_with_every_claim() -> None:
     assert (job.status, job.attempt, job.crashes) == (JobStatus.QUEUED, 3, 3)
 
 
-# What users ask for
+# Requests of users
 
 
 @pytest.mark.parametrize("pending", [None, *REQUESTS])
 @pytest.mark.parametrize("request_", REQUESTS)
 @pytest.mark.parametrize("status", JobStatus)
 def test_a_request_is_idempotent(status: JobStatus, request_: RequestedAction, pending: RequestedAction | None) -> None:
-    wish = partial(request_action, request=request_)
     before = job_in(status, request=pending)
-    once = wish(before, NOW)
 
-    assert wish(once, LATE) == once
+    once = request_action(before, NOW, request=request_)
+
+    assert request_action(once, LATE, request=request_) == once
 
 
 @pytest.mark.parametrize("request_", REQUESTS)
@@ -334,12 +334,12 @@ def test_a_job_that_does_not_run_is_cancelled_at_once(status: JobStatus) -> None
 
 
 @pytest.mark.parametrize("status", [JobStatus.QUEUED, JobStatus.PAUSED])
-def test_a_trained_job_that_waits_is_finished_by_the_next_worker(status: JobStatus) -> None:
+def test_a_trained_job_that_is_not_running_is_finished_by_the_next_worker(status: JobStatus) -> None:
     after = request_action(job_in(status, enqueued_at=NOW), NOW, request="finish")
 
     assert (after.status, after.request) == (JobStatus.QUEUED, "finish")
     assert after.is_unsent == (status is JobStatus.PAUSED)
-    assert claim_it(after, LATE).request == "finish"
+    assert claim_job(after, LATE).request == "finish"
 
 
 @pytest.mark.parametrize("status", [JobStatus.QUEUED, JobStatus.PAUSED])
@@ -348,7 +348,7 @@ def test_a_job_that_was_never_trained_cannot_be_finished(status: JobStatus) -> N
         request_action(job_in(status, attempt=0), NOW, request="finish")
 
 
-def test_a_lost_job_that_is_resumed_has_all_its_attempts_again() -> None:
+def test_resuming_a_lost_job_resets_its_number_of_crashes() -> None:
     lost = job_in(JobStatus.LOST, reason=Reason.WORKER_LOST, error="gone", crashes=3, finished_at=NOW, enqueued_at=NOW)
 
     after = resume(lost, LATE)
@@ -358,33 +358,33 @@ def test_a_lost_job_that_is_resumed_has_all_its_attempts_again() -> None:
     assert after.fence == lost.fence
 
 
-def test_a_paused_job_that_is_resumed_waits_to_be_sent_again() -> None:
+def test_a_resumed_job_is_unsent() -> None:
     after = resume(job_in(JobStatus.PAUSED, enqueued_at=NOW), LATE)
 
     assert (after.status, after.enqueued_at) == (JobStatus.QUEUED, None)
 
 
 def test_resuming_withdraws_a_pause_request() -> None:
-    asked = request_action(job_in(JobStatus.RUNNING), NOW, request="pause")
+    requested = request_action(job_in(JobStatus.RUNNING), NOW, request="pause")
 
-    assert resume(asked, NOW) == job_in(JobStatus.RUNNING, id=asked.id)
+    assert resume(requested, NOW) == job_in(JobStatus.RUNNING, id=requested.id)
 
 
 @pytest.mark.parametrize("request_", ["cancel", "finish"])
 def test_resuming_withdraws_no_other_request(request_: RequestedAction) -> None:
-    asked = request_action(job_in(JobStatus.RUNNING), NOW, request=request_)
+    requested = request_action(job_in(JobStatus.RUNNING), NOW, request=request_)
 
-    assert resume(asked, NOW) == asked
+    assert resume(requested, NOW) == requested
 
 
-def test_a_job_that_was_paused_once_more_after_its_worker_vanished_runs_on_when_it_is_resumed() -> None:
-    # Given a running job that was asked to pause, whose worker fell silent before it could obey
+def test_resuming_clears_a_pause_request_that_a_lost_worker_never_followed() -> None:
+    # Given a running job with a pause request, whose worker stopped responding before it paused
     queued = expire(request_action(job_in(JobStatus.RUNNING), NOW, request="pause"), LATE, max_attempts=3)
 
-    # When it is paused where it waits, and resumed
+    # When it is paused while it is queued, and resumed
     resumed = resume(request_action(queued, LATE, request="pause"), LATE)
 
-    # Then its next worker is not told to pause again
+    # Then its next worker gets no pause request
     assert (resumed.status, resumed.request) == (JobStatus.QUEUED, None)
 
 
@@ -403,7 +403,7 @@ def test_a_job_is_frozen() -> None:
 
 
 @pytest.mark.parametrize("status", JobStatus)
-def test_a_job_survives_being_stored(status: JobStatus) -> None:
+def test_a_job_is_unchanged_after_a_round_trip_through_json(status: JobStatus) -> None:
     job = job_in(status, progress=Progress.at(1, 3, 0.1), metrics={"nimg": 1.0}, request="pause", reason=Reason.STALLED)
 
     assert Job.model_validate_json(job.model_dump_json()) == job
@@ -420,7 +420,7 @@ def test_ids_sort_by_time(earlier: datetime, gap_us: int) -> None:
     assert new_job_id(earlier) < new_job_id(later)
 
 
-def test_ids_can_be_read() -> None:
+def test_ids_are_readable() -> None:
     job_id = new_job_id(datetime(2026, 11, 21, 21, 34, 55, 0xABCDE, tzinfo=UTC))
 
     assert job_id.startswith("20261121-213455-abcde")
@@ -440,7 +440,7 @@ def test_progress_matches_a_calculation_by_hand() -> None:
     )
 
 
-def test_progress_never_passes_its_end() -> None:
+def test_progress_never_exceeds_one() -> None:
     # The last step of a run may overshoot the budget.
     progress = Progress.at(1_040, 1_000, 10.0)
 

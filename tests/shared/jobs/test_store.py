@@ -62,7 +62,7 @@ def refused(job: Job, now: datetime) -> Job:
 # Repetitions
 
 
-def test_a_change_that_is_repeated_with_its_token_is_made_once(store: JobStore) -> None:
+def test_a_change_that_is_repeated_with_its_token_is_applied_once(store: JobStore) -> None:
     job = submit(store)
     for _ in range(2):
         after = store.update(job.id, one_crash_more, [], [Event(kind="k", message="m")], "first")
@@ -72,7 +72,7 @@ def test_a_change_that_is_repeated_with_its_token_is_made_once(store: JobStore) 
     assert store.update(job.id, one_crash_more, [], [], "second").crashes == 2
 
 
-def test_a_change_that_changes_nothing_leaves_the_token_of_the_last_write(store: JobStore) -> None:
+def test_a_change_without_effect_keeps_the_token_of_the_last_write(store: JobStore) -> None:
     # Given a worker whose write was stored, but whose reply was lost
     job = submit(store)
     store.update(job.id, one_crash_more, [], [], "worker")
@@ -125,7 +125,7 @@ def test_a_job_is_unsent_until_its_message_is_sent_or_it_is_no_longer_queued(sto
     assert [job.id for job in store.unsent()] == ["job-1"]
 
 
-def test_jobs_wait_in_the_order_in_which_they_were_made(store: JobStore) -> None:
+def test_waiting_jobs_are_sorted_by_age(store: JobStore) -> None:
     for name in ("job-2", "job-3", "job-1", "job-4"):
         submit(store, name)
     store.update("job-2", moved_to(JobStatus.CANCELLED))
@@ -144,7 +144,7 @@ def test_a_created_job_can_be_read(store: JobStore) -> None:
     assert store.get(job.id) == job
 
 
-def test_a_job_is_made_at_the_time_of_the_store(store: JobStore) -> None:
+def test_a_job_is_created_at_the_time_of_the_store(store: JobStore) -> None:
     before = store.now()
     job = submit(store)
 
@@ -152,7 +152,7 @@ def test_a_job_is_made_at_the_time_of_the_store(store: JobStore) -> None:
     assert before.tzinfo is UTC
 
 
-def test_a_job_that_cannot_be_made_leaves_nothing(store: JobStore) -> None:
+def test_a_failed_creation_stores_nothing(store: JobStore) -> None:
     key = Idempotency("key", "body")
 
     def fails(now: datetime) -> Job:
@@ -174,7 +174,7 @@ def test_an_unknown_job_is_named(store: JobStore) -> None:
     assert (store.list().jobs, store.metrics("nobody"), store.events("nobody")) == ([], [], [])
 
 
-def test_the_store_answers(store: JobStore) -> None:
+def test_the_store_responds_to_a_ping(store: JobStore) -> None:
     store.ping()
 
 
@@ -192,8 +192,8 @@ def test_an_update_replaces_the_record_by_what_the_change_returns(store: JobStor
     assert before <= after.enqueued_at <= store.now()
 
 
-@pytest.mark.usefixtures("restless_threads")
-def test_of_many_updates_at_once_none_is_lost(store: JobStore) -> None:
+@pytest.mark.usefixtures("frequent_thread_switches")
+def test_concurrent_updates_are_all_applied(store: JobStore) -> None:
     threads, updates = 8, 15
     job = submit(store)
     start = threading.Barrier(threads)
@@ -219,7 +219,7 @@ def test_a_change_that_is_refused_writes_nothing(store: JobStore) -> None:
     assert (store.get(job.id), store.metrics(job.id), store.events(job.id)) == (job, [], [])
 
 
-def test_a_row_that_has_no_place_writes_nothing(store: JobStore) -> None:
+def test_a_metrics_row_without_nimg_writes_nothing(store: JobStore) -> None:
     job = submit(store)
 
     with pytest.raises(KeyError, match="nimg"):
@@ -251,7 +251,7 @@ def test_metrics_are_sorted_by_images(store: JobStore) -> None:
 
 
 def test_a_row_for_the_same_images_replaces_the_first(store: JobStore) -> None:
-    # A run that goes on from a checkpoint retraces what came after it.
+    # A run that resumes from a checkpoint repeats the positions after it.
     job = submit(store)
     store.update(job.id, unchanged, [{"nimg": 10.0, "lr": 0.5}, {"nimg": 20.0, "lr": 0.5}])
 
@@ -280,7 +280,7 @@ def test_metrics_belong_to_one_job(store: JobStore) -> None:
 # Events
 
 
-def test_events_come_back_in_order_with_what_they_said(store: JobStore) -> None:
+def test_events_are_read_in_order_with_their_data(store: JobStore) -> None:
     job = submit(store)
 
     store.update(job.id, unchanged, events=[Event(kind="first", message="größer", data={"a": [1, None, "x"]})])
@@ -291,9 +291,9 @@ def test_events_come_back_in_order_with_what_they_said(store: JobStore) -> None:
     assert (second.kind, third.kind) == ("second", "third")
 
 
-def test_the_store_gives_events_their_ids_and_times(store: JobStore) -> None:
+def test_the_store_assigns_ids_and_times_to_events(store: JobStore) -> None:
     job = submit(store)
-    a_millisecond = timedelta(milliseconds=1)  # Redis counts an event's time in them
+    a_millisecond = timedelta(milliseconds=1)  # the precision of event times in Redis
     before = store.now() - a_millisecond
 
     store.update(job.id, unchanged, events=[Event(kind="k", message="", id="mine") for _ in range(3)])
@@ -422,7 +422,7 @@ def test_a_job_that_is_not_over_is_not_deleted(store: JobStore, status: JobStatu
     assert store.get(job.id) == job
 
 
-def test_a_worker_that_slept_does_not_bring_a_deleted_job_back(store: JobStore) -> None:
+def test_a_worker_cannot_restore_a_deleted_job(store: JobStore) -> None:
     job = submit(store)
     store.update(job.id, moved_to(JobStatus.CANCELLED))
     store.delete(job.id)
@@ -433,7 +433,7 @@ def test_a_worker_that_slept_does_not_bring_a_deleted_job_back(store: JobStore) 
     assert store.list().jobs == []
 
 
-def test_a_request_whose_job_was_deleted_makes_a_new_one(store: JobStore) -> None:
+def test_a_repeated_request_for_a_deleted_job_creates_a_new_one(store: JobStore) -> None:
     first, _ = store.create(a_job, Idempotency("key", "body"))
     store.update(first.id, moved_to(JobStatus.CANCELLED))
     store.delete(first.id)
@@ -447,19 +447,19 @@ def test_a_request_whose_job_was_deleted_makes_a_new_one(store: JobStore) -> Non
 # Idempotency keys
 
 
-def test_the_same_request_again_gives_the_same_job(store: JobStore) -> None:
+def test_a_repeated_request_returns_the_same_job(store: JobStore) -> None:
     first, first_is_new = store.create(a_job, Idempotency("key", "body"))
     store.update(first.id, one_crash_more)
 
     again, again_is_new = store.create(a_job, Idempotency("key", "body"))
 
     assert (first_is_new, again_is_new) == (True, False)
-    assert again == store.get(first.id)  # as it is now, not as it was
+    assert again == store.get(first.id)  # in its present state
     assert len(store.list().jobs) == 1
 
 
-@pytest.mark.usefixtures("restless_threads")
-def test_the_same_request_from_many_threads_makes_one_job(store: JobStore) -> None:
+@pytest.mark.usefixtures("frequent_thread_switches")
+def test_the_same_request_from_many_threads_creates_one_job(store: JobStore) -> None:
     threads = 16
     start = threading.Barrier(threads)
 
@@ -484,14 +484,14 @@ def test_a_key_with_another_body_is_refused(store: JobStore) -> None:
     assert store.list().jobs == [first]
 
 
-def test_other_keys_and_requests_without_keys_make_new_jobs(store: JobStore) -> None:
+def test_other_keys_and_requests_without_keys_create_new_jobs(store: JobStore) -> None:
     for idempotency in (Idempotency("one", "body"), Idempotency("two", "body"), None, None):
         assert store.create(a_job, idempotency)[1]
 
     assert len(store.list().jobs) == 4
 
 
-# Redis alone
+# Redis only
 
 
 @pytest.fixture
@@ -501,7 +501,7 @@ def redis_store(redis_url: str) -> Iterator[RedisJobStore]:
     store.close()
 
 
-def test_two_stores_on_one_redis_are_one(redis_store: RedisJobStore, redis_url: str) -> None:
+def test_two_stores_on_one_redis_share_their_jobs(redis_store: RedisJobStore, redis_url: str) -> None:
     other = RedisJobStore(redis_url)
     job, _ = redis_store.create(a_job, Idempotency("key", "body"))
 
@@ -513,7 +513,7 @@ def test_two_stores_on_one_redis_are_one(redis_store: RedisJobStore, redis_url: 
     other.close()
 
 
-def test_a_change_that_changes_nothing_writes_nothing(redis_store: RedisJobStore, redis_url: str) -> None:
+def test_a_change_without_effect_writes_nothing(redis_store: RedisJobStore, redis_url: str) -> None:
     job = submit(redis_store)
     with redis.Redis.from_url(redis_url) as administrator:
         before = administrator.info("commandstats")
@@ -524,7 +524,7 @@ def test_a_change_that_changes_nothing_writes_nothing(redis_store: RedisJobStore
         assert after.get(f"cmdstat_{command}", {}).get("calls") == before.get(f"cmdstat_{command}", {}).get("calls")
 
 
-def test_of_a_deleted_job_no_key_stays_for_good(redis_store: RedisJobStore, redis_url: str) -> None:
+def test_all_remaining_keys_of_a_deleted_job_expire(redis_store: RedisJobStore, redis_url: str) -> None:
     job, _ = redis_store.create(a_job, Idempotency("key", "body"))
     redis_store.update(job.id, moved_to(JobStatus.FAILED), [{"nimg": 1.0}], [Event(kind="k", message="m")])
     redis_store.delete(job.id)
@@ -533,7 +533,7 @@ def test_of_a_deleted_job_no_key_stays_for_good(redis_store: RedisJobStore, redi
         assert [name for name in administrator.scan_iter() if administrator.ttl(name) == -1] == []
 
 
-def test_a_token_expires_with_the_last_write_it_belongs_to(redis_store: RedisJobStore, redis_url: str) -> None:
+def test_a_token_expires(redis_store: RedisJobStore, redis_url: str) -> None:
     job = submit(redis_store)
     redis_store.update(job.id, one_crash_more, [], [], "worker")
 
@@ -554,9 +554,7 @@ def fragile(connection: BreakableConnection) -> Iterator[RedisJobStore]:
     store.close()
 
 
-def test_a_write_whose_answer_was_lost_is_not_done_twice(
-    fragile: RedisJobStore, connection: BreakableConnection
-) -> None:
+def test_a_write_whose_reply_was_lost_is_not_repeated(fragile: RedisJobStore, connection: BreakableConnection) -> None:
     job = submit(fragile)
 
     connection.is_armed = True
@@ -582,7 +580,7 @@ def test_a_job_whose_creation_was_not_confirmed_is_created_once(
 
 
 @pytest.mark.parametrize("option", [("maxmemory", "1"), ("min-replicas-to-write", "1")])
-def test_a_server_that_refuses_writes_is_unavailable(tmp_path: Path, option: tuple[str, str]) -> None:
+def test_a_redis_that_refuses_writes_is_unavailable(tmp_path: Path, option: tuple[str, str]) -> None:
     port = free_port()
     with redis_on(port, tmp_path), redis.Redis(port=port) as client:
         store = RedisJobStore(f"redis://127.0.0.1:{port}/0")
@@ -625,18 +623,18 @@ def orphan(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisJobStore]:
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
-def test_without_its_server_every_call_raises(orphan: RedisJobStore, call: Callable[[JobStore], object]) -> None:
-    for _ in range(2):  # the first meets a connection that broke, the second none
+def test_without_redis_every_call_raises(orphan: RedisJobStore, call: Callable[[JobStore], object]) -> None:
+    for _ in range(2):  # first with a broken connection, then without a connection
         with pytest.raises(StoreUnavailable, match="the job store does not answer"):
             call(orphan)
 
 
-def test_a_store_works_again_when_its_server_is_back(tmp_path: Path) -> None:
+def test_a_store_recovers_when_redis_restarts(tmp_path: Path) -> None:
     port = free_port()
     store = RedisJobStore(f"redis://127.0.0.1:{port}/0")
     with redis_on(port, tmp_path) as process:
         job = submit(store)
-        process.terminate()  # in order, so that everything is on the disk
+        process.terminate()  # Redis flushes its file before it exits
         process.wait()
     with pytest.raises(StoreUnavailable):
         store.get(job.id)

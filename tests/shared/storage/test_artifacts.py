@@ -13,7 +13,7 @@ import fsspec
 import pytest
 
 from shared.storage.artifacts import ArtifactStore
-from tests.shared.conftest import DiskWithRoomFor
+from tests.shared.conftest import LimitedDisk
 
 
 @pytest.fixture(params=["file", "memory"])
@@ -80,7 +80,7 @@ def test_creating_succeeds_once_per_key(store: ArtifactStore) -> None:
     assert store.read("a/b") == b"first"
 
 
-def test_creating_does_not_replace_what_was_written(store: ArtifactStore) -> None:
+def test_creating_does_not_replace_an_object(store: ArtifactStore) -> None:
     store.write("a/b", b"first")
 
     assert not store.create("a/b", b"second")
@@ -96,7 +96,7 @@ def test_a_key_is_free_again_when_its_object_is_deleted(store: ArtifactStore) ->
     assert store.read("a/b") == b"second"
 
 
-def test_deleting_removes_nothing_else(store: ArtifactStore) -> None:
+def test_deleting_removes_one_object_only(store: ArtifactStore) -> None:
     store.write("a/b", b"x")
     store.write("a/c", b"y")
 
@@ -166,19 +166,19 @@ def test_a_key_is_a_path_below_the_folder(local: ArtifactStore, folder: Path) ->
     assert (folder / "models/a/manifest.json").read_bytes() == b"{}"
 
 
-def test_other_users_may_read_what_is_written(local: ArtifactStore, folder: Path) -> None:
+def test_other_users_may_read_the_files(local: ArtifactStore, folder: Path) -> None:
     local.write("written", b"x")
     local.create("created", b"x")
 
     assert [oct((folder / name).stat().st_mode & 0o777) for name in ("written", "created")] == ["0o644", "0o644"]
 
 
-def test_a_write_that_fails_midway_leaves_what_was_there(
-    local: ArtifactStore, folder: Path, disk_with_room_for: DiskWithRoomFor
+def test_a_write_that_fails_midway_leaves_the_old_object(
+    local: ArtifactStore, folder: Path, limited_disk: LimitedDisk
 ) -> None:
     local.write("a/b", b"old")
 
-    with disk_with_room_for(1000), pytest.raises(OSError, match="File too large"):
+    with limited_disk(1000), pytest.raises(OSError, match="File too large"):
         local.write("a/b", b"new" * 1000)
 
     assert local.read("a/b") == b"old"
@@ -188,9 +188,9 @@ def test_a_write_that_fails_midway_leaves_what_was_there(
 
 @pytest.mark.parametrize("method", ["write", "create"])
 def test_a_first_write_that_fails_midway_leaves_nothing(
-    local: ArtifactStore, folder: Path, disk_with_room_for: DiskWithRoomFor, method: str
+    local: ArtifactStore, folder: Path, limited_disk: LimitedDisk, method: str
 ) -> None:
-    with disk_with_room_for(1000), pytest.raises(OSError, match="File too large"):
+    with limited_disk(1000), pytest.raises(OSError, match="File too large"):
         getattr(local, method)("a/b", b"new" * 1000)
 
     assert not local.exists("a/b")
@@ -198,10 +198,8 @@ def test_a_first_write_that_fails_midway_leaves_nothing(
     assert local.create("a/b", b"second try")
 
 
-def test_an_object_that_fits_is_written_on_a_small_disk(
-    local: ArtifactStore, disk_with_room_for: DiskWithRoomFor
-) -> None:
-    with disk_with_room_for(1000):
+def test_an_object_that_fits_is_written_on_a_small_disk(local: ArtifactStore, limited_disk: LimitedDisk) -> None:
+    with limited_disk(1000):
         local.write("a/b", b"x" * 1000)
 
     assert len(local.read("a/b")) == 1000
@@ -214,8 +212,8 @@ def test_an_unfinished_file_is_not_listed(local: ArtifactStore, folder: Path) ->
     assert local.list("a") == ["b"]
 
 
-@pytest.mark.usefixtures("restless_threads")
-def test_of_many_creators_one_succeeds(local: ArtifactStore, folder: Path) -> None:
+@pytest.mark.usefixtures("frequent_thread_switches")
+def test_one_of_many_concurrent_creators_succeeds(local: ArtifactStore, folder: Path) -> None:
     threads, keys = 16, [f"aliases/{n:02}" for n in range(50)]
     start = threading.Barrier(threads)
 
@@ -235,8 +233,8 @@ def test_of_many_creators_one_succeeds(local: ArtifactStore, folder: Path) -> No
     assert files_below(folder) == keys
 
 
-@pytest.mark.usefixtures("restless_threads")
-def test_of_many_writers_one_object_remains_whole(local: ArtifactStore, folder: Path) -> None:
+@pytest.mark.usefixtures("frequent_thread_switches")
+def test_concurrent_writers_leave_one_complete_object(local: ArtifactStore, folder: Path) -> None:
     threads, size = 8, 200_000
     start = threading.Barrier(threads)
 

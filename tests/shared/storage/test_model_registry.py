@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from shared.errors import CorruptArtifact, InvalidInput, UnknownAlias, UnknownModel
 from shared.storage.artifacts import ArtifactStore
 from shared.storage.model_registry import GENERATOR_FILE, PREVIEW_FILE, ModelManifest, ModelRegistry, model_id_of
-from tests.shared.conftest import DiskWithRoomFor
+from tests.shared.conftest import LimitedDisk
 from tests.shared.examples import NOW, a_model
 
 FILES = {GENERATOR_FILE: b"abc", PREVIEW_FILE: b"png"}
@@ -51,33 +51,31 @@ def test_a_manifest_holds_the_digests_of_its_files(registry: ModelRegistry) -> N
     assert published.files[GENERATOR_FILE] == published.digest == SHA256_OF_ABC
 
 
-def test_a_machine_that_fails_before_the_manifest_leaves_no_model(
-    registry: ModelRegistry, artifacts: ArtifactStore, disk_with_room_for: DiskWithRoomFor
+def test_a_failure_before_the_manifest_leaves_no_model(
+    registry: ModelRegistry, artifacts: ArtifactStore, limited_disk: LimitedDisk
 ) -> None:
-    # Given a disk that has room for the files and none for the manifest
-    with disk_with_room_for(100), pytest.raises(OSError, match="File too large"):
+    # Given a disk with space for the files but not for the manifest
+    with limited_disk(100), pytest.raises(OSError, match="File too large"):
         registry.publish(a_model(), FILES)
 
-    # Then the files are there, and still there is no model
+    # Then the files exist, but the model does not
     assert {name.partition(".")[2] for name in artifacts.list("models/tiny-1")} == {GENERATOR_FILE, PREVIEW_FILE}
     with pytest.raises(UnknownModel):
         registry.get("tiny-1")
     assert (registry.list(), registry.aliases()) == ([], {})
 
 
-def test_a_machine_that_fails_at_a_file_leaves_no_manifest(
-    registry: ModelRegistry, artifacts: ArtifactStore, disk_with_room_for: DiskWithRoomFor
+def test_a_failure_at_a_file_leaves_no_manifest(
+    registry: ModelRegistry, artifacts: ArtifactStore, limited_disk: LimitedDisk
 ) -> None:
-    with disk_with_room_for(10_000), pytest.raises(OSError, match="File too large"):
+    with limited_disk(10_000), pytest.raises(OSError, match="File too large"):
         registry.publish(a_model(), FILES | {"large": b"x" * 10_001})
 
     assert not artifacts.exists("models/tiny-1/manifest.json")
 
 
-def test_publishing_can_be_repeated_after_it_failed(
-    registry: ModelRegistry, disk_with_room_for: DiskWithRoomFor
-) -> None:
-    with disk_with_room_for(100), pytest.raises(OSError, match="File too large"):
+def test_publishing_can_be_repeated_after_it_failed(registry: ModelRegistry, limited_disk: LimitedDisk) -> None:
+    with limited_disk(100), pytest.raises(OSError, match="File too large"):
         registry.publish(a_model(), FILES)
 
     published = registry.publish(a_model(), FILES)
@@ -86,7 +84,7 @@ def test_publishing_can_be_repeated_after_it_failed(
     assert registry.aliases() == {"default": "tiny-1"}
 
 
-def test_a_job_makes_one_model_however_often_it_is_published(registry: ModelRegistry) -> None:
+def test_publishing_a_job_again_returns_its_first_model(registry: ModelRegistry) -> None:
     assert model_id_of("20261121-213455-9c4d1f7a", "tiny") == "tiny-20261121-213455-9c4d1f7a"
 
     first = registry.publish(a_model(), FILES)
@@ -97,9 +95,9 @@ def test_a_job_makes_one_model_however_often_it_is_published(registry: ModelRegi
 
 
 def test_two_workers_that_publish_one_job_at_once_do_not_mix_their_files(
-    registry: ModelRegistry, restless_threads: None
+    registry: ModelRegistry, frequent_thread_switches: None
 ) -> None:
-    """On a GPU two runs of one job differ in the last bits; whichever manifest is first, its own files are there."""
+    """On a GPU two runs of one job differ in the last bits; the first manifest keeps its own files."""
     drafts = [FILES | {GENERATOR_FILE: b"%d" % number, PREVIEW_FILE: b"%d" % number} for number in range(8)]
     with ThreadPoolExecutor(len(drafts)) as pool:
         published = list(pool.map(lambda files: registry.publish(a_model(), files), drafts))
@@ -119,7 +117,7 @@ def test_an_unreadable_manifest_is_replaced_by_the_published_one(
     assert registry.get("tiny-1") == published
 
 
-def test_a_manifest_survives_being_stored() -> None:
+def test_a_manifest_is_unchanged_after_a_round_trip_through_json() -> None:
     manifest = a_model()
 
     assert ModelManifest.model_validate_json(manifest.model_dump_json()) == manifest
@@ -195,8 +193,8 @@ def test_the_first_model_becomes_the_default_and_the_second_does_not(registry: M
     assert registry.aliases() == {"default": "first"}
 
 
-@pytest.mark.usefixtures("restless_threads")
-def test_of_models_published_at_once_one_becomes_and_stays_the_default(registry: ModelRegistry) -> None:
+@pytest.mark.usefixtures("frequent_thread_switches")
+def test_one_of_several_models_published_at_once_becomes_the_default(registry: ModelRegistry) -> None:
     ids = [f"model-{n}" for n in range(8)]
     start = threading.Barrier(len(ids))
 
@@ -212,7 +210,7 @@ def test_of_models_published_at_once_one_becomes_and_stays_the_default(registry:
     assert defaults == {registry.resolve("default")}
 
 
-def test_an_alias_is_made_and_moved(registry: ModelRegistry) -> None:
+def test_an_alias_is_created_and_moved(registry: ModelRegistry) -> None:
     for model_id in ("first", "second"):
         registry.publish(a_model(model_id), FILES)
 

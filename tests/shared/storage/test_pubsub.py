@@ -15,16 +15,16 @@ from shared.jobs.store import RedisJobStore
 from shared.storage.pubsub import Announcements
 from tests.shared.servers import redis_on
 
-pytestmark = pytest.mark.timeout(60)  # who is not woken would wait for an hour
+pytestmark = pytest.mark.timeout(60)  # a subscriber that misses an announcement waits for AN_HOUR_S
 
 AN_HOUR_S = 3600.0
 
 
 @asynccontextmanager
-async def listening(url: str) -> AsyncIterator[Announcements]:
+async def subscribed(url: str) -> AsyncIterator[Announcements]:
     announcements = Announcements(url)
     try:
-        await announcements.wait(AN_HOUR_S)  # returns, for listening has just begun
+        await announcements.wait(AN_HOUR_S)  # returns at once after a new subscription
         yield announcements
     finally:
         await announcements.close()
@@ -39,14 +39,14 @@ def store(redis_url: str) -> Iterator[RedisJobStore]:
 
 def test_an_announcement_wakes_all_subscribers(store: RedisJobStore, redis_url: str) -> None:
     async def scenario() -> None:
-        async with listening(redis_url) as one, listening(redis_url) as other:
-            # Given two who wait
-            waits = [asyncio.create_task(listener.wait(AN_HOUR_S)) for listener in (one, other)]
+        async with subscribed(redis_url) as one, subscribed(redis_url) as other:
+            # Given two waiting subscribers
+            waits = [asyncio.create_task(subscriber.wait(AN_HOUR_S)) for subscriber in (one, other)]
             for _ in range(10):
                 await asyncio.to_thread(store.ping)
             assert not any(wait.done() for wait in waits)
 
-            # When there is news
+            # When a change is announced
             await asyncio.to_thread(store.announce)
 
             # Then both wake up
@@ -57,7 +57,7 @@ def test_an_announcement_wakes_all_subscribers(store: RedisJobStore, redis_url: 
 
 def test_an_announcement_between_two_waits_is_not_missed(store: RedisJobStore, redis_url: str) -> None:
     async def scenario() -> None:
-        async with listening(redis_url) as announcements:
+        async with subscribed(redis_url) as announcements:
             for _ in range(3):
                 await asyncio.to_thread(store.announce)
                 await announcements.wait(AN_HOUR_S)
@@ -67,7 +67,7 @@ def test_an_announcement_between_two_waits_is_not_missed(store: RedisJobStore, r
 
 def test_a_wait_without_an_announcement_ends(redis_url: str) -> None:
     async def scenario() -> None:
-        async with listening(redis_url) as announcements:
+        async with subscribed(redis_url) as announcements:
             for _ in range(3):
                 await announcements.wait(0.01)
 
@@ -76,7 +76,7 @@ def test_a_wait_without_an_announcement_ends(redis_url: str) -> None:
 
 def test_a_cancelled_wait_does_not_disturb_the_next_one(store: RedisJobStore, redis_url: str) -> None:
     async def scenario() -> None:
-        async with listening(redis_url) as announcements:
+        async with subscribed(redis_url) as announcements:
             wait = asyncio.create_task(announcements.wait(AN_HOUR_S))
             await asyncio.to_thread(store.ping)
             wait.cancel()

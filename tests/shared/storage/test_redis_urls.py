@@ -153,7 +153,7 @@ def test_a_worker_refuses_an_unknown_certificate(tls_port: int, other_ca: Path) 
         connection.default_channel.client.ping()
 
 
-# What is refused at the start
+# URLs that are refused at the start
 
 
 @pytest.mark.parametrize(

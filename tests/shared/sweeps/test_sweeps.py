@@ -34,7 +34,7 @@ def with_trials(count: int, **changes: Any) -> Sweep:
     return sweep
 
 
-# What may follow what
+# Transitions
 
 
 def test_a_sweep_is_over_with_the_last_of_its_trials() -> None:
@@ -182,7 +182,7 @@ def make(spec: SweepSpec) -> Any:
     return partial(new_sweep, spec=spec, name=None)
 
 
-def test_sweeps_are_stored_and_listed_and_open_ones_are_found(store: SweepStore) -> None:
+def test_sweeps_are_stored_listed_and_filtered_by_whether_they_are_open(store: SweepStore) -> None:
     first, second, third = (store.create(make(a_spec()))[0] for _ in range(3))
     store.update(second.id, cancel)
 
@@ -194,14 +194,14 @@ def test_sweeps_are_stored_and_listed_and_open_ones_are_found(store: SweepStore)
     assert ([sweep.id for sweep in rest.sweeps], rest.has_more) == ([first.id], False)
 
 
-def test_an_unknown_sweep_is_unknown(store: SweepStore) -> None:
+def test_an_unknown_sweep_raises(store: SweepStore) -> None:
     with pytest.raises(UnknownSweep):
         store.get("nothing")
     with pytest.raises(UnknownSweep):
         store.update("nothing", cancel)
 
 
-def test_one_key_makes_one_sweep(store: SweepStore) -> None:
+def test_one_key_creates_one_sweep(store: SweepStore) -> None:
     first, is_new = store.create(make(a_spec()), Idempotency("k", "d"))
     again, is_new_again = store.create(make(a_spec()), Idempotency("k", "d"))
 
@@ -211,7 +211,7 @@ def test_one_key_makes_one_sweep(store: SweepStore) -> None:
         store.create(make(a_spec()), Idempotency("k", "other"))
 
 
-def test_writers_at_once_lose_no_trial(store: SweepStore) -> None:
+def test_concurrent_writers_lose_no_trial(store: SweepStore) -> None:
     sweep, _ = store.create(make(a_spec(n_trials=8)))
 
     def add(_: int) -> None:
