@@ -15,7 +15,7 @@ from shared.jobs.store import RedisJobStore
 from shared.settings import Settings, read_settings
 from shared.storage.celery_app import Broker
 
-PASSWORD = "p@ss:w/ö%rd #1?"  # noqa: S105 - every character that means something in a URL
+PASSWORD = "p@ss:w/ö%rd #1?"  # noqa: S105 - characters with a meaning in URLs
 
 
 @pytest.fixture

@@ -155,7 +155,7 @@ def test_an_expired_lease_is_taken_over_and_counts_as_a_crash() -> None:
     assert after.started_at == before.started_at
 
 
-@pytest.mark.parametrize("name", ["renew", *(f"{f}-{s}" for f in ("finish", "hand_back") for s in JobStatus)])
+@pytest.mark.parametrize("name", ["renew", *(f"{f}-{s}" for f in ("finish", "release") for s in JobStatus)])
 @pytest.mark.parametrize("true_fence", [FENCE - 1, FENCE + 1])
 def test_a_worker_with_another_fence_changes_nothing(name: str, true_fence: int) -> None:
     call, now = CALLS[name]
