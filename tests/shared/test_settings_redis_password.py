@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -39,14 +40,15 @@ def guarded_redis(tmp_path: Path) -> Iterator[str]:
 
 
 def test_the_job_store_and_the_queue_need_the_password_file(guarded_redis: str, file: Path) -> None:
-    RedisJobStore(Settings(redis_url=guarded_redis, redis_password_file=file).redis_url).ping()
-    broker = Broker(Settings(redis_url=guarded_redis, redis_password_file=file))
-    broker.enqueue_training("a-job")
-    assert broker.waiting() == 1
-    broker.close()
+    settings = Settings(redis_url=guarded_redis, redis_password_file=file)
+    with closing(RedisJobStore(settings.redis_url)) as store, closing(Broker(settings)) as broker:
+        store.ping()
+        broker.enqueue_training("a-job")
+        assert broker.waiting() == 1
 
-    with pytest.raises(StoreUnavailable):
-        RedisJobStore(Settings(redis_url=guarded_redis).redis_url).ping()
+    without_password = Settings(redis_url=guarded_redis)
+    with closing(RedisJobStore(without_password.redis_url)) as store, pytest.raises(StoreUnavailable):
+        store.ping()
 
 
 @pytest.mark.parametrize(

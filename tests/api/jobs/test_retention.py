@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import closing
 from datetime import datetime, timedelta
 from functools import partial
 
@@ -26,13 +28,15 @@ from tests.shared.examples import a_job, a_spec
 
 
 @pytest.fixture
-def store(redis_url: str) -> RedisJobStore:
-    return RedisJobStore(redis_url)
+def store(redis_url: str) -> Iterator[RedisJobStore]:
+    with closing(RedisJobStore(redis_url)) as store:
+        yield store
 
 
 @pytest.fixture
-def sweeps(redis_url: str) -> RedisSweepStore:
-    return RedisSweepStore(redis_url)
+def sweeps(redis_url: str) -> Iterator[RedisSweepStore]:
+    with closing(RedisSweepStore(redis_url)) as sweeps:
+        yield sweeps
 
 
 @pytest.fixture

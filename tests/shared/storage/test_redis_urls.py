@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -118,32 +119,54 @@ def test_redis_by_tls_with_a_private_ca_serves_api_and_workers(tls_port: int, ce
     assert_all_meet(Settings(redis_url=f"rediss://localhost:{tls_port}/0", redis_ca=certificates.ca))
 
 
-def connections(settings: Settings) -> Iterator[object]:
-    """One call per part that connects to Redis."""
-    yield lambda: RedisJobStore(settings.redis_url).ping()
-    yield lambda: asyncio.run(Announcements(settings.redis_url).wait(5))
-    yield lambda: Broker(settings).enqueue_training("a-job")
-    yield lambda: Broker(settings).waiting()
+def ping(settings: Settings) -> None:
+    with closing(RedisJobStore(settings.redis_url)) as store:
+        store.ping()
 
 
-@pytest.mark.parametrize("part", range(4), ids=["job store", "announcements", "sending", "counting"])
+def subscribe(settings: Settings) -> None:
+    async def wait() -> None:
+        announcements = Announcements(settings.redis_url)
+        try:
+            await announcements.wait(5)
+        finally:
+            await announcements.close()
+
+    asyncio.run(wait())
+
+
+def send(settings: Settings) -> None:
+    with closing(Broker(settings)) as broker:
+        broker.enqueue_training("a-job")
+
+
+def count(settings: Settings) -> None:
+    with closing(Broker(settings)) as broker:
+        broker.waiting()
+
+
+Connect = Callable[[Settings], None]
+PARTS: list[Connect] = [ping, subscribe, send, count]  # all parts of the API that connect to Redis
+
+
+@pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("trusted", ["nothing", "another CA"])
 def test_no_password_is_sent_to_a_redis_with_an_unknown_certificate(
-    part: int, trusted: str, tls_port: int, other_ca: Path, password_file: Path
+    part: Connect, trusted: str, tls_port: int, other_ca: Path, password_file: Path
 ) -> None:
     ca = None if trusted == "nothing" else other_ca
     settings = Settings(redis_url=f"rediss://localhost:{tls_port}/0", redis_ca=ca, redis_password_file=password_file)
 
     with pytest.raises(StoreUnavailable, match="certificate verify failed"):
-        list(connections(settings))[part]()  # type: ignore[operator]
+        part(settings)
 
 
-@pytest.mark.parametrize("part", range(4), ids=["job store", "announcements", "sending", "counting"])
-def test_a_certificate_for_another_host_is_refused(part: int, tls_port: int, certificates: Certificates) -> None:
+@pytest.mark.parametrize("part", PARTS)
+def test_a_certificate_for_another_host_is_refused(part: Connect, tls_port: int, certificates: Certificates) -> None:
     settings = Settings(redis_url=f"rediss://127.0.0.1:{tls_port}/0", redis_ca=certificates.ca)
 
     with pytest.raises(StoreUnavailable, match=r"certificate is not valid for '127\.0\.0\.1'"):
-        list(connections(settings))[part]()  # type: ignore[operator]
+        part(settings)
 
 
 def test_a_worker_refuses_an_unknown_certificate(tls_port: int, other_ca: Path) -> None:
