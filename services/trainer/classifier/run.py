@@ -13,11 +13,11 @@ import torch
 
 from services.trainer.classifier.files import export_classifier
 from services.trainer.classifier.training import ClassifierState, class_accuracies, train
-from services.trainer.data.datasets import ImageDataset, has_test_split, load_test_split
+from services.trainer.data.datasets import ImageDataset, has_test_split, load_dataset, load_test_split
+from services.trainer.data.progress import loading_progress
 from services.trainer.distributed.devices import reserved_gpus
 from services.trainer.runs.checkpoint import Checkpoints, check_config, describe_data, load_newest
 from services.trainer.runs.device import device_name, pick_device
-from services.trainer.runs.run import load_with_events
 from services.trainer.runs.spec import run_folder
 from shared.configs.classifier import ClassifierConfig
 from shared.errors import BadDataset
@@ -70,7 +70,8 @@ def _train_on(
     should_stop: Callable[[], StopSignal | None],
 ) -> ClassifierManifest | None:
     send_event = event_sender(send)
-    images = load_with_events(spec.dataset, settings, send_event)
+    cache, on_progress = settings.data / "cache", loading_progress(send_event)
+    images = load_dataset(settings.dataset_root, spec.dataset, cache=cache, on_progress=on_progress)
     test = _load_test_images(spec.dataset, images.classes, settings, send_event)
     images = images.to(device)
     state = ClassifierState(spec.config, len(images.classes), device)
@@ -143,7 +144,8 @@ def _load_test_images(name: str, classes: tuple[str, ...], settings: Settings, s
             f"data set {name} has no test split, which a classifier needs to measure its accuracy: put images that it "
             f"is not trained on into {settings.dataset_root / name / 'test'}/<class>"
         )
-    test = load_test_split(settings.dataset_root, name, classes, cache=settings.data / "cache")
+    cache, on_progress = settings.data / "cache", loading_progress(send_event)
+    test = load_test_split(settings.dataset_root, name, classes, cache=cache, on_progress=on_progress)
     counts = test.labels.bincount(minlength=len(classes)).tolist()
     if empty := [label for label, count in zip(classes, counts, strict=True) if not count]:
         send_event("warning", f"the test split has no images of {', '.join(empty)}; their accuracy is not measured")

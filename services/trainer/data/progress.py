@@ -1,10 +1,14 @@
-"""Limits how often a long operation sends its progress."""
+"""Sends the progress of long operations, but not too often."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from typing import ParamSpec
+
+from shared.jobs.trainer_messages import SendEvent
+
+LOADING_EVERY_S = 10.0  # between two events while images are read; KILN_STALL_S is far longer
 
 P = ParamSpec("P")
 
@@ -20,3 +24,12 @@ def at_most_every(interval_s: float, call: Callable[P, None]) -> Callable[P, Non
             call(*args, **kwargs)
 
     return forward
+
+
+def loading_progress(send_event: SendEvent) -> Callable[[int, int], None]:
+    """For `load_dataset`: sends `loading: 1,200 of 7,200 files` about every ten seconds."""
+
+    def send(count: int, total: int) -> None:
+        send_event("loading", f"loading: {count:,} of {total:,} files", files=count, total=total)
+
+    return at_most_every(LOADING_EVERY_S, send)

@@ -10,7 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from services.trainer.data.augment import to_bytes
-from services.trainer.data.datasets import ImageDataset, has_test_split, load_test_split
+from services.trainer.data.datasets import (
+    ImageDataset,
+    OnProgress,
+    has_test_split,
+    ignore_progress,
+    load_test_split,
+)
 from services.trainer.data.sampler import Sampler
 from services.trainer.metrics.collapse import collapse_signals
 from services.trainer.metrics.distances import (
@@ -192,12 +198,21 @@ def make_evaluator(
 
 
 def open_evaluator(
-    extractor: Extractor, settings: Settings, name: str, dataset: ImageDataset, on_batch: OnBatch = ignore_batch
+    extractor: Extractor,
+    settings: Settings,
+    name: str,
+    dataset: ImageDataset,
+    *,
+    on_progress: OnProgress = ignore_progress,
+    on_batch: OnBatch = ignore_batch,
 ) -> Evaluator:
-    """An evaluator for the named data set; its test images, if any, are measured for comparison. Raises BadDataset."""
+    """An evaluator for the named data set; its test images, if any, are measured for comparison. Raises BadDataset.
+
+    `on_progress` is called after each test image that is read, `on_batch` after each batch that is measured.
+    """
     test, cache = None, settings.data / "cache"
     if has_test_split(settings.dataset_root, name):
-        test = load_test_split(settings.dataset_root, name, dataset.classes, cache=cache)
+        test = load_test_split(settings.dataset_root, name, dataset.classes, cache=cache, on_progress=on_progress)
     return make_evaluator(extractor, dataset, test, ArtifactStore(f"file://{cache}"), on_batch)
 
 

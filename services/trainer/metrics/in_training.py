@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import get_args
 
 from services.trainer.data.datasets import ImageDataset
-from services.trainer.data.progress import at_most_every
+from services.trainer.data.progress import at_most_every, loading_progress
 from services.trainer.metrics.evaluation import Evaluator, open_evaluator
 from services.trainer.metrics.extractor import find_extractor
 from services.trainer.training.sampling import NORM_IMAGES, standing_statistics
@@ -34,7 +34,10 @@ def open_evaluation(
     try:
         extractor = find_extractor("classifier", None, settings, state.device)
         on_batch = at_most_every(HEARTBEAT_S, lambda count: send_event("evaluation", f"{count:,} images measured"))
-        evaluator = open_evaluator(extractor, settings, dataset_name, dataset, on_batch)
+        on_progress = loading_progress(send_event)
+        evaluator = open_evaluator(
+            extractor, settings, dataset_name, dataset, on_progress=on_progress, on_batch=on_batch
+        )
     except KilnError as error:
         if rule := state.config.early_stop:
             problem = f"early_stop: {rule.metric} cannot be measured: {error}"

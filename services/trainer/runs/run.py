@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from services.trainer.data.datasets import ImageDataset, load_dataset
-from services.trainer.data.progress import at_most_every
+from services.trainer.data.datasets import load_dataset
+from services.trainer.data.progress import loading_progress
 from services.trainer.distributed.devices import reserved_gpus
 from services.trainer.distributed.processes import Ranks, started
 from services.trainer.metrics.in_training import open_evaluation
@@ -26,11 +26,9 @@ from services.trainer.runs.starting_points import apply_starting_point
 from services.trainer.training import loop
 from services.trainer.training.profiling import profiled
 from services.trainer.training.state import TrainState
-from shared.jobs.trainer_messages import MetricsLine, SendEvent, SendMessage, StopSignal, event_sender
+from shared.jobs.trainer_messages import MetricsLine, SendMessage, StopSignal, event_sender
 from shared.settings import Settings
 from shared.storage.artifacts import ArtifactStore
-
-LOADING_EVERY_S = 10.0  # between two events while images are read; KILN_STALL_S is far longer
 
 ShouldStop = Callable[[], StopSignal | None]
 
@@ -64,7 +62,8 @@ def _run(
     send_event = event_sender(send)
     root = settings.dataset_root
     send_event("loading", f"loading data set {spec.dataset} from {root}; CIFAR-10 is downloaded if absent")
-    dataset = load_with_events(spec.dataset, settings, send_event).to(device)
+    cache, on_progress = settings.data / "cache", loading_progress(send_event)
+    dataset = load_dataset(root, spec.dataset, cache=cache, on_progress=on_progress).to(device)
     state = build_state(spec.config, dataset, settings, ranks, send_event)
     place = device_name(device) if ranks.count == 1 else f"{ranks.count} x {device_name(device)}"
     send_event("started", f"{len(dataset):,} images of {len(dataset.classes)} classes, on {place}")
@@ -96,12 +95,3 @@ def _run(
     images_seen = restore_best(state, send_event) if isinstance(state, TrainState) else state.cur_nimg
     send(export_model(spec, state, dataset, settings, evaluator, images_seen=images_seen))
     return True
-
-
-def load_with_events(name: str, settings: Settings, send_event: SendEvent) -> ImageDataset:
-    """Loads the training images, with an event about every ten seconds. Raises BadDataset."""
-    on_progress = at_most_every(
-        LOADING_EVERY_S,
-        lambda count, total: send_event("loading", f"loading: {count:,} of {total:,} files", files=count, total=total),
-    )
-    return load_dataset(settings.dataset_root, name, cache=settings.data / "cache", on_progress=on_progress)

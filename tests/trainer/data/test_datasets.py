@@ -16,12 +16,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from services.trainer.data.datasets import CIFAR10_FOLDER, ImageDataset, Split, load_dataset, load_test_split
+from services.trainer.data.progress import loading_progress
 from services.trainer.data.sampler import Sampler
-from services.trainer.runs.run import load_with_events
 from shared.errors import BadDataset
 from shared.jobs.record import Reason
 from shared.jobs.trainer_messages import FailureLine, parse_line
-from shared.settings import Settings
 from tests.trainer.small import EventLog
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -207,11 +206,11 @@ def test_loading_reports_every_file(tmp_path: Path) -> None:
 
 def test_a_run_sends_its_progress_while_it_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Given a data set that takes longer to read than the interval between two events
-    monkeypatch.setattr("services.trainer.runs.run.LOADING_EVERY_S", 0.0)
+    monkeypatch.setattr("services.trainer.data.progress.LOADING_EVERY_S", 0.0)
     for i in range(3):
-        write(tmp_path / f"datasets/pets/train/cats/{i}.png", noise())
+        write(tmp_path / f"pets/train/cats/{i}.png", noise())
     events = EventLog()
-    load_with_events("pets", Settings(data=tmp_path, datasets=tmp_path / "datasets"), events)
+    load_dataset(tmp_path, "pets", on_progress=loading_progress(events))
     assert events == [("loading", f"loading: {count} of 3 files") for count in (1, 2, 3)]
 
 

@@ -143,8 +143,12 @@ def test_a_long_evaluation_sends_progress_events(
 ) -> None:
     # The supervisor kills a trainer that sends nothing for long.
     monkeypatch.setattr("services.trainer.metrics.in_training.HEARTBEAT_S", 0.0)
+    monkeypatch.setattr("services.trainer.data.progress.LOADING_EVERY_S", 0.0)
     uncached = settings.model_copy(update={"data": tmp_path})
-    assert ("evaluation", "40 images measured") in evaluator_events(uncached, small_config(**EVERY_TICK))
+    events = evaluator_events(uncached, small_config(**EVERY_TICK))
+    # Reading the test images counts, too
+    assert ("loading", "loading: 40 of 40 files") in events
+    assert ("evaluation", "40 images measured") in events
 
 
 def stop_on(metric: str, **overrides: Any) -> TrainConfig:
