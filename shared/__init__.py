@@ -1,1 +1,1 @@
-"""The contract between the services: records, stores, configs and settings. Without torch, onnxruntime and FastAPI."""
+"""The contract between the services: records, stores, configs and settings. No torch, onnxruntime or FastAPI."""

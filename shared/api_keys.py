@@ -1,4 +1,4 @@
-"""API keys and their scopes. Kiln keeps only the SHA-256 of a key; its text is in no object, log line or error."""
+"""API keys and their scopes. Kiln stores only the SHA-256 of a key; no object, log line or error contains its text."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def parse_keys(entries: Iterable[str], source: str) -> tuple[ApiKey, ...]:
             raise InvalidInput.of(source, f"entry {number}", "repeats the name or the key of an earlier entry")
         keys.append(key)
     if not keys:
-        # The setting is there to restrict access. An empty list would admit everyone.
+        # The setting restricts access. An empty list would admit everyone.
         raise InvalidInput.of(source, None, "contains no key; add one, or unset it to admit everyone")
     return tuple(keys)
 

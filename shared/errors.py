@@ -1,4 +1,4 @@
-"""The exception tree: every error that Kiln raises on purpose. The API maps it to HTTP statuses elsewhere.
+"""The exceptions that Kiln raises on purpose. services/api/errors.py maps them to HTTP statuses.
 
 KilnError
 ├── InvalidInput             unusable values; each problem names a field and its value
@@ -113,7 +113,7 @@ class InvalidInput(KilnError):
 
 
 class NotFound(KilnError):
-    """No record or file of that name exists."""
+    """No record or file has this name."""
 
     kind = "thing"
 

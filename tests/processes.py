@@ -22,7 +22,7 @@ from shared.settings import Settings
 ROOT = Path(__file__).parents[1]
 T = TypeVar("T")
 
-PATIENCE_S = 240.0  # after this time a test stops waiting and fails; it is no measure of speed
+PATIENCE_S = 240.0  # after this time a test stops waiting and fails; it does not measure speed
 
 
 class Stack:

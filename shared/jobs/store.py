@@ -34,7 +34,7 @@ Metrics = dict[str, float]  # one row of the series; `nimg` is its position
 
 Events = Sequence[Event] | Callable[[Job], Sequence[Event]]  # or a function of the changed job that returns them
 
-EVENTS_KEPT = 10_000
+MAX_EVENTS = 10_000  # per job
 TOKEN_TTL_S = 24 * 3600  # far longer than a worker repeats one write
 TOMBSTONE_TTL_S = 7 * 24 * 3600  # after that, no worker still believes that it owns a deleted job
 
@@ -129,7 +129,7 @@ class RedisJobStore:
             after = change(before, from_redis(pipe.time()))
             new_events = events(after) if callable(events) else events
             if after == before and not metrics and not new_events:
-                return before  # and the token of the last write stays: its worker may be about to repeat that write
+                return before  # keep the token of the last write, because its worker may be about to repeat it
             pipe.multi()
             self._write(pipe, before, after)
             pipe.set(last_token, token, ex=TOKEN_TTL_S)
@@ -139,7 +139,7 @@ class RedisJobStore:
         return transact(self._redis, record, attempt)
 
     def restore(self, job: Job, metrics: Sequence[Metrics], events: Sequence[Event]) -> bool:
-        """Stores a job that Redis has lost, as its worker knows it. Returns False if the job is there after all.
+        """Stores a job that Redis has lost, from its worker's copy. Returns False if Redis still has the job.
 
         Raises StaleFence if a user has deleted the job.
         """
@@ -206,7 +206,7 @@ class RedisJobStore:
         return [_event(entry_id, fields) for entry_id, fields in entries]
 
     def announce(self) -> None:
-        """Tells every API that a model was published or an alias has moved (`shared.storage.pubsub`)."""
+        """Informs every API that a model was published or an alias has moved (`shared.storage.pubsub`)."""
         with redis_errors():
             self._redis.publish(CHANNEL, "changed")
 
@@ -233,7 +233,7 @@ class RedisJobStore:
             pipe.zadd(key("metrics", job_id), {json.dumps(row): row["nimg"]})
         for event in events:
             fields = event.model_dump(include={"kind", "message"}) | {"data": json.dumps(event.data)}
-            pipe.xadd(key("events", job_id), fields, maxlen=EVENTS_KEPT)
+            pipe.xadd(key("events", job_id), fields, maxlen=MAX_EVENTS)
 
 
 _UNSENT = key("jobs", "unsent")

@@ -1,1 +1,1 @@
-"""Where data is kept: the artifact store, the model registry, Redis and the Celery queue."""
+"""Where data is stored: the artifact store, the model registry, Redis and the Celery queue."""

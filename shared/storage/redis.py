@@ -1,4 +1,4 @@
-"""Shared by all record stores in Redis: connection, keys, clock, atomic writes, idempotency keys and errors."""
+"""The basis of all record stores in Redis: connection, keys, clock, atomic writes, idempotency keys and errors."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def redis_errors() -> Iterator[None]:
     except WatchError:
         raise
     except ResponseError as error:
-        message = str(error).rpartition("caused error: ")[2]  # redis-py quotes the command, and with it the job, first
+        message = str(error).rpartition("caused error: ")[2]  # redis-py puts the command, which contains the job, first
         if not isinstance(error, _REFUSAL_ERRORS) and not message.startswith(_REFUSAL_CODES):
             raise
         raise StoreUnavailable(f"the job store takes no writes: {message}") from error
@@ -106,7 +106,7 @@ def create_once(
 ) -> str:
     """Stores a new record with `write(pipe)`, unless the Idempotency-Key has made one before.
 
-    Returns the id of the record that the key stands for: `record_id`, or that of the first request with the key.
+    Returns the id of the record that belongs to the key: `record_id`, or that of the first request with the key.
     Raises IdempotencyMismatch if the first request had another body, StoreUnavailable, and EvictingStore.
     """
     require_no_eviction(client)

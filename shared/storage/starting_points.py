@@ -1,6 +1,6 @@
 """Finds the checkpoints and weights of earlier jobs that a new run can start from.
 
-A job keeps its two newest checkpoints (networks, optimizers, position), and of every snapshot the networks' weights.
+A job keeps its two newest checkpoints (networks, optimizers, position), and the networks' weights of every snapshot.
 """
 
 from __future__ import annotations

@@ -107,7 +107,7 @@ class Objective(_Record):
 
 
 class SweepSpec(_Record):
-    """What a sweep searches: preset, search space, objective, and the settings of the search."""
+    """The specification of a sweep: preset, search space, objective, and the settings of the search."""
 
     preset: str
     dataset: str

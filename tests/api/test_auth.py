@@ -65,8 +65,8 @@ def test_every_route_has_a_scope_or_is_open_on_purpose(guarded: TestClient) -> N
 def test_a_route_accepts_keys_with_its_scope_only(guarded: TestClient) -> None:
     for method, path, scope in routes(guarded):
         answers = {
-            who: guarded.request(method, path.replace("{", "").replace("}", ""), headers=bearer(key)).status_code
-            for who, key in (KEYS | {"stranger": STRANGER}).items()
+            owner: guarded.request(method, path.replace("{", "").replace("}", ""), headers=bearer(key)).status_code
+            for owner, key in (KEYS | {"stranger": STRANGER}).items()
         }
         answers["nobody"] = guarded.request(method, path).status_code
         if scope is None:
@@ -120,7 +120,9 @@ def test_a_key_may_have_several_scopes(settings: Settings) -> None:
 
 def test_keys_can_be_read_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "keys"
-    file.write_text(f"# who has which\n\nci:read+train:{KEYS['read']}  # until spring\nweb:generate:{KEYS['train']}\n")
+    file.write_text(
+        f"# owners and keys\n\nci:read+train:{KEYS['read']}  # until spring\nweb:generate:{KEYS['train']}\n"
+    )
     monkeypatch.setenv("KILN_API_KEYS_FILE", str(file))
 
     assert [(key.name, sorted(key.scopes)) for key in read_settings().keys] == [

@@ -117,10 +117,10 @@ def run(command: list[str], stack: Stack, folder: Path, **environment: str) -> s
 
 
 def sizes(folder: Path) -> dict[str, tuple[int, int]]:
-    """Width and height of every PNG in the folder. Raises an error for a file that is no PNG, as an API error is."""
-    found = {}
+    """Width and height of every PNG in the folder. Fails for other files, such as a saved error response."""
+    png_sizes = {}
     for path in sorted(folder.glob("*.png")):
         with Image.open(path) as image:
             assert image.format == "PNG"
-            found[path.name] = image.size
-    return found
+            png_sizes[path.name] = image.size
+    return png_sizes

@@ -13,7 +13,7 @@ from shared.settings import Settings
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rank", type=int, required=True, help="number of this process, from 1")
     parser.add_argument("--parent", type=int, required=True, help="process id of the first process")
-    parser.add_argument("--meet", required=True, help="file at which the processes meet")
+    parser.add_argument("--meet", required=True, help="file through which the processes find each other")
 
 
 def rank(settings: Settings, options: argparse.Namespace) -> int:

@@ -35,7 +35,7 @@ def restart_without_capture(
 ) -> NoReturn:
     """Replaces this process by one that runs `python -m services.trainer <arguments>` with `-capture`.
 
-    A failed capture can leave CUDA unusable, which only a new program image mends. The process id stays, so that a
+    A failed capture can leave CUDA unusable until the program is loaded again. The process id stays, so that a
     supervisor sees one training process. `standard_input` is text that the new program reads.
     """
     # A stop signal from now on waits for the handlers of the new program; one that came before is sent again.

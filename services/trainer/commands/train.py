@@ -1,7 +1,7 @@
-"""`python -m services.trainer train`: trains a preset by hand, or a job under a supervisor.
+"""`python -m services.trainer train`: trains a preset from the command line, or a job under a supervisor.
 
-By hand it prints for people and publishes the model itself. With --job it reads a job from standard input, writes one
-JSON message per line to standard output, and leaves publishing to the supervisor that started it.
+From the command line, it prints text for people and publishes the model itself. With --job it reads a job from
+standard input, writes one JSON message per line to standard output, and leaves publishing to its supervisor.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def _run_job(settings: Settings, parent_pid: int) -> int:
 
 
 def _train(job: Job, settings: Settings, send: SendMessage, stop: StopFlag) -> bool:
-    """Trains a GAN or a classifier, as the job says. False if a signal stopped it before the end."""
+    """Trains a GAN or a classifier, depending on the job. False if a signal stopped it before the end."""
     if not isinstance(job.config, TrainConfig):
         from services.trainer.classifier.run import run_job
 

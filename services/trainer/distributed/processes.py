@@ -2,8 +2,8 @@
 
 Every process draws the same random numbers for the whole batch and keeps its own shard of them. Gradients are averaged
 and batch norm takes its statistics over all shards (sync_batch_norm.py), so the result equals that of one device with
-the whole batch, but for rounding. Torch's DistributedDataParallel cannot be differentiated twice, as the gradient
-penalty requires. The decision is recorded in .
+the whole batch, up to rounding. Torch's DistributedDataParallel cannot be differentiated twice, as the gradient
+penalty requires. docs/explanation/decisions/0003-several-gpus.md gives the reasons.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 from shared.errors import TrainingFailed
 
-# The other processes wait while the first one evaluates, saves or reads a large data set, for as long as that takes. If
-# it dies they die with it, and if it hangs its supervisor ends it, so no wait needs a limit.
+# The other processes wait while the first one evaluates, saves or reads a large data set. If the first one dies, they
+# die with it; if it hangs, its supervisor kills it. So no wait needs a limit.
 TIMEOUT = timedelta(days=365)
 
 
@@ -105,7 +105,7 @@ def joined(rank: int, count: int, rendezvous: str) -> Iterator[Ranks]:
 
 @contextmanager
 def started(count: int, description: str) -> Iterator[Ranks]:
-    """Starts the other processes and joins them as the first. `description` is what `trainer rank` reads of the run."""
+    """Starts the other processes and joins them as the first. They read the run from `description` (runs/rank.py)."""
     if count == 1:
         yield ALONE
         return

@@ -1,1 +1,1 @@
-"""Quality metrics of generated images, each with the protocol it was measured by."""
+"""Quality metrics of generated images, each with its measurement protocol."""

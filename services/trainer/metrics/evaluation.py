@@ -1,4 +1,4 @@
-"""Evaluates a generator: metrics of its images and of real ones, with the protocol they were measured by."""
+"""Evaluates a generator: metrics of its images and of real ones, with their measurement protocol."""
 
 from __future__ import annotations
 

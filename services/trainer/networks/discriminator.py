@@ -1,4 +1,4 @@
-"""What every discriminator offers: scores, and class logits where the config has a class loss."""
+"""The base class of all discriminators: scores, and class logits if the config has a class loss."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _RENAMED = {"class_filters": "class_projection"}  # in checkpoints that older ve
 
 
 class Discriminator(nn.Module):
-    """(images [N, 3, 32, 32], labels [N]) -> scores [N]; subclasses define `forward_with_logits`."""
+    """(images [N, 3, 32, 32], labels [N]) -> scores [N]. Subclasses define `forward_with_logits`."""
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
         return self.forward_with_logits(images, labels)[0]

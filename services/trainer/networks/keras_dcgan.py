@@ -1,7 +1,4 @@
-"""The networks of report 2: a small DCGAN as Keras builds it, with the options that the report compares.
-
-FIRST_PX, LAST_PX = 8, 8  # the generator's first image size, and the size that the discriminator flattens
-"""
+"""The networks of report 2: a small DCGAN as Keras builds it, with the options that the report compares."""
 
 from __future__ import annotations
 

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from services.trainer.networks.cpu.resample import double_filters, halve_filters
 from services.trainer.networks.cpu.winograd import conv4x4, conv_transpose4x4, lay_out_weight
 
-# Winograd's transforms cost more than its products save below this width: docs/explanation/performance.md. oneDNN's own
-# convolutions gain from wide vectors, and the transforms, which wait for memory, do not.
-FEWEST_CHANNELS = 128 if torch.backends.cpu.get_cpu_capability() == "AVX512" else 16
+# With fewer channels, Winograd's transforms cost more than its products save: docs/explanation/performance.md. Wide
+# vectors speed up oneDNN's convolutions, but not the transforms, which wait for memory.
+MIN_WINOGRAD_CHANNELS = 128 if torch.backends.cpu.get_cpu_capability() == "AVX512" else 16
 
-# In bf16 products are so fast that adding up the taps takes longer in smaller images: docs/explanation/performance.md.
-SMALLEST_PX_IN_BF16 = 16
+# In bf16, adding up the taps takes longer than the saved products for smaller images: docs/explanation/performance.md.
+MIN_BF16_RESAMPLE_PX = 16
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -32,7 +32,7 @@ class Products:
     """The algorithms that convolutions may use in place of torch's own. They are faster on a CPU."""
 
     winograd: bool = False  # 4x4 convolutions as matrix products: cpu/winograd.py
-    resample: bool = False  # doubling and pooling folded into 3x3 convolutions: cpu/resample.py
+    resample: bool = False  # upsampling and pooling merged with 3x3 convolutions: cpu/resample.py
 
 
 PLAIN_PRODUCTS = Products()
@@ -43,7 +43,7 @@ class Conv4x4(nn.Conv2d):
 
     def __init__(self, c_in: int, c_out: int, products: Products) -> None:
         super().__init__(c_in, c_out, 4, 2, 1, bias=False)
-        self.is_fast = products.winograd and min(c_in, c_out) >= FEWEST_CHANNELS
+        self.is_fast = products.winograd and min(c_in, c_out) >= MIN_WINOGRAD_CHANNELS
 
     def forward(self, x: Tensor) -> Tensor:
         return conv4x4(x, self.weight) if self.is_fast else super().forward(x)
@@ -54,7 +54,7 @@ class ConvTranspose4x4(nn.ConvTranspose2d):
 
     def __init__(self, c_in: int, c_out: int, products: Products) -> None:
         super().__init__(c_in, c_out, 4, 2, 1, bias=False)
-        self.is_fast = products.winograd and min(c_in, c_out) >= FEWEST_CHANNELS
+        self.is_fast = products.winograd and min(c_in, c_out) >= MIN_WINOGRAD_CHANNELS
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         return conv_transpose4x4(x, self.weight) if self.is_fast else super().forward(x, output_size)
@@ -115,11 +115,11 @@ class PooledConv3x3(nn.Conv2d):
 
 
 def _saves_time(x: Tensor, large_px: int) -> bool:
-    return large_px >= SMALLEST_PX_IN_BF16 or x.dtype == torch.float32
+    return large_px >= MIN_BF16_RESAMPLE_PX or x.dtype == torch.float32
 
 
 def lay_out_weights(network: nn.Module) -> None:
-    """Reorders weights in memory as Winograd's products read them fastest. Values stay."""
+    """Reorders weights in memory for Winograd's products; their values stay the same."""
     for module in network.modules():
         # Spectral norm computes the weight anew in each step, so its order cannot be chosen here.
         if isinstance(module, Conv4x4) and module.is_fast and "weight" in module._parameters:
@@ -127,7 +127,7 @@ def lay_out_weights(network: nn.Module) -> None:
 
 
 def with_plain_products(network: Network) -> Network:
-    """A copy that multiplies as torch does: the form that can be exported."""
+    """A copy that uses torch's own convolutions, which can be exported."""
     network = copy.deepcopy(network)
     for module in network.modules():
         if isinstance(

@@ -20,8 +20,8 @@ from shared.errors import BadConfig, CorruptArtifact, EnvironmentFailed
 from shared.jobs.trainer_messages import MetricsLine, SendEvent, SendMessage, event_sender
 from shared.storage.artifacts import ArtifactStore
 
-KEPT = 2
-LEFTOVER_AGE_S = 3600.0  # no live process is still writing an unfinished file of this age
+MAX_CHECKPOINTS = 2
+LEFTOVER_AGE_S = 3600.0  # an unfinished file of this age belongs to no live process
 _MAGIC = b"KILNCKP1"
 _DIGEST_BYTES = hashlib.sha256().digest_size
 
@@ -34,9 +34,9 @@ class Checkpoints:
         self._prefix = f"jobs/{run_id}/checkpoints"
 
     def save(self, nimg: int, state: dict[str, Any]) -> None:
-        """Stores a checkpoint atomically, then drops the oldest beyond KEPT."""
+        """Stores a checkpoint atomically, then drops the oldest beyond MAX_CHECKPOINTS."""
         self._artifacts.write(f"{self._prefix}/{self._attempt:04d}-{nimg:012d}.ckpt", pack(state))
-        for name in self._artifacts.list(self._prefix)[:-KEPT]:
+        for name in self._artifacts.list(self._prefix)[:-MAX_CHECKPOINTS]:
             self._artifacts.delete(f"{self._prefix}/{name}")
 
     def load_newest(self, on_corrupt: Callable[[str, str], None]) -> dict[str, Any] | None:
@@ -47,16 +47,18 @@ class Checkpoints:
             try:
                 return unpack(self._artifacts.read(f"{self._prefix}/{names[-1]}"))
             except FileNotFoundError:
-                missing.add(names[-1])  # a worker that lost this job still runs, and replaced the file by a newer one
+                missing.add(
+                    names[-1]
+                )  # a worker that lost this job still runs, and has replaced the file by a newer one
             except CorruptArtifact as error:
                 on_corrupt(names[-1], str(error))
-                # Deleted, or the next save would count it as one of the two to keep.
+                # Delete it; otherwise the next save would keep it as one of the newest two.
                 self._artifacts.delete(f"{self._prefix}/{names[-1]}")
         return None
 
 
 def describe_data(dataset: ImageDataset) -> dict[str, Any]:
-    """What checkpoints and snapshots record of their data set."""
+    """The description of a data set that checkpoints and snapshots store."""
     return {"classes": list(dataset.classes), "digest": dataset.digest, "images": len(dataset)}
 
 
@@ -75,7 +77,7 @@ def check_config(saved: dict[str, Any], config: TrainConfig | ClassifierConfig) 
 def check_data(saved: dict[str, Any], dataset: ImageDataset, send_event: SendEvent) -> None:
     """Compares the data set with the one of a checkpoint: other images are a warning event.
 
-    Raises EnvironmentFailed for other classes, because the networks would take one class for another.
+    Raises EnvironmentFailed for other classes, because the networks would confuse classes.
     """
     data = saved.get("data")
     if data is None:  # a checkpoint of an older version

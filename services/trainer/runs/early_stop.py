@@ -9,7 +9,7 @@ LOWER_IS_BETTER = {"fid"}
 
 
 class EarlyStopping:
-    """Watches the metrics series of a run. All it remembers is in the state, so that resumed runs remember it too."""
+    """Watches the metrics series of a run. Its memory is part of the state, so a resumed run continues with it."""
 
     def __init__(self, state: TrainState, send_event: SendEvent) -> None:
         self._state, self._send_event = state, send_event

@@ -71,7 +71,7 @@ def rehearse_export(
     settings: Settings,
     evaluator: Evaluator | None,
 ) -> None:
-    """Exports and evaluates the untrained generator, so that what cannot work at the end fails before training.
+    """Exports and evaluates the untrained generator, so that an export that cannot work fails before training.
 
     Leaves the state and torch's CPU random state as they were. Raises ParityFailed, BadConfig, OSError.
     """
@@ -87,14 +87,14 @@ def rehearse_export(
 
 
 def _export_folder(spec: RunSpec, settings: Settings) -> Path:
-    # One folder per attempt: a trainer whose worker is gone may still be writing to its own.
+    # One folder per attempt: a trainer that lost its worker may still write to the folder of its attempt.
     folder = run_folder(settings, spec.run_id) / f"export-{spec.attempt}"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
 def _manifest(spec: RunSpec, state: Resumable, dataset: ImageDataset, parity: Parity) -> ModelManifest:
-    """The manifest of the model as it is now, without metrics."""
+    """The manifest of the model in its present state, without metrics."""
     config = spec.config
     return ModelManifest(
         id=model_id_of(spec.run_id, spec.preset),
@@ -119,9 +119,9 @@ def grid_png(images: Tensor) -> bytes:
     count, _, height, width = images.shape
     columns = min(10, count)
     rows = -(-count // columns)
-    sheet = torch.zeros(rows * columns, 3, height, width, dtype=torch.uint8)
-    sheet[:count] = images
-    tiles = sheet.view(rows, columns, 3, height, width)
+    grid = torch.zeros(rows * columns, 3, height, width, dtype=torch.uint8)
+    grid[:count] = images
+    tiles = grid.view(rows, columns, 3, height, width)
     pixels = tiles.permute(0, 3, 1, 4, 2).reshape(rows * height, columns * width, 3)
     buffer = io.BytesIO()
     Image.fromarray(pixels.numpy()).save(buffer, "PNG")

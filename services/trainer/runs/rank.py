@@ -1,4 +1,4 @@
-"""What the second and further processes of a run on several devices do: train along, and send no messages."""
+"""Trains in the second and further processes of a run on several devices. They send no messages."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def describe_run(config: TrainConfig, dataset: str, settings: Settings, devices:
 
 
 def train_as_rank(description: str, rank: int, rendezvous: str) -> None:
-    """Trains with the first process, which sends its state, saves and exports."""
+    """Trains in step with the first process, which sends the initial state, saves and exports."""
     described = json.loads(description)
     settings = Settings(**described["settings"])
     config = TrainConfig.model_validate_json(json.dumps(described["config"]))

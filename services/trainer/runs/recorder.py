@@ -70,7 +70,7 @@ class Recorder:
 
     @contextmanager
     def _tolerate_full_disk(self, name: str, nimg: int) -> Iterator[None]:
-        """Warns and trains on: the previous checkpoint stays, and the next one may fit."""
+        """Warns and continues training: the previous checkpoint stays, and the next write may succeed."""
         try:
             yield
         except OSError as error:

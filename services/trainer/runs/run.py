@@ -73,7 +73,7 @@ def _run(
     is_resumed = restore(state, checkpoints, dataset, send)
     if not is_resumed and isinstance(state, TrainState):
         apply_starting_point(state, dataset.classes, artifacts, settings, send_event)
-        for row in state.metrics:  # those of the run that the checkpoint comes from
+        for row in state.metrics:  # rows of the run that wrote the checkpoint
             send(MetricsLine(row=row))
     if isinstance(state, TrainState) and ranks.count > 1:
         ranks.broadcast_bytes(pack(state.state_dict()))

@@ -1,4 +1,4 @@
-"""What to train and under which name."""
+"""Describes one run: its name, preset, config and data set."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ def continue_from(
         torch.set_rng_state(own_rng)
     state.wall_seconds = 0.0  # max_minutes counts this run's own time
     if source.early_stop != state.config.early_stop:
-        state.best = None  # it was the best by another rule
+        state.best = None  # the other run compared by another rule
     send_event("resumed", f"continuing from {reference} after {state.cur_nimg:,} images")
 
 
@@ -96,7 +96,7 @@ def _read(reference: str, artifacts: ArtifactStore, send_event: SendEvent) -> tu
             data = artifacts.read(point.key)
             return (unpack(data) if point.is_whole else _unpack_weights(data)), point
         except FileNotFoundError:
-            continue  # that job still trains, and replaced the file by a newer one
+            continue  # the other job is still training, and has replaced the file by a newer one
         except CorruptArtifact as error:
             send_event("warning", f"{point.key} is damaged and was skipped: {error}")
     raise BadConfig(f"{reference}: none of its checkpoints can be read")
@@ -140,7 +140,5 @@ def _check_classes(config: TrainConfig, saved: dict[str, Any], classes: tuple[st
 def _load(target: Any, saved: dict[str, Any]) -> None:
     try:
         target.load_state_dict(saved)
-    except (
-        RuntimeError
-    ) as error:  # for example another number of classes, which the data set decides and not the config
+    except RuntimeError as error:  # for example another number of classes, which depends on the data set
         raise BadConfig(f"its networks do not fit: {str(error).splitlines()[-1].strip()}") from None

@@ -15,7 +15,7 @@ Forward = TypeVar("Forward", bound=Callable[..., Any])
 
 
 def compiled(forward: Forward) -> Forward:
-    """The same function, compiled for each shape that it meets; it draws random numbers as eager code does."""
+    """The function, compiled for each input shape; it draws random numbers as eager code does."""
     return cast(Forward, torch.compile(forward, dynamic=False, options={"fallback_random": True}))
 
 
@@ -24,7 +24,7 @@ def check_compiler(state: TrainState, num_classes: int) -> str | None:
     if not state.runtime.compile:
         return None
     config, device = state.config, state.device
-    # With the shapes of training: the compiler's cache then has the code when training asks for it.
+    # With the shapes of training, so that training finds the code in the compiler's cache.
     z = state.ranks.local_shard(torch.zeros(config.batch_size, config.latent_dim, device=device))
     labels = torch.zeros(len(z), dtype=torch.int64, device=device) % num_classes
     generate = compiled(copy.deepcopy(state.generator))

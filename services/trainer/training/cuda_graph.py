@@ -1,4 +1,4 @@
-"""Records a training iteration as a CUDA graph and replays it, which spares the CPU the launch of each kernel.
+"""Records a training iteration as a CUDA graph and replays it, so that the CPU does not launch each kernel.
 
 The graph includes the double backward of the gradient penalty, which torch.compile cannot do.
 """
@@ -79,7 +79,7 @@ class CapturedIteration:
 
 @contextmanager
 def _capture_errors() -> Iterator[None]:
-    """Everything that fails inside is a CaptureFailed: libraries raise errors of many types during a capture."""
+    """Turns every exception into CaptureFailed, because libraries raise errors of many types during a capture."""
     try:
         yield
     except Exception as error:

@@ -1,6 +1,6 @@
 """The training loop: an iteration, averaging, and at intervals metrics, sample grids and checkpoints.
 
-The loop knows nothing of files, jobs or Redis: it calls `send(...)` and `should_stop()` and nothing else outside.
+The loop is independent of files, jobs and Redis: it reaches them through `send(...)` and `should_stop()` only.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class SamplesMessage:
 @dataclass(frozen=True)
 class CheckpointMessage:
     state: Resumable
-    is_snapshot: bool  # whether `snapshot_nimg` asks for it, so that its weights are kept after the run
+    is_snapshot: bool  # whether it is due by `snapshot_nimg`; then its weights are kept after the run
 
 
 Message = ProgressMessage | MetricsMessage | SamplesMessage | CheckpointMessage

@@ -1,4 +1,4 @@
-"""Which fast paths a run uses. None changes what is computed, so a resumed run may use others than before.
+"""Chooses the fast paths of a run. They change results by rounding only, so a resumed run may use other paths.
 
 With the same paths, a run on the CPU is reproducible to the bit; with other paths it differs by rounding.
 """
@@ -19,7 +19,7 @@ class Runtime:
 
     channels_last: bool = False  # the channels of a pixel are neighbours in memory
     winograd: bool = False  # 4x4 convolutions as nine matrix products; CPU only
-    resample: bool = False  # doubling and pooling of images folded into the convolution beside them; residual networks
+    resample: bool = False  # upsampling and pooling merged with the adjacent convolution; residual networks
     compile: bool = False  # torch.compile for everything that is not differentiated twice
     capture: bool = False  # the whole iteration as one CUDA graph; CUDA only
 
@@ -44,6 +44,6 @@ def choose_runtime(device: torch.device, settings: Settings) -> Runtime:
     changes = {word.lstrip("+-"): not word.startswith("-") for word in words if word.lstrip("+-") in FAST_PATHS}
     runtime = replace(runtime, **changes)
     is_cuda = device.type == "cuda"
-    # Compiled code would end and begin again at each of Winograd's autograd functions.
+    # Winograd's autograd functions would split the compiled code.
     winograd = runtime.winograd and not is_cuda and not runtime.compile
     return replace(runtime, capture=runtime.capture and is_cuda, winograd=winograd)

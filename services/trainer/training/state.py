@@ -35,7 +35,7 @@ WEIGHTED = {"gradient_penalty": "gp_weight", "class_loss_d": "class_weight", "cl
 
 
 class Resumable(Protocol):
-    """What messages, checkpoints and exports read of a run: a TrainState, or one for each class."""
+    """The part of a run's state that messages, checkpoints and exports read: of a TrainState or a PerClassState."""
 
     @property
     def config(self) -> TrainConfig: ...

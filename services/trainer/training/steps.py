@@ -64,8 +64,8 @@ def score_real_and_fake(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """D's scores of real and fake images [N] each, in fp32, and the real images' class logits.
 
-    One call scores both halves, except with batch norm, which would mix their statistics; `stacked_half` asks for
-    that. Spectral norm needs the single call: it allows one per step.
+    One call scores both halves, except with batch norm, which would mix their statistics. `stacked_half` mixes them
+    on purpose. Spectral norm needs the single call: it allows one per step.
     """
     is_stacked = state.config.d_batch == "stacked_half"
     if not is_stacked and any(isinstance(module, nn.BatchNorm2d) for module in state.discriminator.modules()):

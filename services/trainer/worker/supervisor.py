@@ -50,7 +50,7 @@ from shared.storage.model_registry import ModelRegistry, model_id_of
 log = logging.getLogger("kiln.supervisor")
 
 CANDIDATES = 10  # waiting jobs to try, because other workers claim them too
-HEARTBEAT_S = 0.5  # between two writes to the store, and so the longest delay of a cancel
+HEARTBEAT_S = 0.5  # between two writes to the store; also the longest delay of a cancel
 
 T = TypeVar("T")
 
@@ -73,7 +73,7 @@ class Supervisor:
         attempt = Attempt(job, self._store, self._registry, self._settings, self._stop)
         try:
             if self._is_published(job):
-                # A worker died between publishing and finishing: the model exists, and training it again is useless.
+                # A worker died between publishing and finishing. The model exists, so it is not trained again.
                 attempt.finish(JobStatus.SUCCEEDED, model_id=model_id_of(job.id, job.preset))
             else:
                 attempt.run()
@@ -289,7 +289,7 @@ class Attempt:
         try:
             return self.store.update(self.job.id, change, metrics, events, token)
         except UnknownJob:
-            # Redis restarted empty. This process holds nearly everything about the job.
+            # Redis restarted empty. This process has the job's record and metrics.
             rebuilt = Event(kind="rebuilt", message="the job store had lost this job; its worker restored it")
             self.store.restore(self.job, list(self.series.values()), [rebuilt])
             log.warning("job %s: the store had lost it; restored", self.job.id)

@@ -93,10 +93,10 @@ def test_pages_list_all_jobs_newest_first(client: TestClient) -> None:
 
 
 def test_jobs_are_filtered_by_status(client: TestClient) -> None:
-    kept, cancelled = (client.post("/jobs", json=TINY).json()["id"] for _ in range(2))
+    queued, cancelled = (client.post("/jobs", json=TINY).json()["id"] for _ in range(2))
     client.post(f"/jobs/{cancelled}/cancel")
 
-    assert [job["id"] for job in client.get("/jobs?status=queued").json()["data"]] == [kept]
+    assert [job["id"] for job in client.get("/jobs?status=queued").json()["data"]] == [queued]
     assert [job["id"] for job in client.get("/jobs?status=cancelled").json()["data"]] == [cancelled]
 
 

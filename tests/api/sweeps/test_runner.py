@@ -153,10 +153,12 @@ def test_the_field_that_decides_is_the_most_important(lab: Lab, direction: str) 
         "lr": {"type": "float", "low": 1e-5, "high": 1e-3, "log": True},
     }
     objective = {"metric": "loss_g", "direction": direction}
-    found = optuna_study.importances(lab.run(lab.start(n_trials=20, space=space, objective=objective), train_well))
+    importances = optuna_study.importances(
+        lab.run(lab.start(n_trials=20, space=space, objective=objective), train_well)
+    )
 
-    assert list(found) == ["lr", "flip"]
-    assert sum(found.values()) == pytest.approx(1)
+    assert list(importances) == ["lr", "flip"]
+    assert sum(importances.values()) == pytest.approx(1)
 
 
 # Failed trials

@@ -101,8 +101,8 @@ def test_deleting_removes_one_object_only(store: ArtifactStore) -> None:
     store.write("a/c", b"y")
 
     store.delete("a/b")
-    store.delete("a/b")  # gone already, which is no error
-    store.delete("never/there")
+    store.delete("a/b")  # deleting it again is no error
+    store.delete("never/written")
 
     assert store.list("a") == ["c"]
 

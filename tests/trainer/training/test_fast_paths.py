@@ -49,7 +49,7 @@ CASES: dict[str, TrainConfig] = {
 @pytest.fixture(autouse=True)
 def winograd_for_narrow_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     """The networks here are narrower than the width from which Winograd's products pay on some processors."""
-    monkeypatch.setattr(strided, "FEWEST_CHANNELS", 16)
+    monkeypatch.setattr(strided, "MIN_WINOGRAD_CHANNELS", 16)
 
 
 def trained(

@@ -1,7 +1,7 @@
-"""Filters that fold nearest-neighbour doubling or mean pooling into the 3x3 convolution beside it.
+"""Filters that merge nearest-neighbour upsampling or mean pooling with the adjacent 3x3 convolution.
 
-Plain doubling repeats each pixel, and every tap that sees a copy multiplies it anew. Plain pooling computes four
-outputs to keep their mean. Adding up the taps beforehand saves both: a 3x3 convolution of a doubled image equals a
+Upsampling repeats each pixel, and every tap that covers a copy multiplies it again. Pooling computes four outputs and
+keeps their mean. Adding up the taps beforehand saves both: a 3x3 convolution of an upsampled image equals a
 transposed 4x4 convolution with stride two, and the 2x2 mean of a 3x3 convolution equals a 4x4 convolution with stride
 two ("fused scale", Karras et al. 2018, arXiv:1710.10196, in their code). Both need 4/9 of the multiplications, and
 neither stores the large intermediate image.

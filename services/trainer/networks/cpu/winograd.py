@@ -6,8 +6,8 @@ filter (Lavin and Gray 2016, arXiv:1509.09308, section 4). All transforms are su
 is no worse than in a plain convolution. The products become nine matrix products, at which a BLAS is fastest. In bf16
 the transforms round once more: the error is 2.4 times that of a plain convolution in bf16.
 
-Each transform is a linear map with its adjoint, and each is the other's derivative. So autograd can differentiate to
-any order, as the gradient penalty requires.
+Each transform is a linear map, and the derivative of the map is its adjoint. So autograd can differentiate to any
+order, as the gradient penalty requires.
 """
 
 from __future__ import annotations
