@@ -77,7 +77,7 @@ def test_an_unconditional_model_refuses_a_class_that_the_classifier_does_not_kno
     assert refused.status_code == 422
     (error,) = refused.json()["errors"]
     assert (error["field"], error["value"]) == ("class", "red")
-    assert "the classifier knows airplane" in error["message"]
+    assert "the classifier has 'airplane'" in error["message"]
 
 
 def test_the_default_alias_moves_on_request_only(stack: Stack) -> None:
