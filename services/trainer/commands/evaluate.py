@@ -91,7 +91,7 @@ def evaluate(evaluation: Evaluation, settings: Settings, on_status: Callable[[st
     records = []
     for name in evaluation.models:
         # The file of a snapshot does not name its data set.
-        subject = open_subject(name, settings, lambda: len(evaluator(evaluation.dataset).dataset.classes), device)
+        subject = open_subject(name, settings, lambda: evaluator(evaluation.dataset).dataset, device)
         on_status(f"{subject.name}: {evaluation.images:,} images, on {device_name(device)}")
         reference = evaluator(subject.dataset or evaluation.dataset)
         metrics = reference.evaluate(subject.generator, subject.config, evaluation.images, evaluation.seed)

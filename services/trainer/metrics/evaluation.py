@@ -17,6 +17,7 @@ from services.trainer.data.datasets import (
     ignore_progress,
     load_test_split,
 )
+from services.trainer.data.labels import labels_in_proportion
 from services.trainer.data.sampler import Sampler
 from services.trainer.metrics.collapse import collapse_signals
 from services.trainer.metrics.distances import (
@@ -52,11 +53,6 @@ def generate(
     for z, batch_labels in zip(torch.split(latents, BATCH), torch.split(labels, BATCH), strict=True):
         with torch.no_grad():
             yield to_bytes(generator(z.to(device), batch_labels.to(device))), batch_labels
-
-
-def labels_like(dataset: ImageDataset, count: int, seed: int) -> Tensor:
-    """Labels [count] in the data set's proportions: labels of its images in random order, epoch after epoch."""
-    return dataset.labels.cpu()[Sampler(len(dataset), seed).batch(0, count)]
 
 
 def fid(fake: Extracted, reference: Extracted) -> Figures:
@@ -120,7 +116,7 @@ class Evaluator:
         """Features of `count` generated images."""
         if isinstance(generator, nn.Module):
             generator.eval()
-        labels = labels_like(self.dataset, count, seed)
+        labels = labels_in_proportion(self.dataset.labels, count, seed)
         images = generate(generator, config.latent_dim, labels, seed, self.extractor.device)
         return extract(self.extractor, images, self.on_batch)
 

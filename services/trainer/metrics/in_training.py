@@ -80,7 +80,7 @@ def extend_last_row(state: Resumable, evaluator: Evaluator | None) -> None:
     """
     if evaluator is None or not is_due(state):
         return
-    standing_statistics(state.ema, state.config, len(evaluator.dataset.classes), NORM_IMAGES)
+    standing_statistics(state.ema, state.config, evaluator.dataset.labels, NORM_IMAGES)
     state.metrics[-1] |= evaluator.quick(state.ema, state.config, state.config.eval_images)
 
 

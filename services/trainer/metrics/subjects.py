@@ -15,6 +15,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from services.trainer.data.datasets import ImageDataset
 from services.trainer.metrics.evaluation import Generator
 from services.trainer.networks.build import build_networks
 from services.trainer.training.sampling import NORM_IMAGES, standing_statistics
@@ -36,14 +37,14 @@ class Subject:
     images_seen: int
 
 
-def open_subject(name: str, settings: Settings, num_classes: Callable[[], int], device: torch.device) -> Subject:
-    """Opens a model by id or path. `num_classes` is called for a snapshot only, whose file does not hold the number.
+def open_subject(name: str, settings: Settings, dataset: Callable[[], ImageDataset], device: torch.device) -> Subject:
+    """Opens a model by id or path. `dataset` is called for a snapshot only, whose file does not hold the classes.
 
     Raises InvalidInput for a path that is neither a folder nor a snapshot, UnknownModel, CorruptArtifact.
     """
     path = Path(name)
     if path.suffix == ".safetensors" and path.is_file():
-        return _open_snapshot(path, num_classes(), device)
+        return _open_snapshot(path, dataset(), device)
     if path.is_dir():
         return _open_folder(path, device)
     if path.exists() or path.suffix:
@@ -80,7 +81,7 @@ def _of_manifest(manifest: ModelManifest, graph: bytes, device: torch.device) ->
     return Subject(manifest.id, generator, manifest.config, manifest.dataset, manifest.images_seen)
 
 
-def _open_snapshot(path: Path, num_classes: int, device: torch.device) -> Subject:
+def _open_snapshot(path: Path, dataset: ImageDataset, device: torch.device) -> Subject:
     """The averaged generator of a snapshot, with standing batch statistics."""
     try:
         with safetensors.safe_open(path, "pt") as file:
@@ -88,13 +89,15 @@ def _open_snapshot(path: Path, num_classes: int, device: torch.device) -> Subjec
         stored = json.loads(metadata["kiln"]) if "kiln" in metadata else _before_0_1(metadata)
         config, nimg = TrainConfig.model_validate_json(json.dumps(stored["config"])), int(stored["nimg"])
         weights = safetensors.torch.load_file(path)
-        generator, _ = build_networks(config, num_classes)
+        generator, _ = build_networks(config, len(dataset.classes))
         ema = {key.removeprefix("ema."): value for key, value in weights.items() if key.startswith("ema.")}
         generator.load_state_dict(ema)
     except (safetensors.SafetensorError, KeyError, ValueError, RuntimeError) as error:
-        raise CorruptArtifact(f"{path} is not a snapshot of a run on {num_classes} classes: {error}") from error
+        raise CorruptArtifact(
+            f"{path} is not a snapshot of a run on {len(dataset.classes)} classes: {error}"
+        ) from error
     generator = generator.to(device).to(memory_format=torch.channels_last).requires_grad_(False)
-    standing_statistics(generator, config, num_classes, NORM_IMAGES)
+    standing_statistics(generator, config, dataset.labels, NORM_IMAGES)
     return Subject(path.stem, generator, config, None, nimg)
 
 

@@ -168,7 +168,7 @@ def train(
         if outcome == "leave":
             return "leave"
         if state.part.cur_nimg:
-            standing_statistics(state.part.ema, state.part.config, 1, NORM_IMAGES)
+            standing_statistics(state.part.ema, state.part.config, state.images.labels, NORM_IMAGES)
         if not loop.is_over(state.part) or state.number == len(state.classes) - 1:
             return "done"
         state.start_next()

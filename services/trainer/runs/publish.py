@@ -47,7 +47,7 @@ def export_model(
             evaluator = None  # the run finished early and makes no images of some classes
         classes = classes[: len(generator.parts)]
     else:
-        standing_statistics(generator, config, len(classes), NORM_IMAGES)
+        standing_statistics(generator, config, dataset.labels, NORM_IMAGES)
     graph = export_generator(generator, config)
     parity = check_parity(graph, generator, config, len(classes))
     folder = _export_folder(spec, settings)

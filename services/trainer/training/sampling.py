@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from services.trainer.data.augment import to_bytes
 from services.trainer.data.datasets import ImageDataset
+from services.trainer.data.labels import draw_labels
 from shared.configs.presets import TrainConfig
 
 GRID_IMAGES = 100  # ten rows of ten; one class per row where there are ten
@@ -21,7 +22,7 @@ def sample_grid(generator: nn.Module, config: TrainConfig, dataset: ImageDataset
     """
     device = next(generator.parameters()).device
     if reestimate:
-        standing_statistics(generator, config, len(dataset.classes), images=10 * BATCH)
+        standing_statistics(generator, config, dataset.labels, images=10 * BATCH)
     z = torch.randn(GRID_IMAGES, config.latent_dim, generator=_own_generator(config, "grid")).to(device)
     labels = (torch.arange(GRID_IMAGES) // 10 % len(dataset.classes)).to(device)
     generator.eval()
@@ -30,9 +31,10 @@ def sample_grid(generator: nn.Module, config: TrainConfig, dataset: ImageDataset
     return to_bytes(images).cpu()
 
 
-def standing_statistics(generator: nn.Module, config: TrainConfig, num_classes: int, images: int) -> None:
+def standing_statistics(generator: nn.Module, config: TrainConfig, data_labels: Tensor, images: int) -> None:
     """Replaces the running statistics of all batch norms by plain averages over `images` generated images.
 
+    Their classes come in the proportions of `data_labels`, the labels of all training images.
     The trained network's statistics do not fit averaged weights (Brock et al. 2019, arXiv:1809.11096, appendix C:
     "standing statistics").
     """
@@ -49,7 +51,7 @@ def standing_statistics(generator: nn.Module, config: TrainConfig, num_classes: 
     with torch.no_grad():
         for _ in range(images // BATCH):
             z = torch.randn(BATCH, config.latent_dim, generator=rng)
-            labels = torch.randint(0, num_classes, (BATCH,), generator=rng)
+            labels = draw_labels(data_labels.cpu(), BATCH, rng)
             generator(z.to(device), labels.to(device))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum

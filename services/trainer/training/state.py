@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
+from services.trainer.data.labels import draw_labels
 from services.trainer.distributed.processes import ALONE, Ranks
 from services.trainer.distributed.sync_batch_norm import synchronize_batch_norms
 from services.trainer.networks.build import build_networks
@@ -156,9 +157,9 @@ class TrainState:
         shape = (self.config.batch_size if count is None else count, self.config.latent_dim)
         return self.ranks.local_shard(torch.randn(shape, device=self.device))
 
-    def draw_labels(self, num_classes: int) -> Tensor:
-        labels = torch.randint(0, num_classes, (self.config.batch_size,), device=self.device)
-        return self.ranks.local_shard(labels)
+    def draw_labels(self, labels: Tensor) -> Tensor:
+        """The same for classes; `labels` are those of all training images."""
+        return self.ranks.local_shard(draw_labels(labels, self.config.batch_size))
 
     def draw_mix(self) -> Tensor:
         return self.ranks.local_shard(torch.rand(self.config.real_batch_size, device=self.device))

@@ -27,7 +27,7 @@ def train_iteration(state: TrainState, dataset: ImageDataset, chosen: Tensor, wa
             real = state.ranks.local_shard(augment(dataset.images[indices], state.config))
             labels = state.ranks.local_shard(dataset.labels[indices])
         losses_d.append(discriminator_step(state, real, labels, watch))
-    losses_g = generator_step(state, len(dataset.classes), watch).double()
+    losses_g = generator_step(state, dataset.labels, watch).double()
     mean_d = torch.stack(losses_d).double().mean(0)
     state.sums.add_(torch.cat([mean_d[:1], losses_g[:1], mean_d[1:], losses_g[1:]]))  # in the order of SUMMED
     state.steps_summed += 1
@@ -76,12 +76,12 @@ def score_real_and_fake(
     return real_scores, fake_scores, None if logits is None else logits[: len(real)]
 
 
-def generator_step(state: TrainState, num_classes: int, watch: Stopwatch = OFF) -> Tensor:
-    """Trains G on fresh latents and classes. -> [2]: loss_g, class_loss_g"""
+def generator_step(state: TrainState, data_labels: Tensor, watch: Stopwatch = OFF) -> Tensor:
+    """Trains G on new latents, and on classes in the proportions of `data_labels`. -> [2]: loss_g, class_loss_g"""
     config = state.config
     state.discriminator.requires_grad_(False)  # compiled code would compute its gradients as well
     with watch.part("forward"), state.autocast(), frozen_norms(state.discriminator, state):
-        z, labels = state.draw_latents(), state.draw_labels(num_classes)
+        z, labels = state.draw_latents(), state.draw_labels(data_labels)
         scores, logits = state.discriminate(state.generate(z, labels), labels)
         loss = LOSSES[config.loss].generator(scores.float()).mean()
         classification = loss.new_zeros(()) if logits is None else class_loss(logits, labels).mean()

@@ -54,7 +54,7 @@ def exported(request: pytest.FixtureRequest) -> Exported:
     generator, _ = build_networks(config, num_classes=10)
     for parameter in generator.parameters():
         parameter.data += 0.2 * torch.randn_like(parameter)
-    standing_statistics(generator, config, 10, images=256)
+    standing_statistics(generator, config, torch.arange(10), images=256)
     generator.to(memory_format=torch.channels_last).train()
     graph = export_generator(generator, config)
     return Exported(config, generator, graph, onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"]))

@@ -17,7 +17,6 @@ from services.trainer.metrics.evaluation import (
     class_accuracies,
     evaluate_generator,
     generate,
-    labels_like,
     make_evaluator,
 )
 from services.trainer.metrics.extractor import (
@@ -88,15 +87,6 @@ def test_generated_images_depend_on_the_seed_only() -> None:
     # Each image is of another latent, from a normal distribution
     assert len({tuple(image[:, 0, 0].tolist()) for image in runs[0]}) > 590
     assert (runs[0].float() / 127.5 - 1).atanh().clamp(-4, 4).std().item() == pytest.approx(1, abs=0.1)
-
-
-def test_labels_come_in_the_proportions_of_the_data_set() -> None:
-    skewed = ImageDataset(torch.zeros(40, 3, 32, 32, dtype=torch.uint8), torch.arange(40) // 30, ("many", "few"))
-    assert labels_like(skewed, 80, seed=0).bincount().tolist() == [60, 20]
-    drawn = labels_like(skewed, 20, seed=0)
-    assert 0 < drawn.sum().item() < 20
-    assert torch.equal(drawn, labels_like(skewed, 80, seed=0)[:20])
-    assert not torch.equal(labels_like(skewed, 80, seed=1), labels_like(skewed, 80, seed=0))
 
 
 # Figures -------------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ def reference_iteration(state: TrainState, dataset: ImageDataset, chosen: Tensor
     """n_critic discriminator steps on the images at these indices [n_critic * batch], and a generator step."""
     for indices in chosen.view(-1, state.config.batch_size):
         _discriminator_step(state, augment(dataset.images[indices], state.config), dataset.labels[indices])
-    _generator_step(state, len(dataset.classes))
+    _generator_step(state, dataset.labels)
     state.steps_summed += 1
 
 
@@ -55,9 +55,9 @@ def _discriminator_step(state: TrainState, real: Tensor, labels: Tensor) -> None
     )
 
 
-def _generator_step(state: TrainState, num_classes: int) -> None:
+def _generator_step(state: TrainState, data_labels: Tensor) -> None:
     with state.autocast():
-        z, labels = state.draw_latents(), state.draw_labels(num_classes)
+        z, labels = state.draw_latents(), state.draw_labels(data_labels)
         scores, logits = state.discriminator.forward_with_logits(state.generator(z, labels), labels)
         losses = LOSSES[state.config.loss].generator(scores.float())
         classification = torch.zeros(()) if logits is None else class_loss(logits, labels).mean()

@@ -121,7 +121,7 @@ def test_both_forward_passes_compute_in_the_precision_of_the_config(
                 module.register_forward_hook(lambda _module, _inputs, output: types.add(output.dtype))
     # When they make images and score them
     with torch.no_grad(), state.autocast():
-        labels = state.draw_labels(10)
+        labels = state.draw_labels(cuda_dataset().labels)
         images = state.generate(state.draw_latents(), labels)
         scores, logits = state.discriminate(images, labels)
     # Then each convolution computed in that precision, on the device

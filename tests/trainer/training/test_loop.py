@@ -161,7 +161,7 @@ def test_a_step_with_several_threads_is_reproducible() -> None:
         state = new_state(config)
         state.load_state_dict(unpack(saved))
         discriminator_step(state, real, labels)
-        generator_step(state, 10)
+        generator_step(state, torch.arange(10))
         return sha256_of(everything_but_time(state))
 
     threads = torch.get_num_threads()
@@ -434,7 +434,7 @@ def test_each_step_changes_its_own_network_only(case: str) -> None:
 
     assert changed_by(lambda: discriminator_step(state, real, labels)) == {"discriminator"}
     assert all(parameter.grad is None for parameter in state.generator.parameters())
-    assert changed_by(lambda: generator_step(state, 10)) == {"generator"}
+    assert changed_by(lambda: generator_step(state, torch.arange(10))) == {"generator"}
     assert changed_by(lambda: discriminator_step(state, real, labels)) == {"discriminator"}
 
 
@@ -489,7 +489,7 @@ def test_the_class_loss_is_multiplied_by_its_weight() -> None:
         state = new_state(small_config(class_weight=weight, lr=1e-9))
         discriminator_step(state, real, labels)
         gradients["d"].append(gradient_of(state.discriminator))
-        generator_step(state, 10)
+        generator_step(state, torch.arange(10))
         gradients["g"].append(gradient_of(state.generator))
     # Then a weight of 3 pulls both of them three times as far from where they would go without
     for without, once, thrice in gradients.values():
@@ -553,7 +553,7 @@ def test_a_generator_learns_what_its_discriminator_scores_high(loss: str) -> Non
     before = state.generator(z, torch.arange(64) % 10).mean().item()
     # When the generator alone takes forty steps, Then its images are brighter
     for _ in range(40):
-        generator_step(state, 10)
+        generator_step(state, torch.arange(10))
     assert state.generator(z, torch.arange(64) % 10).mean().item() > before + 0.1
 
 

@@ -102,7 +102,7 @@ def test_standing_statistics_are_means_over_the_generated_batches(kind: str) -> 
     generator = trained(KINDS[kind])
     seen = inputs_of_norms(generator)
     # When the statistics are estimated from 1024 images
-    standing_statistics(generator, KINDS[kind], 10, images=1024)
+    standing_statistics(generator, KINDS[kind], torch.arange(10), images=1024)
     # Then each norm holds the mean of all of them, and the average of the batches' variances
     assert len(seen) >= 3
     for norm, batches in zip(norms_of(generator), seen, strict=True):
@@ -136,7 +136,7 @@ def test_standing_statistics_fit_a_large_batch_of_new_images(kind: str) -> None:
 
     # When they are estimated, Then they fit; before, they did not
     before = error()
-    standing_statistics(generator, config, 10, images=1024)
+    standing_statistics(generator, config, torch.arange(10), images=1024)
     after = error()
     assert max(after) < 0.1 < max(before)
 
@@ -148,7 +148,7 @@ def test_standing_statistics_replace_the_old_ones_and_leave_the_generator_in_eva
         statistics_of(norm)[0].add_(1000)
     # When they are estimated, Then nothing is left of that, and the norm works as before in further training
     for network in (generator, other):
-        standing_statistics(network, config, 10, images=128)
+        standing_statistics(network, config, torch.arange(10), images=128)
     for norm, expected in zip(norms_of(generator), norms_of(other), strict=True):
         assert torch.equal(statistics_of(norm)[0], statistics_of(expected)[0])
         assert norm.momentum == nn.BatchNorm2d(1).momentum
@@ -157,5 +157,5 @@ def test_standing_statistics_replace_the_old_ones_and_leave_the_generator_in_eva
 
 def test_a_generator_without_batch_norm_stays_unchanged() -> None:
     painter = Painter()
-    standing_statistics(painter, small_config(), 10, images=128)
+    standing_statistics(painter, small_config(), torch.arange(10), images=128)
     assert painter.unit.item() == 1.0
