@@ -25,7 +25,7 @@ def flops_per_image(config: TrainConfig) -> float:
     """
     cpu, config = torch.device("cpu"), config.model_copy(update={"batch_size": 4, "precision": "fp32"})
     state = TrainState(config, 10, cpu, PLAIN)
-    nimg = config.n_critic * config.batch_size
+    nimg = config.n_critic * config.real_batch_size
     dataset = ImageDataset(
         torch.zeros(nimg, 3, 32, 32, dtype=torch.uint8), torch.arange(nimg) % 10, tuple("0123456789")
     )

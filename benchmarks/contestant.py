@@ -68,7 +68,7 @@ def make_iteration(task: dict[str, Any], device: torch.device) -> Callable[[], N
         use_peer_networks(state, Path(task["path"]))
     if reason := check_compiler(state, 10):
         sys.exit(f"torch.compile: {reason}")
-    sampler, nimg = Sampler(IMAGES, 0), config.n_critic * config.batch_size
+    sampler, nimg = Sampler(IMAGES, 0), config.n_critic * config.real_batch_size
     train_on = cuda_graph.make_iteration(state, dataset)
 
     def iterate() -> None:

@@ -49,7 +49,7 @@ class PlainTraining:
         self.use_networks(generator.to(device), discriminator.to(device))
         self.batches = self._repeat(
             DataLoader(
-                PilImages(images, labels, config), batch_size=config.batch_size, shuffle=True, num_workers=workers,
+                PilImages(images, labels, config), batch_size=config.real_batch_size, shuffle=True, num_workers=workers,
                 drop_last=True, persistent_workers=workers > 0, pin_memory=device.type == "cuda",
             )
         )  # fmt: skip

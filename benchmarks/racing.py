@@ -54,7 +54,7 @@ class Contestant:
     def nimg(self) -> int:
         """Images per iteration."""
         config = resolve(self.task["preset"], self.task.get("overrides", {}))
-        return config.n_critic * config.batch_size
+        return config.n_critic * config.real_batch_size
 
     def start(self) -> None:
         self._read_response()

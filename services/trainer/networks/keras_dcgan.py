@@ -1,4 +1,9 @@
-"""The networks of report 2: a small DCGAN as Keras builds it, with the options that the report compares."""
+"""The networks of report 2: a small DCGAN as Keras builds it, with the options that the report compares.
+
+Where the report is silent, the defaults of Keras apply: "same" padding, Glorot's uniform initial weights with zero
+biases, batch norm of epsilon 0.001. In conditional networks the class joins the latent vector (Mirza and Osindero 2014,
+arXiv:1411.1784) and the discriminator uses projection (arXiv:1802.05637, eq. 3).
+"""
 
 from __future__ import annotations
 

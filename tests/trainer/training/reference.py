@@ -9,11 +9,12 @@ from services.trainer.data.augment import augment
 from services.trainer.data.datasets import ImageDataset
 from services.trainer.training.losses import LOSSES, class_loss, gradient_penalty
 from services.trainer.training.state import SUMMED, TrainState
+from services.trainer.training.steps import frozen_norms
 
 
 def reference_iteration(state: TrainState, dataset: ImageDataset, chosen: Tensor) -> None:
-    """n_critic discriminator steps on the images at these indices [n_critic * batch], and a generator step."""
-    for indices in chosen.view(-1, state.config.batch_size):
+    """n_critic discriminator steps on the images at these indices [n_critic * real batch], and a generator step."""
+    for indices in chosen.view(-1, state.config.real_batch_size):
         _discriminator_step(state, augment(dataset.images[indices], state.config), dataset.labels[indices])
     _generator_step(state, dataset.labels)
     state.steps_summed += 1
@@ -22,9 +23,11 @@ def reference_iteration(state: TrainState, dataset: ImageDataset, chosen: Tensor
 def _discriminator_step(state: TrainState, real: Tensor, labels: Tensor) -> None:
     config, loss = state.config, LOSSES[state.config.loss]
     with state.autocast():
-        with torch.no_grad():
-            fake = state.generator(state.draw_latents(), labels).float()
-        if any(isinstance(module, nn.BatchNorm2d) for module in state.discriminator.modules()):
+        with torch.no_grad(), frozen_norms(state.generator, state):
+            fake = state.generator(state.draw_latents(config.real_batch_size), labels).float()
+        if config.d_batch == "full" and any(
+            isinstance(module, nn.BatchNorm2d) for module in state.discriminator.modules()
+        ):
             real_scores, logits = state.discriminator.forward_with_logits(real, labels)
             fake_scores, _ = state.discriminator.forward_with_logits(fake, labels)
         else:
@@ -56,7 +59,7 @@ def _discriminator_step(state: TrainState, real: Tensor, labels: Tensor) -> None
 
 
 def _generator_step(state: TrainState, data_labels: Tensor) -> None:
-    with state.autocast():
+    with state.autocast(), frozen_norms(state.discriminator, state):
         z, labels = state.draw_latents(), state.draw_labels(data_labels)
         scores, logits = state.discriminator.forward_with_logits(state.generator(z, labels), labels)
         losses = LOSSES[state.config.loss].generator(scores.float())

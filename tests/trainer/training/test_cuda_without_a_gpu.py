@@ -98,7 +98,7 @@ def test_an_iteration_on_cuda_stays_on_the_device_and_reads_nothing_from_it(case
     # Given a run on CUDA
     state = cuda_state(CASES[case], precision)
     # When it trains on a batch whose indices come from the CPU, as the sampler's do
-    train_iteration(state, cuda_dataset(), torch.arange(8 * state.config.n_critic))
+    train_iteration(state, cuda_dataset(), torch.arange(state.config.n_critic * state.config.real_batch_size))
     state.update_ema(8)
     # Then no operation mixed devices or read a value, and everything that stays is on the device, in fp32
     tensors = [state.sums.float(), *state.generator.parameters(), *state.ema.parameters()]

@@ -64,7 +64,7 @@ def trained(
 
 
 def train(state: TrainState, iterations: int, iterate: Callable[[Tensor], None]) -> None:
-    sampler, nimg = Sampler(len(DATASET), state.config.seed), state.config.n_critic * state.config.batch_size
+    sampler, nimg = Sampler(len(DATASET), state.config.seed), state.config.n_critic * state.config.real_batch_size
     for _ in range(iterations):
         state.set_learning_rates()
         iterate(sampler.batch(state.cur_nimg, nimg))
@@ -158,7 +158,7 @@ def gradients_of(config: TrainConfig, runtime: Runtime) -> dict[str, Tensor | No
     state = TrainState(config, 10, CPU, runtime)
     for optimizer in (state.opt_d, state.opt_g):
         optimizer.step = _nothing  # type: ignore[method-assign]
-    train_iteration(state, DATASET, torch.arange(8 * config.n_critic))
+    train_iteration(state, DATASET, torch.arange(config.n_critic * config.real_batch_size))
     networks = {"discriminator": state.discriminator, "generator": state.generator}
     return {f"{n}.{k}": p.grad for n, net in networks.items() for k, p in net.named_parameters()}
 
@@ -312,7 +312,7 @@ def test_an_iteration_never_waits_for_the_device_and_keeps_every_tensor_in_place
     """A CUDA graph requires both: a replay reads and writes the memory that the recorded iteration used."""
     # Given a run with the arithmetic of CUDA, after the step in which the optimizers make their moments
     state = TrainState(CASES[case], 10, CPU, FAST_BUT_PLAIN_PRODUCTS)
-    chosen = torch.arange(8 * CASES[case].n_critic)
+    chosen = torch.arange(CASES[case].n_critic * CASES[case].real_batch_size)
     train_iteration(state, DATASET, chosen)
     before, places = {n: v.clone() for n, v in kept(state).items()}, {n: v.data_ptr() for n, v in kept(state).items()}
     # When it takes another

@@ -63,7 +63,7 @@ def ignore(message: loop.Message) -> None:
 
 def after(state: TrainState, iterations: int, stop: StopSignal = "leave") -> Callable[[], StopSignal | None]:
     """A should_stop() that returns `stop` after this number of iterations."""
-    nimg = iterations * state.config.n_critic * state.config.batch_size
+    nimg = iterations * state.config.n_critic * state.config.real_batch_size
     return lambda: stop if state.cur_nimg >= nimg else None
 
 
