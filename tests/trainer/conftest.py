@@ -1,4 +1,4 @@
-"""What the trainer's tests share."""
+"""Fixtures for the tests of the trainer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.trainer.small import small_classifier
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
-    """Networks of eight channels are too little to share, and threads wait long for each other on busy cores."""
+    """One thread: networks of eight channels are too small to divide, and threads wait for each other on busy cores."""
     torch.set_num_threads(1)
 
 
@@ -35,5 +35,5 @@ def shipped_classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def classifier_folder(shipped_classifier: Path, tmp_path: Path) -> Path:
-    """A copy of it that the test may damage."""
+    """A copy of the classifier's folder, which the test may damage."""
     return Path(shutil.copytree(shipped_classifier, tmp_path / "classifier"))

@@ -1,4 +1,4 @@
-"""Configs, data sets and networks so small that a whole training run takes a moment."""
+"""Configs, data sets and networks that are small enough to train within a moment."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def test_at_width_64_it_is_torchvisions_resnet18_with_another_stem() -> None:
         stage.load_state_dict(layer.state_dict())
     ours.linear.load_state_dict(theirs.fc.state_dict())
     ours.stem = torch.nn.Sequential()
-    # Then behind the stem they compute the same
+    # Then both compute the same behind the stem
     x = torch.randn(2, 64, 16, 16, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         logits, features = ours(x)
@@ -118,11 +118,11 @@ def test_its_log_counts_images_and_ends_with_the_budget() -> None:
 
 
 def test_a_resumed_run_equals_an_undisturbed_one() -> None:
-    # Given a run with everything random that there is
+    # Given a run with all random augmentations
     config = small(epochs=3, cutout_px=8, ema_halflife_nimg=30, small_px=16, label_smoothing=0.1)
-    whole = ClassifierState(config, 10, CPU)
-    rows = run(whole, random_images(20))
-    # When another leaves after four steps, and a third takes up its state
+    undisturbed = ClassifierState(config, 10, CPU)
+    rows = run(undisturbed, random_images(20))
+    # When another run leaves after four steps, and a third one loads its state
     first = ClassifierState(config, 10, CPU)
     rows_before = run(first, random_images(20), steps=4)
     saved = first.state_dict()
@@ -131,8 +131,8 @@ def test_a_resumed_run_equals_an_undisturbed_one() -> None:
     second.load_state_dict(saved)
     rows_after = run(second, random_images(20))
     # Then the networks, the averages and the log are the same to the last bit
-    assert 0 < first.cur_nimg < whole.cur_nimg == second.cur_nimg
-    for ours, theirs in ((whole.network, second.network), (whole.average, second.average)):
+    assert 0 < first.cur_nimg < undisturbed.cur_nimg == second.cur_nimg
+    for ours, theirs in ((undisturbed.network, second.network), (undisturbed.average, second.average)):
         assert_same(ours.state_dict(), theirs.state_dict())
     assert untimed(rows_before + rows_after) == untimed(rows)
 
@@ -198,7 +198,7 @@ def test_onnx_computes_what_the_weights_compute(shipped_classifier: Path) -> Non
     for ours, theirs in zip(expected, session.run(None, {"images": images.numpy()}), strict=True):
         assert np.abs(ours.numpy() - np.asarray(theirs)).max() < 1e-4
         assert ours.std() > 0.01
-    # And the digest is that of the weights, whose network is the one that was written
+    # And the digest is that of the weights, and they load into the same network
     assert manifest.digest == manifest.files[WEIGHTS_FILE]
     torch.manual_seed(0)
     assert_same(network.state_dict(), Classifier(8, 10).state_dict())

@@ -45,7 +45,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 
 
 @pytest.fixture(scope="module")
-def whole(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+def undisturbed(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     """The folder of a classifier of two colours, and the messages of its run."""
     lines: list[str] = []
     folder = tmp_path_factory.mktemp("whole") / "out"
@@ -54,8 +54,8 @@ def whole(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> tuple
     return folder, lines
 
 
-def test_a_run_writes_a_classifier_with_its_accuracy(whole: tuple[Path, list[str]]) -> None:
-    folder, lines = whole
+def test_a_run_writes_a_classifier_with_its_accuracy(undisturbed: tuple[Path, list[str]]) -> None:
+    folder, lines = undisturbed
     assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
     manifest = read_manifest(folder)
     assert (manifest.classes, manifest.feature_dim, manifest.test_images) == (("blue", "red"), 64, 40)
@@ -68,7 +68,7 @@ def test_a_run_writes_a_classifier_with_its_accuracy(whole: tuple[Path, list[str
 
 
 def test_a_resumed_run_ends_with_the_same_classifier(
-    settings: Settings, whole: tuple[Path, list[str]], tmp_path: Path
+    settings: Settings, undisturbed: tuple[Path, list[str]], tmp_path: Path
 ) -> None:
     # Given a run that stops after its second tick
     lines: list[str] = []
@@ -82,7 +82,7 @@ def test_a_resumed_run_ends_with_the_same_classifier(
     # When it resumes, then it ends with the weights of the undisturbed one
     assert train_classifier(spec, settings, collect(lines), never) is not None
     assert "resuming after 80 images" in lines
-    assert (tmp_path / "out" / WEIGHTS_FILE).read_bytes() == (whole[0] / WEIGHTS_FILE).read_bytes()
+    assert (tmp_path / "out" / WEIGHTS_FILE).read_bytes() == (undisturbed[0] / WEIGHTS_FILE).read_bytes()
 
 
 def test_a_run_is_not_resumed_with_another_config(settings: Settings, tmp_path: Path) -> None:

@@ -76,11 +76,11 @@ class Ended:
 
 
 def ending(process: subprocess.Popen[str], heard: str = "") -> Ended:
-    # Not communicate(): it would miss what the stream has read ahead since the last line that was heard.
+    # Not communicate(): it would miss text that the stream has already buffered.
     assert process.stderr is not None
     assert process.stdout is not None
     err = heard + process.stderr.read()
-    out = process.stdout.read()  # a line at most, so it never fills its pipe
+    out = process.stdout.read()  # at most one line, so the pipe never fills up
     return Ended(process.wait(), out, err)
 
 
@@ -99,8 +99,8 @@ def signal_at_first_row(process: subprocess.Popen[str], number: signal.Signals) 
 @pytest.fixture(scope="module")
 def runs(workplace: Workplace) -> dict[str, Ended]:
     """Three runs, as parallel as possible, because most of their time goes into imports."""
-    whole, left = workplace.start("whole", [*SMALL, "total_nimg=64"]), workplace.start("left", ENDLESS)
-    with whole, left:
+    complete, left = workplace.start("whole", [*SMALL, "total_nimg=64"]), workplace.start("left", ENDLESS)
+    with complete, left:
         after_leaving = signal_at_first_row(left, signal.SIGTERM)
         saved = workplace.artifacts.list("jobs/left/checkpoints")
         assert len(saved) == 1, after_leaving.err
@@ -108,25 +108,25 @@ def runs(workplace: Workplace) -> dict[str, Ended]:
             workplace.registry.get("tiny-left")
         with workplace.start("left", ENDLESS) as resumed:
             after_resuming = signal_at_first_row(resumed, signal.SIGUSR1)
-        return {"whole": ending(whole), "left": after_leaving, "resumed": after_resuming}
+        return {"whole": ending(complete), "left": after_leaving, "resumed": after_resuming}
 
 
 def test_a_run_trains_and_publishes_a_model(runs: dict[str, Ended], workplace: Workplace) -> None:
     # Given a run of 64 images
     assert runs["whole"].code == 0, runs["whole"].err
-    # Then its model's id is all that it prints to standard output, and the model is in the registry
+    # Then it prints only the model's id to standard output, and the registry has the model
     assert runs["whole"].out == "tiny-whole\n"
     model = workplace.registry.get("tiny-whole")
     assert (model.preset, model.dataset, model.classes) == ("tiny", "shades", ("bright", "dark"))
     assert (model.images_seen, model.config.total_nimg, model.conditional) == (64, 64, True)
     assert set(model.files) == {GENERATOR_FILE, PREVIEW_FILE}
-    # And it makes images
+    # And the model generates images
     session = onnxruntime.InferenceSession(
         workplace.registry.read_file(model, GENERATOR_FILE), providers=["CPUExecutionProvider"]
     )
     (images,) = session.run(None, {"z": np.zeros((3, 8), np.float32), "labels": np.zeros(3, np.int64)})
     assert np.asarray(images).shape == (3, 3, 32, 32)
-    # And the sample grids from before and after, ten by ten, are kept
+    # And the sample grids of the start and the end, ten by ten, are stored
     grids = workplace.artifacts.list("jobs/whole/samples")
     assert grids == ["000000000000.png", "000000000064.png"]
     with Image.open(workplace.folder / "data/artifacts/jobs/whole/samples" / grids[1]) as grid:
@@ -151,7 +151,7 @@ def test_the_same_run_resumes_where_it_stopped(runs: dict[str, Ended]) -> None:
     # Given the checkpoint of the run that left
     (left_at,) = {line for line in runs["left"].err.splitlines() if line.startswith("checkpoint after")}
     nimg = left_at.removeprefix("checkpoint after ").removesuffix(" images")
-    # Then the next one started from there, and what was reported before was told again
+    # Then the next run started there, and sent the earlier metrics again
     assert f"resuming after {nimg} images" in runs["resumed"].err
     first_row = next(line for line in runs["left"].err.splitlines() if line.startswith("nimg "))
     assert first_row in runs["resumed"].err.splitlines()
@@ -172,7 +172,7 @@ def test_sigusr1_publishes_the_model_so_far(runs: dict[str, Ended], workplace: W
         (["-o", "lr"], "override: expected FIELD=VALUE (got 'lr')"),
         (["-o", "g_channels=[8]"], "overrides.g_channels: "),
         (["--run", "../elsewhere"], "run: use 1 to 64 characters of a-z, 0-9"),
-        (["--run", "My_Run"], "run: use 1 to 64 characters of a-z, 0-9"),  # no model of that name could be found again
+        (["--run", "My_Run"], "run: use 1 to 64 characters of a-z, 0-9"),  # the registry accepts no such model id
     ],
 )
 def test_wrong_values_are_named_with_exit_status_2(
@@ -211,7 +211,7 @@ def test_a_training_step_that_cannot_be_recorded_is_trained_without_a_cuda_graph
     overrides, path = [*SMALL, "total_nimg=32", "snapshot_nimg=16"], f"{workplace.folder}:{ROOT}"
     with workplace.start("recorded", overrides, PYTHONPATH=path) as process:
         ended = ending(process)
-    # Then it says so, starts again without the graph, and publishes the model
+    # Then it warns, restarts without the graph, and publishes the model
     assert ended.code == 0, ended.err
     assert ended.err.count("could not be recorded as a CUDA graph") == 1
     assert "-capture" in ended.err
@@ -238,6 +238,6 @@ def test_a_stop_signal_survives_the_restart(workplace: Workplace) -> None:
         [sys.executable, "-c", RESTARTED_AFTER_SIGTERM, *arguments],
         env=workplace.environment, cwd=ROOT, check=False, capture_output=True, text=True,
     )  # fmt: skip
-    # Then the new program leaves with a checkpoint
+    # Then the restarted program writes a checkpoint and exits
     assert done.returncode == EXIT_LEFT, done.stderr
     assert workplace.artifacts.list("jobs/restarted/checkpoints")

@@ -40,12 +40,12 @@ def test_rotate_by_round_angles_is_torchvision_pixel_for_pixel() -> None:
 
 
 def test_rotate_by_any_angle_equals_torchvision_except_for_rounding_ties() -> None:
-    # Measured over four million pixels: three of them lie so near the border of two that float32 decides differently.
+    # Of four million pixels, three lie so close to the border between two pixels that float32 rounds differently.
     images = IMAGES.repeat(5, 1, 1, 1)
     degrees = (torch.rand(len(images), generator=torch.Generator().manual_seed(0)) * 2 - 1) * 180
     different = (rotate(images, degrees) != rotated_one_by_one(images, degrees)).any(1).float().mean().item()
     assert different <= 1e-5
-    # The same comparison tells the wrong direction at once.
+    # The comparison fails for the wrong direction of rotation.
     assert (rotate(images, -degrees) != rotate(images, degrees)).any(1).float().mean().item() > 0.5
 
 
@@ -82,7 +82,7 @@ def test_augment_flips_about_half_of_the_images_and_leaves_the_rest() -> None:
     torch.manual_seed(0)
     images = torch.zeros(10_000, 3, 32, 32, dtype=torch.uint8)
     images[:, :, :, :16] = 255
-    # When they are flipped by chance
+    # When they are flipped at random
     flipped = augment(images, small_config(**OFF | {"flip": True}))
     # Then each has one white half, on the right in half of them (within four standard deviations)
     is_right = flipped[:, 0, 0, 31] == 1
@@ -92,13 +92,13 @@ def test_augment_flips_about_half_of_the_images_and_leaves_the_rest() -> None:
 
 
 def test_augment_crops_at_every_offset_about_equally_often() -> None:
-    # Given images whose pixels say where they were
+    # Given images whose pixels contain their position
     torch.manual_seed(0)
     rows = torch.arange(32, dtype=torch.uint8)
     image = torch.stack([rows[:, None].expand(32, 32), rows[None, :].expand(32, 32), torch.zeros(32, 32).byte()])
-    # When ten thousand of them are padded by 4 and cropped by chance
+    # When ten thousand of them are padded by 4 and cropped at random
     cropped = to_bytes(augment(image.expand(10_000, 3, 32, 32), small_config(**OFF | {"crop_padding": 4})))
-    # Then the pixel in the middle came from each of 9 x 9 places, near one in 81 times (within five deviations)
+    # Then the pixel in the middle comes from each of 9 x 9 positions about equally often (within five deviations)
     shifts = cropped[:, :2, 16, 16].int() - 16
     counts = torch.bincount((shifts[:, 0] + 4) * 9 + shifts[:, 1] + 4, minlength=81)
     assert len(counts) == 81
@@ -110,9 +110,9 @@ def test_augment_rotates_evenly_within_the_given_angle_both_ways() -> None:
     torch.manual_seed(0)
     images = torch.zeros(4000, 3, 32, 32, dtype=torch.uint8)
     images[:, :, 14:18, 26:30] = 255
-    # When they are rotated by chance, by up to 20 degrees
+    # When they are rotated at random, by up to 20 degrees
     rotated = augment(images, small_config(**OFF | {"rotation_degrees": 20.0}))
-    # Then the spot sits at angles from -20 to 20; pixels are about 2 degrees apart out there
+    # Then the spot is at angles from -20 to 20; at this radius, pixels are about 2 degrees apart
     angles = spot_angles(rotated[:, 0] + 1)
     assert -22 < angles.min().item() < -18
     assert 18 < angles.max().item() < 22

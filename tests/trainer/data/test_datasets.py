@@ -132,7 +132,7 @@ def test_an_image_with_one_wrong_byte_is_read_or_named(position: float, value: i
         try:
             assert load_dataset(Path(folder), "pets").images.shape == (1, 3, 32, 32)
         except BadDataset as error:
-            assert str(path) in str(error)  # noqa: PT017 - either outcome is right
+            assert str(path) in str(error)  # noqa: PT017 - either outcome is correct
 
 
 def test_a_missing_folder_is_named_with_the_expected_layout(tmp_path: Path) -> None:
@@ -324,11 +324,11 @@ def test_each_epoch_samples_every_image_once(size: int, seed: int, epoch: int) -
 @given(sizes, seeds, st.lists(st.integers(1, 40), min_size=1, max_size=8))
 @settings(deadline=None)
 def test_batches_of_any_size_follow_the_same_sequence(size: int, seed: int, counts: list[int]) -> None:
-    whole = Sampler(size, seed).batch(0, sum(counts)).tolist()
+    expected_order = Sampler(size, seed).batch(0, sum(counts)).tolist()
     sampler, pieces = Sampler(size, seed), list[int]()
     for count in counts:
         pieces += sampler.batch(len(pieces), count).tolist()
-    assert pieces == whole
+    assert pieces == expected_order
 
 
 @given(sizes, seeds, st.integers(0, 10**6), st.integers(0, 10**6))

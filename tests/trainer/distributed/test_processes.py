@@ -1,4 +1,4 @@
-"""Two processes with half of each batch compute what one computes with all of it. On the CPU, over gloo."""
+"""Two processes with half of each batch compute the result of one process with the full batch (CPU, gloo)."""
 
 from __future__ import annotations
 
@@ -60,19 +60,19 @@ def gradients(saved: dict[str, Any], player: str) -> dict[int, Tensor]:
 def test_two_processes_compute_the_gradients_of_one_with_the_whole_batch(alone: Settings, preset: str) -> None:
     """With batch norm in both networks, and in the first case with a gradient penalty."""
     # Given one step of one process with 16 images, and of two processes with 8 of them each
-    whole, row = end_of(alone, preset, gpus=1)
+    single, row = end_of(alone, preset, gpus=1)
     halves, rows = end_of(alone, preset, gpus=2)
-    # Then all gradients agree to rounding, and so do batch statistics and what is reported
+    # Then gradients, batch statistics and metrics agree up to rounding
     for player in ("d", "g"):
-        expected = gradients(whole, player)
+        expected = gradients(single, player)
         assert len(expected) > 3
         for key, gradient in gradients(halves, player).items():
             assert (gradient - expected[key]).norm() <= 1e-3 * expected[key].norm() + 1e-7, (player, key)
-    for network, tensors in whole["networks"].items():
+    for network, tensors in single["networks"].items():
         for name, value in tensors.items():
             if "running" in name:
                 torch.testing.assert_close(halves["networks"][network][name], value, rtol=1e-4, atol=1e-5)
-    assert halves["rng_cpu"].equal(whole["rng_cpu"])
+    assert halves["rng_cpu"].equal(single["rng_cpu"])
     losses = ("loss_d", "loss_g")
     assert [rows[0][k] for k in losses] == pytest.approx([row[0][k] for k in losses], rel=1e-3, abs=1e-4)
 
@@ -80,15 +80,15 @@ def test_two_processes_compute_the_gradients_of_one_with_the_whole_batch(alone: 
 @pytest.mark.parametrize("preset", ["wgan-gp-conditional", "tiny"])
 def test_several_gpus_train_in_bf16(alone: Settings, preset: str) -> None:
     # Given one step in bf16 of one process, and of two
-    whole, row = end_of(alone, preset, gpus=1, precision="bf16")
+    single, row = end_of(alone, preset, gpus=1, precision="bf16")
     halves, rows = end_of(alone, preset, gpus=2, precision="bf16")
     # Then gradients and losses agree to the 8 bits of bf16, and batch statistics and weights are in fp32
     for player in ("d", "g"):
-        expected = gradients(whole, player)
+        expected = gradients(single, player)
         for key, gradient in gradients(halves, player).items():
             assert gradient.dtype == torch.float32
             assert (gradient - expected[key]).norm() <= 0.1 * expected[key].norm() + 1e-6, (player, key)
-    for network, tensors in whole["networks"].items():
+    for network, tensors in single["networks"].items():
         for name, value in tensors.items():
             assert halves["networks"][network][name].dtype == value.dtype
             if "running" in name:
@@ -103,12 +103,12 @@ def test_when_one_process_dies_the_run_fails_and_the_others_end(alone: Settings)
     children: list[psutil.Process] = []
 
     def emit(line: TrainerLine) -> None:
-        # When the second is killed once training is on its way
+        # When the second is killed after training has started
         if isinstance(line, MetricsLine) and not children:
             children.extend(other_ranks())
             children[0].kill()
 
-    # Then the first hears of it, instead of waiting for ever
+    # Then the first one raises an error instead of waiting
     with pytest.raises((TrainingFailed, RuntimeError)):
         run(RunSpec("bereft", "tiny", config, "colors"), alone, emit, lambda: None)
     assert len(children) == 1

@@ -19,8 +19,8 @@ from services.trainer.networks.per_class_generator import PerClassGenerator
 from shared.configs.presets import TrainConfig
 from tests.trainer.small import small_config, small_keras, small_resnet
 
-ATOL = 2e-5  # what float32 rounds, of a range of 2
-WIDE = [16, 16, 16]  # of fewer, nothing is doubled by folding
+ATOL = 2e-5  # rounding of float32, for a range of 2
+WIDE = [16, 16, 16]  # with fewer channels, upsampling is not merged
 KINDS = {
     "dcgan": small_config("wgan-gp", g_channels=WIDE),
     "dcgan, conditional": small_config(g_channels=WIDE),
@@ -50,7 +50,7 @@ def trained(config: TrainConfig) -> nn.Module:
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d) and module.bias is not None:
             nn.init.normal_(module.bias, std=0.1)
     last = [module for module in generator.modules() if isinstance(module, nn.Conv2d | nn.ConvTranspose2d)][-1]
-    with torch.no_grad():  # colours in the middle of their range, where tanh hides nothing
+    with torch.no_grad():  # colours in the middle of their range, where tanh does not hide differences
         last.weight *= 0.5 / contrast(generator.eval(), last)
     return generator
 
@@ -72,17 +72,17 @@ def run(graph: bytes, **inputs: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_fused_graph_generates_the_same_images(kind: str) -> None:
-    # Given a generator with statistics and tables of a training, and what it makes
+    # Given a generator with statistics and tables as after training, and its images
     generator = trained(KINDS[kind])
     z, labels = torch.randn(20, 8), torch.arange(20) % 10
     with torch.no_grad():
         expected = generator(z, labels)
     assert expected.std() > 0.1
-    # When it is exported, Then the graph makes the same
+    # When it is exported, Then the graph generates the same images
     torch.testing.assert_close(
         run(export_generator(generator, KINDS[kind]), z=z, labels=labels), expected, rtol=0, atol=ATOL
     )
-    # And the generator is as it was
+    # And the generator is unchanged
     with torch.no_grad():
         assert torch.equal(generator(z, labels), expected)
 
@@ -104,7 +104,7 @@ def test_only_shortcuts_upsample_by_repeating_pixels(kind: str) -> None:
 
 
 def test_classes_mix_in_fused_tables_as_in_the_original_ones() -> None:
-    # Given a network whose class 0 is three parts of class 3 and one of class 7
+    # Given a network whose class 0 is 3/4 of class 3 and 1/4 of class 7
     config = KINDS["resnet, conditional"]
     generator = trained(config)
     graph = with_soft_labels(export_generator(generator, config))
@@ -114,7 +114,7 @@ def test_classes_mix_in_fused_tables_as_in_the_original_ones() -> None:
             module.weight.data[0] = 0.75 * module.weight[3] + 0.25 * module.weight[7]
     z, weights = torch.randn(5, 8), torch.zeros(5, 10)
     weights[:, 3], weights[:, 7] = 0.75, 0.25
-    # When the exported graph mixes them, Then it is that class
+    # When the exported graph mixes classes 3 and 7, Then the result is class 0
     with torch.no_grad():
         expected = generator(z, torch.zeros(5, dtype=torch.int64))
     torch.testing.assert_close(run(graph, z=z, **{SOFT_LABELS: weights}), expected, rtol=0, atol=ATOL)
@@ -125,10 +125,10 @@ def test_each_generator_of_a_per_class_model_is_fused() -> None:
     parts = [trained(config), trained(config)]
     parts[1].convolutions[-1].weight.data *= -1  # type: ignore[index,union-attr]
     z, labels = torch.randn(6, 8), torch.tensor([0, 1, 1, 0, 1, 0])
-    whole = PerClassGenerator(parts).eval()
+    model = PerClassGenerator(parts).eval()
     with torch.no_grad():
-        expected = whole(z, labels)
-    torch.testing.assert_close(run(export_generator(whole, config), z=z, labels=labels), expected, rtol=0, atol=ATOL)
+        expected = model(z, labels)
+    torch.testing.assert_close(run(export_generator(model, config), z=z, labels=labels), expected, rtol=0, atol=ATOL)
 
 
 def test_doubling_and_squares_equal_the_convolutions_they_replace() -> None:

@@ -112,14 +112,14 @@ def test_the_graph_computes_what_torch_computes(exported: Exported) -> None:
 def test_a_graph_of_other_weights_fails(exported: Exported, change: float) -> None:
     # Given a generator that changed after the export
     weight = max(exported.generator.parameters(), key=lambda p: p.dim())
-    kept = weight.data.clone()
+    original = weight.data.clone()
     weight.data *= change
     # When they are compared, then the difference is named
     try:
         with pytest.raises(ParityFailed, match=r"differ by .*; the limit is half a step of an 8-bit pixel, 0\.0039"):
             check_parity(exported.graph, exported.generator, exported.config, num_classes=10)
     finally:
-        weight.data = kept
+        weight.data = original
 
 
 def test_rounding_that_changes_no_pixel_by_two_values_is_accepted(exported: Exported) -> None:

@@ -112,7 +112,7 @@ def plain_colours(count: int = 200) -> ImageDataset:
 def test_a_run_that_collapses_sends_an_event_and_a_good_one_does_not(
     overrides: dict[str, Any], collapses: bool
 ) -> None:
-    # Given two runs on plain colours. In one the discriminator hardly learns, so its favourite image is the best output
+    # Given two runs on plain colours. In one the discriminator hardly learns, so one image is always the best output
     # for every latent vector
     config = small_resnet(conditional=False, total_nimg=640, lr_tail=0.0, snapshot_nimg=320, seed=2, **overrides)
     dataset = plain_colours()
@@ -126,7 +126,7 @@ def test_a_run_that_collapses_sends_an_event_and_a_good_one_does_not(
 
     # When they train
     loop.train(state, dataset, on_message, lambda: None)
-    # Then both start with different images, and one ends with a single image; both are far from the threshold of 0.25
+    # Then both start with varied images, and one ends with a single image; both values are far from the threshold 0.25
     assert diversity[0] > 0.5
     assert (diversity[-1] < 0.15) if collapses else (diversity[-1] > 0.4)
     assert events.kinds == (["mode_collapse"] if collapses else [])

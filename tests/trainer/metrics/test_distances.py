@@ -30,7 +30,7 @@ def draw(count: int, dim: int, seed: int, *, scale: float = 1.0, shift: float = 
 
 
 class Given(nn.Module):
-    """An "extractor" for torchmetrics that takes features for images."""
+    """An "extractor" for torchmetrics whose images already are features."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
@@ -44,10 +44,10 @@ class Given(nn.Module):
 
 
 def test_moments_of_two_points_by_hand() -> None:
-    found = moments(torch.tensor([[0.0, 0.0], [2.0, 4.0]]))
-    assert found.mean.tolist() == [1.0, 2.0]
-    assert found.covariance.tolist() == [[2.0, 4.0], [4.0, 8.0]]
-    assert found.covariance.dtype == torch.float64
+    result = moments(torch.tensor([[0.0, 0.0], [2.0, 4.0]]))
+    assert result.mean.tolist() == [1.0, 2.0]
+    assert result.covariance.tolist() == [[2.0, 4.0], [4.0, 8.0]]
+    assert result.covariance.dtype == torch.float64
 
 
 def test_the_covariance_of_a_single_image_is_refused() -> None:
@@ -89,7 +89,7 @@ def test_fid_equals_torchmetrics_and_the_unsymmetric_root() -> None:
     slow = (a.mean - b.mean).square().sum() + a.covariance.trace() + b.covariance.trace() - 2 * roots
     assert ours == pytest.approx(slow.item(), rel=1e-9)
     assert ours > 1
-    # And other people's code, which ends in float32
+    # And torchmetrics, which ends in float32
     theirs = FrechetInceptionDistance(feature=Given(16), normalize=True)
     theirs.update(real, real=True)
     theirs.update(fake, real=False)
@@ -107,7 +107,7 @@ def test_squared_mmd_of_four_numbers_by_hand() -> None:
 
 def test_kid_equals_torchmetrics() -> None:
     real, fake = draw(60, 8, seed=1), draw(60, 8, seed=2, scale=1.2, shift=0.3)
-    ours = kernel_distance(real, fake, subsets=1, subset_size=60, seed=0)  # one subset of all is all, in any order
+    ours = kernel_distance(real, fake, subsets=1, subset_size=60, seed=0)  # the only subset contains all features
     assert ours.mean == pytest.approx(poly_mmd(real, fake).item(), rel=1e-3)
     assert ours.std == 0
     assert abs(ours.mean) > 1  # and not both zero
@@ -196,9 +196,9 @@ def test_images_far_from_the_data_have_no_precision_and_no_recall() -> None:
 @pytest.mark.parametrize("chunk", [7, 64, 1000])
 def test_precision_and_recall_follow_the_definition_for_any_chunk(chunk: int) -> None:
     real, fake = draw(90, 5, seed=4), draw(70, 5, seed=5, scale=0.8, shift=0.4)
-    found = precision_and_recall(real, fake, k=3, chunk=chunk)
-    assert found == (slow_coverage(fake, real, k=3), slow_coverage(real, fake, k=3))
-    assert all(0.1 < share < 0.95 for share in found)  # neither everything nor nothing
+    result = precision_and_recall(real, fake, k=3, chunk=chunk)
+    assert result == (slow_coverage(fake, real, k=3), slow_coverage(real, fake, k=3))
+    assert all(0.1 < share < 0.95 for share in result)  # so that the comparison is not trivial
 
 
 def test_too_few_images_for_neighbours_are_refused() -> None:

@@ -93,10 +93,10 @@ def test_generated_images_depend_on_the_seed_only() -> None:
 
 
 def test_the_training_images_themselves_are_perfect(extractor: Extractor, cache: ArtifactStore) -> None:
-    # Given a generator that hands out the training images
+    # Given a generator that returns the training images
     train = patterns(60, seed=0)
     metrics = evaluate_generator(copyist(train), small_config(), train, extractor, 60, cache=cache)
-    # Then nothing tells it from them; KID, which counts no image with itself, is at most zero
+    # Then FID is zero and precision is one; KID, which compares no image with itself, is at most zero
     assert metrics.fid == pytest.approx(0, abs=1e-9)
     assert (metrics.precision, metrics.recall) == (1.0, 1.0)
     assert metrics.kid is not None
@@ -183,13 +183,13 @@ def broken(images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def test_features_of_real_images_are_computed_once(extractor: Extractor, cache: ArtifactStore) -> None:
-    # Given features that were asked for
+    # Given features that were computed once
     first = real_features(extractor, TRAIN, cache)
-    # When they are asked for again, Then no network runs
+    # When they are requested again, Then no network runs
     again = real_features(dataclasses.replace(extractor, run=broken), TRAIN, cache)
     for name in ("features", "logits", "labels"):
         assert torch.equal(getattr(first, name), getattr(again, name))
-    # But another network, and another data set, are something else
+    # But another network or another data set has its own features
     own = dataclasses.replace(extractor, run=broken)
     for network, dataset in ((dataclasses.replace(own, digest="f" * 64), TRAIN), (own, random_images(61))):
         with pytest.raises(AssertionError, match="from the cache"):
@@ -199,10 +199,10 @@ def test_features_of_real_images_are_computed_once(extractor: Extractor, cache: 
 def test_a_damaged_cache_is_replaced(extractor: Extractor, cache: ArtifactStore) -> None:
     first = real_features(extractor, TRAIN, cache)
     (name,) = cache.list("features")
-    whole = cache.read(f"features/{name}")
-    cache.write(f"features/{name}", whole[: len(whole) // 2])
+    complete = cache.read(f"features/{name}")
+    cache.write(f"features/{name}", complete[: len(complete) // 2])
     assert torch.equal(real_features(extractor, TRAIN, cache).features, first.features)
-    assert cache.read(f"features/{name}") == whole
+    assert cache.read(f"features/{name}") == complete
 
 
 def test_a_data_sets_digest_covers_images_labels_and_classes() -> None:
@@ -215,10 +215,10 @@ def test_a_data_sets_digest_covers_images_labels_and_classes() -> None:
 
 
 def test_features_do_not_depend_on_the_batch(extractor: Extractor) -> None:
-    whole = extract(extractor, [(TRAIN.images, TRAIN.labels)])
+    complete = extract(extractor, [(TRAIN.images, TRAIN.labels)])
     pieces = extract(extractor, zip(torch.split(TRAIN.images, 7), torch.split(TRAIN.labels, 7), strict=True))
-    assert torch.allclose(whole.features, pieces.features, atol=1e-4)
-    assert torch.equal(whole.labels, pieces.labels)
+    assert torch.allclose(complete.features, pieces.features, atol=1e-4)
+    assert torch.equal(complete.labels, pieces.labels)
 
 
 # Extractors ----------------------------------------------------------------------------------------------------------

@@ -81,14 +81,14 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 
 
 @pytest.fixture(scope="module")
-def whole(settings: Settings) -> Messages:
+def undisturbed(settings: Settings) -> Messages:
     return train(settings, small_config(**EVERY_TICK), "whole")
 
 
-def test_rows_have_metrics_every_eval_every_nimg_images(whole: Messages) -> None:
-    assert [row["nimg"] for row in whole.rows] == [16, 32, 48, 64]
-    assert ["fid" in row for row in whole.rows] == [False, True, False, True]
-    due = whole.rows[1]
+def test_rows_have_metrics_every_eval_every_nimg_images(undisturbed: Messages) -> None:
+    assert [row["nimg"] for row in undisturbed.rows] == [16, 32, 48, 64]
+    assert ["fid" in row for row in undisturbed.rows] == [False, True, False, True]
+    due = undisturbed.rows[1]
     assert due["fid"] > 0
     assert 1 <= due["inception_score"] <= 2
     assert 0 <= due["class_accuracy"] <= 1
@@ -96,34 +96,34 @@ def test_rows_have_metrics_every_eval_every_nimg_images(whole: Messages) -> None
     assert due["diversity"] > 0
     assert due["class_coverage"] > 0
     # The networks are hardly trained; the event follows the same rule as the signals
-    has_event = any("mode collapse after" in message for message in whole.events)
-    assert has_event == any(is_collapsed(row) for row in whole.rows)
+    has_event = any("mode collapse after" in message for message in undisturbed.events)
+    assert has_event == any(is_collapsed(row) for row in undisturbed.rows)
 
 
-def test_a_model_has_all_metrics_and_they_agree_with_the_last_row(whole: Messages) -> None:
-    metrics = whole.manifest.metrics
+def test_a_model_has_all_metrics_and_they_agree_with_the_last_row(undisturbed: Messages) -> None:
+    metrics = undisturbed.manifest.metrics
     assert None not in metrics.model_dump().values()
-    assert metrics.fid == pytest.approx(whole.rows[-1]["fid"])
+    assert metrics.fid == pytest.approx(undisturbed.rows[-1]["fid"])
     assert metrics.protocol is not None
     assert metrics.protocol["images"] == 20
     assert metrics.protocol["real"]["fid"] == pytest.approx(0, abs=1e-6)  # its test images are its training images
 
 
-def test_a_resumed_run_has_the_same_metrics_as_an_undisturbed_one(settings: Settings, whole: Messages) -> None:
+def test_a_resumed_run_has_the_same_metrics_as_an_undisturbed_one(settings: Settings, undisturbed: Messages) -> None:
     # Given a run that stops after its second row and is resumed
     config = small_config(**EVERY_TICK)
     left = train(settings, config, "left", stop_after_rows=2)
     resumed = train(settings, config, "left")
     # Then its rows and metrics are those of the undisturbed run
-    assert left.rows == whole.rows[:2]
-    assert resumed.rows == whole.rows
-    assert resumed.manifest.metrics == whole.manifest.metrics
+    assert left.rows == undisturbed.rows[:2]
+    assert resumed.rows == undisturbed.rows
+    assert resumed.manifest.metrics == undisturbed.manifest.metrics
 
 
-def test_evaluation_does_not_affect_training(settings: Settings, whole: Messages) -> None:
+def test_evaluation_does_not_affect_training(settings: Settings, undisturbed: Messages) -> None:
     unmeasured = train(settings, small_config(**EVERY_TICK | {"eval_images": 0}), "unmeasured")
     figures = ("fid", "inception_score", "class_accuracy", "recall", "diversity", "class_coverage")
-    assert unmeasured.rows == [{k: v for k, v in row.items() if k not in figures} for row in whole.rows]
+    assert unmeasured.rows == [{k: v for k, v in row.items() if k not in figures} for row in undisturbed.rows]
     assert unmeasured.manifest.metrics == ModelMetrics()
     assert not [event for event in unmeasured.events if "features" in event]
     registry = ModelRegistry(ArtifactStore(settings.artifact_url))
@@ -160,10 +160,10 @@ def test_early_stop_on_class_accuracy_needs_a_classifier_of_the_same_classes(
 ) -> None:
     # Given a classifier over class-0 to class-9, and a data set of red and blue images
     other = settings.model_copy(update={"classifier": classifier_folder})
-    # Then class accuracy is refused at the start, with the metrics that exist
+    # Then class accuracy is refused at the start, and the message lists the available metrics
     with pytest.raises(BadConfig, match=r"early_stop: class_accuracy .* set's blue, red\. .*one of fid, .*recall"):
         evaluator_events(other, stop_on("class_accuracy"))
-    # And the others are not
+    # And the other metrics are accepted
     for metric in ("fid", "inception_score", "recall"):
         evaluator_events(other, stop_on(metric))
     evaluator_events(settings, stop_on("class_accuracy"))
@@ -180,8 +180,8 @@ def test_early_stop_that_would_never_measure_is_refused(settings: Settings) -> N
         evaluator_events(settings, stop_on("fid", eval_every_nimg=65))
 
 
-def test_a_manifest_names_the_data_it_was_trained_on(settings: Settings, whole: Messages) -> None:
-    assert whole.manifest.data_digest == load_dataset(settings.dataset_root, "colors").digest
+def test_a_manifest_names_the_data_it_was_trained_on(settings: Settings, undisturbed: Messages) -> None:
+    assert undisturbed.manifest.data_digest == load_dataset(settings.dataset_root, "colors").digest
 
 
 def test_what_cannot_work_at_the_end_of_a_run_fails_before_training(
@@ -198,7 +198,7 @@ def test_what_cannot_work_at_the_end_of_a_run_fails_before_training(
     monkeypatch.setattr("services.trainer.export.onnx.PARITY_LIMIT", -1.0)
     with pytest.raises(ParityFailed, match="half a step of an 8-bit pixel"):
         run(spec, settings, lines.append, lambda: None)
-    # Then neither run has trained
+    # Then both runs fail before training
     assert not [line for line in lines if isinstance(line, MetricsLine)]
     assert ArtifactStore(settings.artifact_url).list("jobs/doomed") == []
 
@@ -247,26 +247,28 @@ def places(settings: Settings) -> dict[str, str]:
 
 @pytest.mark.parametrize("kind", ["id", "folder", "snapshot"])
 def test_the_command_prints_the_metrics_of_the_manifest(
-    environment: Settings, whole: Messages, kind: str, capsys: pytest.CaptureFixture[str]
+    environment: Settings, undisturbed: Messages, kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     status = main(["evaluate", places(environment)[kind], "-n", "20", "--dataset", "colors", "--json"])
     out, _ = capsys.readouterr()
     assert status == 0
     (record,) = json.loads(out)
     assert record["images_seen"] == 64
-    expected = whole.manifest.metrics.model_dump()
+    expected = undisturbed.manifest.metrics.model_dump()
     for name in ("fid", "kid", "inception_score", "precision", "recall", "class_accuracy"):
         # ONNX and torch, and a batch statistic, differ in the last digits
         assert record["metrics"][name] == pytest.approx(expected[name], rel=1e-3, abs=1e-6), name
     assert record["metrics"]["protocol"]["extractor"] == expected["protocol"]["extractor"]
 
 
-def test_the_command_prints_a_table(environment: Settings, whole: Messages, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_a_table(
+    environment: Settings, undisturbed: Messages, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["evaluate", "tiny-whole", places(environment)["snapshot"], "-n", "20", "--dataset", "colors"]) == 0
     head, real, first, second, protocol = capsys.readouterr().out.splitlines()
     assert head.split()[:4] == ["model", "images", "seen", "FID"]
     assert real.split()[:3] == ["real", "test", "images"]
-    assert first.split()[:3] == ["tiny-whole", "64", f"{whole.manifest.metrics.fid:.3f}"]
+    assert first.split()[:3] == ["tiny-whole", "64", f"{undisturbed.manifest.metrics.fid:.3f}"]
     assert second.split()[:2] == ["000000000064", "64"]
     assert json.loads(protocol)["images"] == 20
 
@@ -292,10 +294,10 @@ def test_invalid_arguments_are_named(
 
 
 def test_damaged_models_and_snapshots_are_refused(
-    environment: Settings, whole: Messages, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    environment: Settings, undisturbed: Messages, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # Given a folder whose generator is another, and a snapshot cut short
-    manifest = whole.manifest.model_copy(update={"files": {"generator.onnx": "0" * 64}})
+    manifest = undisturbed.manifest.model_copy(update={"files": {"generator.onnx": "0" * 64}})
     (tmp_path / "manifest.json").write_text(manifest.model_dump_json())
     (tmp_path / "generator.onnx").write_bytes(b"another")
     cut = tmp_path / "1.safetensors"

@@ -82,10 +82,10 @@ def test_a_transposed_convolution_is_the_gradient_of_the_convolution_as_in_keras
     up = generator.convolutions[0]
     assert isinstance(up, nn.ConvTranspose2d)
     small, large = torch.randn(2, 16, 8, 8), torch.randn(2, 8, 16, 16, requires_grad=True)
-    # When the discriminator's convolution pads as above, and its gradient is asked for
+    # When the discriminator's convolution pads as above, and its gradient is computed
     down = nn.functional.conv2d(nn.functional.pad(large, (0, 1, 0, 1)), up.weight, stride=2)
     (expected,) = torch.autograd.grad(down, large, small)
-    # Then it is what the generator computes from its small image
+    # Then the gradient equals the generator's output for its small image
     seen: list[Tensor] = []
     generator.activation.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     generator.norms[0].register_forward_hook(lambda *_: small)
@@ -97,10 +97,10 @@ def test_initial_weights_follow_glorot() -> None:
     generator, discriminator = build_networks(PRESETS["dcgan"].config, num_classes=10)
     # U(-a, a), a = sqrt(6 / (fan in + fan out)); fans of a 3x3 kernel count its nine places.
     limits = {(8192, 100): 6 / 8292, (128, 64, 3, 3): 6 / 1728, (1, 4096): 6 / 4097, (32, 3, 3, 3): 6 / 315}
-    found = {tuple(p.shape): p for network in (generator, discriminator) for p in network.parameters()}
+    parameters = {tuple(p.shape): p for network in (generator, discriminator) for p in network.parameters()}
     for shape, square in limits.items():
-        assert found[shape].abs().max().item() == pytest.approx(square**0.5, rel=0.02)
-        assert found[shape].std().item() == pytest.approx((square / 3) ** 0.5, rel=0.1)
+        assert parameters[shape].abs().max().item() == pytest.approx(square**0.5, rel=0.02)
+        assert parameters[shape].std().item() == pytest.approx((square / 3) ** 0.5, rel=0.1)
     biases = [p for network in (generator, discriminator) for p in network.parameters() if p.dim() == 1]
     assert not any(bias.any() for bias in biases)
 
@@ -113,9 +113,9 @@ def test_dropout_zeroes_forty_percent_in_training_and_nothing_in_evaluation() ->
     discriminator.score.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     discriminator.train()(images, labels)
     discriminator.eval()(images, labels)
-    dropped, kept = ((x == 0).float().mean().item() for x in seen)
+    dropped, evaluated = ((x == 0).float().mean().item() for x in seen)
     assert dropped == pytest.approx(0.4, abs=0.01)
-    assert kept == 0
+    assert evaluated == 0
 
 
 def test_softmax_makes_the_colours_of_a_pixel_add_up_to_one() -> None:

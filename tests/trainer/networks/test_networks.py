@@ -73,13 +73,13 @@ def test_an_override_of_channels_changes_the_networks() -> None:
     config = resolve("wgan-gp", {"latent_dim": 5, "g_channels": [4, 3, 2], "d_channels": [2, 3, 4]})
     # When the networks are built
     generator, discriminator = build_networks(config, num_classes=10)
-    # Then they have the size one can work out: 4x4 kernels, and two numbers per normalised channel
+    # Then their sizes match a calculation by hand: 4x4 kernels, and two numbers per normalised channel
     assert count_parameters(generator) == 16 * (5 * 4 + 4 * 3 + 3 * 2 + 2 * 3) + 2 * (4 + 3 + 2)
     assert count_parameters(discriminator) == 16 * (3 * 2 + 2 * 3 + 3 * 4 + 4 * 1) + 2 * (3 + 4)
 
 
 def test_only_the_first_blocks_of_a_residual_discriminator_halve_as_in_sngan() -> None:
-    # Given the preset of SNGAN's table 4, and how many pixels a side and how many channels leave each block
+    # Given the preset of SNGAN's table 4, and the size and the channels of each block's output
     _, discriminator = build_networks(PRESETS["best"].config, num_classes=10)
     seen = feature_maps(discriminator, DiscriminatorBlock, torch.randn(1, 3, 32, 32), torch.tensor([0]))
     assert seen == [(256, 16, 16), (256, 8, 8), (256, 8, 8), (256, 8, 8)]
@@ -112,7 +112,7 @@ def test_only_a_discriminator_with_a_class_loss_has_logits(kind: str) -> None:
     assert logits is not None
     assert logits.shape == (4, 10)
     assert torch.equal(scores, with_loss(images, labels))
-    # Its guess is of the image, whatever it is told
+    # The logits depend on the image, and not on the label
     torch.testing.assert_close(with_loss.forward_with_logits(images, labels + 3)[1], logits)
 
 
@@ -127,12 +127,12 @@ def test_unconditional_networks_ignore_the_labels(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", CONDITIONAL)
 def test_a_label_changes_its_own_image_and_score_and_no_other(kind: str) -> None:
-    # Given networks in evaluation mode, where images of a batch do not meet
+    # Given networks in evaluation mode, where images of a batch are independent
     generator, discriminator = (network.eval() for network in randomized_networks(KINDS[kind]))
     z, images = torch.randn(4, KINDS[kind].latent_dim), torch.randn(4, 3, 32, 32)
-    # When the third label of four is another one
+    # When the third of four labels changes
     before, after = torch.tensor([0, 1, 2, 3]), torch.tensor([0, 1, 9, 3])
-    # Then the third image and the third score are other ones, and the rest stay
+    # Then the third image and the third score change, and the others do not
     image_change = (generator(z, before) - generator(z, after)).abs().amax((1, 2, 3))
     score_change = (discriminator(images, before) - discriminator(images, after)).abs()
     for change in (image_change, score_change):
@@ -149,7 +149,7 @@ def test_conditional_batch_norm_is_batch_norm_with_scale_and_shift_by_class() ->
     x, labels = torch.randn(4, 2, 3, 3), torch.tensor([2, 0, 0, 1])
     # When a batch passes
     y = layer(x, labels)
-    # Then it is normalised as a whole, and scaled and shifted image by image
+    # Then it is normalised as one batch, and scaled and shifted image by image
     normal = F.batch_norm(x, None, None, training=True)
     for i, label in enumerate(labels.tolist()):
         for channel in range(2):
@@ -165,9 +165,9 @@ def test_spectral_norm_brings_the_largest_singular_value_of_every_weight_to_one(
     for parameter in discriminator.parameters():
         parameter.data = torch.randn_like(parameter)
     layers = [m for m in discriminator.modules() if isinstance(m, nn.Conv2d | nn.Linear | nn.Embedding)]
-    # When its power iterations, one for each use of a weight in training, have had the time to converge
+    # When its power iterations, one per use of a weight in training, have converged
     weights = [[layer.weight for _ in range(100)][-1] for layer in layers]
-    # Then no weight stretches anything by more than one
+    # Then the largest singular value of every weight is one
     norms = [torch.linalg.matrix_norm(weight.flatten(1), ord=2).item() for weight in weights]
     assert norms == pytest.approx([1.0] * len(norms), abs=0.01)
     assert len(norms) >= 4

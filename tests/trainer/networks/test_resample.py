@@ -1,4 +1,4 @@
-"""Doubling and pooling folded into a convolution give the same images with less work."""
+"""Upsampling and pooling that are merged with a convolution give the same images."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def assert_same(got: Tensor, expected: Tensor) -> None:
 
 
 def test_filters_of_ones_count_how_many_taps_see_each_pixel() -> None:
-    # Given a filter of nine ones, by hand: of four neighbouring windows of three, one begins at the border, two follow
+    # Given a filter of nine ones; each value is the number of its taps that cover a pixel, counted by hand
     ones = torch.ones(1, 1, 3, 3)
     counts = torch.outer(torch.tensor([1.0, 2, 2, 1]), torch.tensor([1.0, 2, 2, 1]))
     assert torch.equal(double_filters(ones)[0, 0], counts)
@@ -41,7 +41,7 @@ def test_folded_filters_replace_doubling_and_pooling() -> None:
 @pytest.mark.parametrize("config", [small_resnet(), small_resnet("best", d_channels=[8] * 4), small_resnet("wgan-gp")])
 def test_networks_with_folded_products_compute_the_same(config: TrainConfig) -> None:
     """In double precision, with the class, without it, with a class loss, and with blocks that keep the size."""
-    # Given the same weights in networks with plain and with folded products
+    # Given the same weights in networks with plain and with merged convolutions
     torch.manual_seed(0)
     classes, folded = 10 if config.conditional else None, Products(resample=True)
     generator, discriminator = (

@@ -64,7 +64,7 @@ def test_in_bf16_rounding_is_a_few_times_torchs() -> None:
         assert out.dtype == torch.bfloat16
         got = (out, *torch.autograd.grad(out, inputs, back.bfloat16()))
         errors.append([((a.double() - b).norm() / b.norm()).item() for a, b in zip(got, exacts, strict=True)])
-    # Then it is a fraction of a percent off, as bf16 is
+    # Then the error is a fraction of a percent, as expected of bf16
     plain, fast = errors
     assert 1e-3 < max(plain) < 4e-3
     assert 1e-3 < max(fast) < 1e-2

@@ -57,11 +57,11 @@ def test_a_run_is_not_resumed_on_other_classes(
     # Given a run on bees, cats, cows and dogs, whose class folders change while it is paused
     leave_checkpoint(artifacts)
     changed = replace(random_images(40, len(classes)), classes=classes)
-    # When it is resumed, then it ends in a way that can be resumed, with the names of the classes
+    # When it is resumed, then it ends as resumable, and the error names the classes
     with pytest.raises(EnvironmentFailed, match=message) as caught:
         resume(artifacts, changed)
     assert caught.value.reason == "environment"
-    # And with the folders back it goes on
+    # And once the folders are restored, it continues
     assert resume(artifacts, ANIMALS) == []
 
 

@@ -28,8 +28,8 @@ def artifacts(tmp_path: Path) -> ArtifactStore:
     return ArtifactStore(f"file://{tmp_path}")
 
 
-def whole(name: str, why: str) -> None:
-    pytest.fail(f"{name} should be whole: {why}")
+def fail_if_damaged(name: str, problem: str) -> None:
+    pytest.fail(f"{name} should be intact: {problem}")
 
 
 def test_a_state_survives_packing_and_unpacking() -> None:
@@ -57,30 +57,30 @@ def test_a_state_survives_packing_and_unpacking() -> None:
 
 
 def test_a_run_without_checkpoints_starts_afresh(artifacts: ArtifactStore) -> None:
-    assert Checkpoints(artifacts, "a-run", 1).load_newest(whole) is None
+    assert Checkpoints(artifacts, "a-run", 1).load_newest(fail_if_damaged) is None
 
 
 def test_the_newest_is_loaded_and_the_last_two_are_kept(artifacts: ArtifactStore) -> None:
-    # Given checkpoints whose numbers do not sort as words do
+    # Given checkpoints whose numbers sort differently as text
     checkpoints = Checkpoints(artifacts, "a-run", 1)
     for nimg in (9, 64, 500, 1000):
         checkpoints.save(nimg, {"nimg": nimg})
-    # Then the last is loaded, and one more is there to fall back to
-    assert checkpoints.load_newest(whole) == {"nimg": 1000}
+    # Then the newest is loaded, and one older checkpoint remains
+    assert checkpoints.load_newest(fail_if_damaged) == {"nimg": 1000}
     assert artifacts.list(FOLDER) == ["0001-000000000500.ckpt", "0001-000000001000.ckpt"]
 
 
 def test_a_later_attempt_is_newer_even_with_fewer_images(artifacts: ArtifactStore) -> None:
-    # Given a worker that lost its job and trains on, and the attempt that followed
+    # Given a worker that lost its job but still trains, and the next attempt
     Checkpoints(artifacts, "a-run", 10).save(500, {"from": "new owner"})
     Checkpoints(artifacts, "a-run", 9).save(900, {"from": "old owner"})
-    # Then what counts is the new owner's
-    assert Checkpoints(artifacts, "a-run", 11).load_newest(whole) == {"from": "new owner"}
+    # Then the checkpoint of the next attempt is the newest
+    assert Checkpoints(artifacts, "a-run", 11).load_newest(fail_if_damaged) == {"from": "new owner"}
 
 
 def test_runs_do_not_see_each_other(artifacts: ArtifactStore) -> None:
     Checkpoints(artifacts, "a-run", 1).save(64, {"nimg": 64})
-    assert Checkpoints(artifacts, "another-run", 1).load_newest(whole) is None
+    assert Checkpoints(artifacts, "another-run", 1).load_newest(fail_if_damaged) is None
 
 
 def truncated(data: bytes) -> bytes:
@@ -121,25 +121,25 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_previous_one_loaded(
     checkpoints.save(128, {"nimg": 128})
     newest = f"{FOLDER}/0001-000000000128.ckpt"
     artifacts.write(newest, damage(artifacts.read(newest)))
-    # When the newest is asked for
-    told: list[tuple[str, str]] = []
-    loaded = checkpoints.load_newest(lambda name, why: told.append((name, why)))
-    # Then it is the one before, and the other is named
+    # When the newest is loaded
+    warnings: list[tuple[str, str]] = []
+    loaded = checkpoints.load_newest(lambda name, problem: warnings.append((name, problem)))
+    # Then the older one is loaded, and the warning names the damaged one
     assert loaded == {"nimg": 64}
-    assert [name for name, _ in told] == ["0001-000000000128.ckpt"]
-    assert "do not match their digest" in told[0][1]
+    assert [name for name, _ in warnings] == ["0001-000000000128.ckpt"]
+    assert "do not match their digest" in warnings[0][1]
 
 
 def test_a_damaged_checkpoint_does_not_count_as_one_of_the_two(artifacts: ArtifactStore) -> None:
-    # Given a damaged newest checkpoint that was passed over
+    # Given a damaged newest checkpoint, which was skipped
     checkpoints = Checkpoints(artifacts, "a-run", 1)
     checkpoints.save(64, {"nimg": 64})
     checkpoints.save(128, {"nimg": 128})
     artifacts.write(f"{FOLDER}/0001-000000000128.ckpt", b"")
     checkpoints.load_newest(lambda *_: None)
-    # When the next attempt saves its first
+    # When the next attempt saves its first checkpoint
     Checkpoints(artifacts, "a-run", 2).save(100, {"nimg": 100})
-    # Then both that are kept are whole
+    # Then both remaining checkpoints are intact
     assert [unpack(artifacts.read(f"{FOLDER}/{name}")) for name in artifacts.list(FOLDER)] == [
         {"nimg": 64},
         {"nimg": 100},
@@ -151,13 +151,13 @@ def test_if_all_checkpoints_are_damaged_the_run_starts_afresh_with_warnings(arti
     for nimg in (64, 128):
         checkpoints.save(nimg, {"nimg": nimg})
         artifacts.write(f"{FOLDER}/0001-{nimg:012d}.ckpt", b"\0" * 100)
-    told: list[str] = []
-    assert checkpoints.load_newest(lambda name, _: told.append(name)) is None
-    assert told == ["0001-000000000128.ckpt", "0001-000000000064.ckpt"]
+    warnings: list[str] = []
+    assert checkpoints.load_newest(lambda name, _: warnings.append(name)) is None
+    assert warnings == ["0001-000000000128.ckpt", "0001-000000000064.ckpt"]
 
 
 def test_a_checkpoint_that_another_worker_deletes_meanwhile_is_skipped(artifacts: ArtifactStore) -> None:
-    # Given a name that is listed and a file that is not there, as when somebody deletes it in between
+    # Given a listing that contains a file which another worker has just deleted
     checkpoints = Checkpoints(artifacts, "a-run", 1)
     checkpoints.save(64, {"nimg": 64})
     folder = Path(artifacts._path(FOLDER))
@@ -183,7 +183,7 @@ class Trap:
 
 
 def test_code_in_a_checkpoint_is_refused_even_with_the_right_digest(tmp_path: Path) -> None:
-    # Given a pickle that runs code, wrapped as a whole checkpoint
+    # Given a pickle that runs code, in the format of a checkpoint
     sprung = tmp_path / "sprung"
     buffer = io.BytesIO()
     torch.save({"weights": Trap(sprung)}, buffer)

@@ -29,12 +29,12 @@ def test_time_is_left_for_the_export(minutes: float, expected_s: float) -> None:
 
 
 def test_schedules_follow_images_or_time_whichever_is_ahead() -> None:
-    # Given a budget of 1000 images and 82.5 s of training, and a rate that falls over the last half
+    # Given a budget of 1000 images and 82.5 s of training, and a learning rate that falls over the last half
     config = small_config(total_nimg=1000, max_minutes=110 / 60, lr_tail=0.5)
     limit_s = training_seconds(config)
     assert limit_s is not None
     assert limit_s == pytest.approx(110 - 27.5)
-    # Then a quick run follows its images, a slow one the clock, and at the end of either the rate is zero
+    # Then a fast run follows its images and a slow one the clock, and both end with a rate of zero
     assert scheduled_nimg(config, 600, 0.5 * limit_s) == 600
     assert scheduled_nimg(config, 100, 0.75 * limit_s) == 750
     assert learning_rate_factor(config, scheduled_nimg(config, 100, 0.75 * limit_s)) == pytest.approx(0.5)
@@ -43,13 +43,13 @@ def test_schedules_follow_images_or_time_whichever_is_ahead() -> None:
 
 
 def test_a_run_ends_with_its_schedules_when_its_time_is_up() -> None:
-    # Given far more images than there is time for: 0.9 s
+    # Given a budget of far more images than fit into 0.9 s
     config = small_config(total_nimg=10**8, max_minutes=0.02, lr_tail=0.5, tick_nimg=8, snapshot_nimg=10**9)
     state = TrainState(config, 10, CPU)
     messages: list[loop.Message] = []
     # When it is trained
     assert loop.train(state, DATASET, messages.append, lambda: None) == "done"
-    # Then time ended it, its rate fell on the way, and the last word on progress is "all of it"
+    # Then the time limit ended the run, its rate had fallen, and its last progress is 1
     assert state.cur_nimg < config.total_nimg
     assert state.wall_seconds >= 0.9
     rates = [message.row["lr"] for message in messages if isinstance(message, loop.MetricsMessage)]
@@ -67,7 +67,7 @@ def test_the_time_of_earlier_attempts_counts_but_not_the_time_between() -> None:
     state = TrainState(config, 10, CPU)
     state.wall_seconds = limit_s * 2 / 3
     saved = unpack(pack(state.state_dict()))
-    # When it is taken up, whenever that is, it stands where it stood
+    # When it resumes later, its position is the same
     taken_up = TrainState(config, 10, CPU)
     taken_up.load_state_dict(saved)
     assert taken_up.schedule_nimg == pytest.approx(config.total_nimg * 2 / 3, rel=1e-6)
@@ -77,10 +77,10 @@ def test_progress_has_the_time_shares_of_a_step() -> None:
     # Given a short run
     messages: list[Any] = []
     loop.train(TrainState(small_config(total_nimg=64, tick_nimg=16), 10, CPU), DATASET, messages.append, lambda: None)
-    # Then its last progress says where the time of a step goes
+    # Then its last progress contains the time shares of a step
     last = [message for message in messages if isinstance(message, loop.ProgressMessage)][-1]
     assert last.step_shares is not None
     assert list(last.step_shares) == ["data", "forward", "backward", "optimizer"]
     assert sum(last.step_shares.values()) == pytest.approx(1, abs=0.001)
     assert all(share > 0 for share in last.step_shares.values())
-    assert last.device_memory_bytes is None  # a matter of GPUs
+    assert last.device_memory_bytes is None  # measured on GPUs only

@@ -49,7 +49,7 @@ def begin(config: TrainConfig = CONFIG) -> PerClassState:
 
 
 class Killed(BaseException):
-    """Simulates the death of the process."""
+    """Simulates a killed process."""
 
 
 @dataclass
@@ -72,15 +72,15 @@ class Listener:
 
 
 @pytest.fixture(scope="module")
-def whole() -> tuple[PerClassState, Listener]:
+def undisturbed() -> tuple[PerClassState, Listener]:
     """An undisturbed run."""
-    state, heard = begin(), Listener()
-    assert per_class.train(state, colors(), heard, lambda: None) == "done"
-    return state, heard
+    state, messages = begin(), Listener()
+    assert per_class.train(state, colors(), messages, lambda: None) == "done"
+    return state, messages
 
 
-def test_each_class_is_trained_as_if_it_were_alone(whole: tuple[PerClassState, Listener]) -> None:
-    generators = [part.generator for part in whole[0].finished] + [whole[0].part.ema]
+def test_each_class_is_trained_as_if_it_were_alone(undisturbed: tuple[PerClassState, Listener]) -> None:
+    generators = [part.generator for part in undisturbed[0].finished] + [undisturbed[0].part.ema]
     assert len(generators) == 3
 
     for number, generator in enumerate(generators):
@@ -97,28 +97,28 @@ def test_a_class_is_trained_on_its_own_images_only() -> None:
         assert own.images.float().mean((0, 2, 3)).argmax() == number
 
 
-def test_messages_and_checkpoints_are_those_of_one_run(whole: tuple[PerClassState, Listener]) -> None:
-    state, heard = whole
+def test_messages_and_checkpoints_are_those_of_one_run(undisturbed: tuple[PerClassState, Listener]) -> None:
+    state, messages = undisturbed
 
     assert state.cur_nimg == 3 * 64
-    rows = [message.row for message in heard.of(loop.MetricsMessage)]
+    rows = [message.row for message in messages.of(loop.MetricsMessage)]
     assert rows == state.metrics
     assert [(row["nimg"], row["class"]) for row in rows] == [(32, 0), (64, 0), (96, 1), (128, 1), (160, 2), (192, 2)]
-    progress = heard.of(loop.ProgressMessage)
+    progress = messages.of(loop.ProgressMessage)
     assert [(message.nimg, message.fraction) for message in progress][-1] == (192, 1.0)
     assert progress[0].eta_seconds > 0
-    grids = {message.nimg: message.images for message in heard.of(loop.SamplesMessage)}
+    grids = {message.nimg: message.images for message in messages.of(loop.SamplesMessage)}
     assert list(grids) == [0, 32, 64, 96, 128, 160, 192]
-    # Rows of the grid are classes in turn; those that were not begun are grey, those that are done stay.
+    # Each row of the grid is a class. Classes that have not started are grey; finished ones do not change.
     assert (grids[64][10:30] == 128).all()
     assert not (grids[96][10:20] == 128).all()
     assert torch.equal(grids[192][:10], grids[96][:10])
 
 
 def test_a_run_killed_in_its_third_class_ends_as_an_undisturbed_one(
-    whole: tuple[PerClassState, Listener],
+    undisturbed: tuple[PerClassState, Listener],
 ) -> None:
-    undisturbed, heard = whole
+    expected, messages = undisturbed
     # Given a run that dies a step after a checkpoint, in its third class
     killed = Listener(dies_at=2 * 64 + 32)
     with pytest.raises(Killed):
@@ -126,26 +126,29 @@ def test_a_run_killed_in_its_third_class_ends_as_an_undisturbed_one(
     newest = max(killed.checkpoints)
     assert newest == 2 * 64 + 24
 
-    # When another process takes it up
+    # When another process resumes it
     torch.manual_seed(12345)
     state, rest = begin(), Listener()
     state.load_state_dict(unpack(killed.checkpoints[newest]))
     assert (state.number, state.cur_nimg) == (2, newest)
     assert per_class.train(state, colors(), rest, lambda: None) == "done"
 
-    # Then nothing differs: networks, series, grids
-    for name, tensor in undisturbed.ema.state_dict().items():
+    # Then networks, metrics and grids are those of an undisturbed run
+    for name, tensor in expected.ema.state_dict().items():
         torch.testing.assert_close(state.ema.state_dict()[name], tensor, rtol=0, atol=0)
-    assert state.metrics == undisturbed.metrics
-    assert torch.equal(rest.of(loop.SamplesMessage)[-1].images, heard.of(loop.SamplesMessage)[-1].images)
+    assert state.metrics == expected.metrics
+    assert torch.equal(rest.of(loop.SamplesMessage)[-1].images, messages.of(loop.SamplesMessage)[-1].images)
 
 
 def test_on_the_leave_signal_the_checkpoint_holds_all_classes_so_far() -> None:
-    heard = Listener()
+    messages = Listener()
 
-    assert per_class.train(begin(), colors(), heard, lambda: "leave" if heard.checkpoints.get(72) else None) == "leave"
+    assert (
+        per_class.train(begin(), colors(), messages, lambda: "leave" if messages.checkpoints.get(72) else None)
+        == "leave"
+    )
 
-    saved = unpack(heard.checkpoints[72])
+    saved = unpack(messages.checkpoints[72])
     assert (saved["cur_nimg"], len(saved["finished"])) == (72, 1)
 
 
@@ -178,7 +181,7 @@ def test_the_model_has_the_usual_signature_and_selects_the_generator_by_label(
 
     (mixed,) = session.run(["images"], {"z": z, "labels": labels})
 
-    # Each class shows its colour, the more so beside the other; and an image is the same in any company.
+    # Each class shows its colour more than the other does, and an image does not depend on its batch.
     redness = np.asarray(mixed)[:, 0].mean((1, 2)) - np.asarray(mixed)[:, 1].mean((1, 2))
     assert redness[labels == 0].min() > 0 > redness[labels == 1].max()
     for label in (0, 1):

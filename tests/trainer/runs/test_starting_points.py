@@ -89,11 +89,11 @@ def test_a_run_from_another_runs_checkpoint_continues_as_that_run_would_have(pla
     # Given a run that left a checkpoint half way, and the same run undisturbed
     place.leave("first", trained(small_config(**HALF), 32))
     undisturbed = trained(small_config(**HALF), 64)
-    # When a new run begins there
+    # When a new run starts from it
     state = place.begin(small_config(**HALF, from_checkpoint="first"))
     assert state.cur_nimg == 32
     train(state, 64)
-    # Then it ends as the other one, to the bit, and has the same history
+    # Then it ends bit for bit as the undisturbed run, with the same metrics
     assert are_equal(state.generator, undisturbed.generator)
     assert are_equal(state.discriminator, undisturbed.discriminator)
     assert state.metrics == undisturbed.metrics
@@ -104,11 +104,11 @@ def test_the_new_run_may_have_another_rate_another_budget_and_another_seed(place
     place.leave("first", trained(small_config(**HALF), 32))
     drawn = torch.get_rng_state()
     changed = HALF | {"total_nimg": 640, "lr": 1e-5, "from_checkpoint": "first"}
-    # With the seed it goes on drawing where the other one stopped, and takes its time from here
+    # With the same seed, the random numbers continue from the checkpoint, and the time starts at zero
     state = place.begin(small_config(**changed))
     assert torch.equal(torch.get_rng_state(), drawn)
     assert (state.cur_nimg, state.wall_seconds, state.set_learning_rates()) == (32, 0.0, 1e-5)
-    # With another one it draws what that one draws
+    # With another seed, the random numbers are those of that seed
     state = place.begin(small_config(**changed, seed=7))
     assert torch.equal(torch.get_rng_state(), after_building(small_config(**changed, seed=7)))
     assert state.cur_nimg == 32
@@ -116,12 +116,12 @@ def test_the_new_run_may_have_another_rate_another_budget_and_another_seed(place
 
 def test_the_newest_or_the_named_checkpoint_is_loaded(place: Place) -> None:
     first = place.leave("first", trained(small_config(**HALF), 16))
-    kept = weights(first.generator)
+    original = weights(first.generator)
     place.leave("first", train(first, 32))
     assert place.begin(small_config(**HALF, from_checkpoint="first")).cur_nimg == 32
     earlier = place.begin(small_config(**HALF, from_checkpoint="first@16"))
     assert earlier.cur_nimg == 16
-    assert all(torch.equal(value, kept[name]) for name, value in earlier.generator.state_dict().items())
+    assert all(torch.equal(value, original[name]) for name, value in earlier.generator.state_dict().items())
 
 
 def test_from_a_snapshot_the_optimizers_start_afresh_with_an_event(place: Place) -> None:
@@ -134,12 +134,12 @@ def test_from_a_snapshot_the_optimizers_start_afresh_with_an_event(place: Place)
 
 
 def test_a_damaged_checkpoint_is_skipped_and_kept(place: Place) -> None:
-    # Given two checkpoints, of which the newer is cut short
+    # Given two checkpoints, of which the newer is truncated
     first = place.leave("first", trained(small_config(**HALF), 16))
     place.leave("first", train(first, 32))
     key = "jobs/first/checkpoints/0001-000000000032.ckpt"
     place.artifacts.write(key, place.artifacts.read(key)[:-1])
-    # When a run begins with the newest, Then it gets the older one, and the other run's file is left alone
+    # When a run starts from the newest, Then it loads the older one, and the damaged file is not deleted
     assert place.begin(small_config(**HALF, from_checkpoint="first")).cur_nimg == 16
     assert place.artifacts.exists(key)
     assert place.events.kinds == ["warning", "resumed"]
@@ -203,7 +203,7 @@ def test_the_discriminator_starts_as_the_classifier_and_trains(place: Place) -> 
     _, expected = classifier(images)
     _, features = state.discriminator.trunk.eval()(images)
     torch.testing.assert_close(features, expected)
-    # And it is a discriminator like any other
+    # And it trains like any other discriminator
     before = weights(state.discriminator)
     train(state, 16)
     assert not torch.equal(state.discriminator.state_dict()["trunk.stem.0.weight"], before["trunk.stem.0.weight"])

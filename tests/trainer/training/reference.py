@@ -71,7 +71,7 @@ def _generator_step(state: TrainState, data_labels: Tensor) -> None:
 def _descend(loss: Tensor, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     parameters = list(network.parameters())
     for parameter, grad in zip(parameters, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True):
-        # Adam walks weight and gradient through memory side by side.
+        # Adam reads weights and gradients in the order of their memory.
         parameter.grad = None if grad is None else torch.empty_like(parameter).copy_(grad)
     optimizer.step()
 

@@ -48,14 +48,14 @@ CASES: dict[str, TrainConfig] = {
 
 @pytest.fixture(autouse=True)
 def winograd_for_narrow_layers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The networks here are narrower than the width from which Winograd's products pay on some processors."""
+    """The networks in these tests have fewer channels than Winograd's products need on some processors."""
     monkeypatch.setattr(strided, "MIN_WINOGRAD_CHANNELS", 16)
 
 
 def trained(
     config: TrainConfig, runtime: Runtime, iterations: int, device: torch.device = CPU, state: TrainState | None = None
 ) -> TrainState:
-    """As the loop trains, without its messages."""
+    """Trains as the loop does, without messages."""
     dataset = DATASET.to(device)
     state = state or TrainState(config, len(dataset.classes), device, runtime)
     iterate = make_iteration(state, dataset)
@@ -182,7 +182,7 @@ def test_winograd_products_in_bf16_round_about_as_much_as_plain_products() -> No
     exact = gradients_of(CASES["wgan-gp"], PLAIN)
     plain = gradients_of(CASES["wgan-gp, bf16"], PLAIN)
     fast = gradients_of(CASES["wgan-gp, bf16"], replace(PLAIN, winograd=True))
-    # Then no layer's is further off than a few roundings more would make it: a lost derivative is off by all of itself
+    # Then each layer's error is that of a few additional roundings; a missing derivative would be off by 100 %
     for name, expected in exact.items():
         assert expected is not None
         ways = plain[name], fast[name]
@@ -194,7 +194,7 @@ def test_winograd_products_in_bf16_round_about_as_much_as_plain_products() -> No
 @pytest.mark.parametrize("case", ["wgan-gp-conditional", "tiny", "cpu-hours", "wgan-gp, bf16"])
 def test_a_resumed_run_is_exact_with_every_path_and_with_none(case: str, runtime: Runtime) -> None:
     # Given a run of four iterations, and one that was saved after two and loaded elsewhere
-    whole = trained(CASES[case], runtime, 4)
+    undisturbed = trained(CASES[case], runtime, 4)
     drawn = torch.get_rng_state()
     saved = pack(trained(CASES[case], runtime, 2).state_dict())
     torch.manual_seed(99)
@@ -205,23 +205,23 @@ def test_a_resumed_run_is_exact_with_every_path_and_with_none(case: str, runtime
     # Then both end with the same bits
     assert torch.equal(torch.get_rng_state(), drawn)
     for name, value in tensors_of(resumed).items():
-        assert torch.equal(value, tensors_of(whole)[name]), name
-    for one, other in ((whole.opt_d, resumed.opt_d), (whole.opt_g, resumed.opt_g)):
+        assert torch.equal(value, tensors_of(undisturbed)[name]), name
+    for one, other in ((undisturbed.opt_d, resumed.opt_d), (undisturbed.opt_g, resumed.opt_g)):
         for left, right in zip(one.state.values(), other.state.values(), strict=True):
             assert all(torch.equal(left[name], right[name]) for name in left)
 
 
 def test_a_run_can_resume_with_other_paths() -> None:
-    # Given a checkpoint of the plain reference, whose weights and moments lie otherwise in memory
+    # Given a checkpoint of the plain reference, whose weights and moments have another memory layout
     config = CASES["wgan-gp"]
     saved = unpack(pack(trained(config, PLAIN, 2).state_dict()))
-    # When it goes on, once as before and once with every fast path
+    # When it resumes, once with the same paths and once with every fast path
     ends = []
     for runtime in (PLAIN, fastest(CPU)):
         state = TrainState(config, 10, CPU, runtime)
         state.load_state_dict(saved)
         ends.append(trained(config, runtime, 1, state=state))
-    # Then both come to the same place but for rounding, and moments lie as their weights do
+    # Then both results agree up to rounding, and moments have the layout of their weights
     torch.testing.assert_close(ends[1].sums, ends[0].sums, rtol=1e-3, atol=1e-3)
     assert [group["fused"] for group in ends[1].opt_d.param_groups] == [True]
     for parameter, moments in ends[1].opt_d.state.items():
@@ -270,22 +270,22 @@ def test_a_compiled_run_agrees_with_the_eager_one_and_resumes_exactly(case: str)
     step = 2**-7 if CASES[case].precision == "bf16" else 1e-4
     torch.testing.assert_close(trained(CASES[case], compiled, 1).sums, reference.sums, rtol=step, atol=step)
     assert torch.equal(torch.get_rng_state(), drawn)
-    # And given a run of three iterations, and one that was taken up after one, Then both end with the same bits
-    whole = trained(CASES[case], compiled, 3)
+    # And given a run of three iterations, and one that resumed after the first, Then both end with the same bits
+    undisturbed = trained(CASES[case], compiled, 3)
     resumed = TrainState(CASES[case], 10, CPU, compiled)
     resumed.load_state_dict(unpack(pack(trained(CASES[case], compiled, 1).state_dict())))
     trained(CASES[case], compiled, 2, state=resumed)
-    assert [n for n, v in kept(resumed).items() if not torch.equal(v, kept(whole)[n])] == []
+    assert [n for n, v in lasting_tensors(resumed).items() if not torch.equal(v, lasting_tensors(undisturbed)[n])] == []
     assert all(parameter.requires_grad for parameter in resumed.discriminator.parameters())
 
 
 def test_without_a_compiler_the_check_returns_the_reason_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Given a machine on which the compiler cannot be found
+    # Given a machine without a compiler
     monkeypatch.setenv("CXX", "/nowhere/g++")
     monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("/nowhere/g++",))
     state = TrainState(small_config("tiny", latent_dim=5), 10, CPU, replace(PLAIN, compile=True))
     before, drawn = {n: v.clone() for n, v in tensors_of(state).items()}, torch.get_rng_state()
-    # When it is tried, Then the reason is a line of text, and nothing has changed
+    # When the check runs, Then the reason is a line of text, and the state is unchanged
     reason = check_compiler(state, 10)
     assert reason
     assert "\n" not in reason
@@ -310,23 +310,28 @@ class NoDeviceReads(TorchDispatchMode):  # type: ignore[no-untyped-call]
 @pytest.mark.parametrize("case", CASES)
 def test_an_iteration_never_waits_for_the_device_and_keeps_every_tensor_in_place(case: str) -> None:
     """A CUDA graph requires both: a replay reads and writes the memory that the recorded iteration used."""
-    # Given a run with the arithmetic of CUDA, after the step in which the optimizers make their moments
+    # Given a run with the fast paths of CUDA, after the step in which the optimizers allocate their moments
     state = TrainState(CASES[case], 10, CPU, FAST_BUT_PLAIN_PRODUCTS)
     chosen = torch.arange(CASES[case].n_critic * CASES[case].real_batch_size)
     train_iteration(state, DATASET, chosen)
-    before, places = {n: v.clone() for n, v in kept(state).items()}, {n: v.data_ptr() for n, v in kept(state).items()}
-    # When it takes another
+    before, places = (
+        {n: v.clone() for n, v in lasting_tensors(state).items()},
+        {n: v.data_ptr() for n, v in lasting_tensors(state).items()},
+    )
+    # When it takes another step
     with NoDeviceReads():  # type: ignore[no-untyped-call]
         train_iteration(state, DATASET, chosen)
-    # Then it asked for nothing, and all that it carries on, power iterations among it, has new values in the old places
-    assert {n: v.data_ptr() for n, v in kept(state).items()} == places
-    moved = {n for n, v in kept(state).items() if not torch.equal(v, before[n])}
-    alive = {n for n, v in kept(state).items() if not n.startswith("ema.") and v.numel() > 1}  # a lone u is 1 or -1
+    # Then it read nothing from the device, and all lasting tensors have new values at the same addresses
+    assert {n: v.data_ptr() for n, v in lasting_tensors(state).items()} == places
+    moved = {n for n, v in lasting_tensors(state).items() if not torch.equal(v, before[n])}
+    alive = {
+        n for n, v in lasting_tensors(state).items() if not n.startswith("ema.") and v.numel() > 1
+    }  # a lone u is 1 or -1
     assert {"sums", "opt_d.0.exp_avg", "opt_g.0.exp_avg_sq"} <= alive
     assert alive - moved == set()
 
 
-def kept(state: TrainState) -> dict[str, Tensor]:
+def lasting_tensors(state: TrainState) -> dict[str, Tensor]:
     """All tensors that one iteration leaves to the next."""
     optimizers = {"opt_d": state.opt_d, "opt_g": state.opt_g}
     moments = {
@@ -356,7 +361,7 @@ def test_a_recorded_iteration_equals_the_eager_one(case: str) -> None:
     eager = trained(CASES[case], replace(fastest(cuda), capture=False), WARM_UP + 4, cuda)
     drawn = torch.cuda.get_rng_state()
     recorded = trained(CASES[case], fastest(cuda), WARM_UP + 4, cuda)
-    # Then both drew the same numbers and lost the same
+    # Then both drew the same random numbers and have the same losses
     assert torch.equal(torch.cuda.get_rng_state(), drawn)
     torch.testing.assert_close(recorded.sums, eager.sums, rtol=1e-2, atol=1e-2)
 
@@ -369,7 +374,7 @@ def test_the_learning_rate_of_a_recorded_step_can_be_changed() -> None:
     before = trained(config, fastest(cuda), WARM_UP + 2, cuda)
     weights = [parameter.clone() for parameter in before.generator.parameters()]
     after = trained(config, fastest(cuda), WARM_UP + 4, cuda)
-    # Then nothing moves from there on
+    # Then the weights stop changing
     moved = [(a - b).abs().max().item() for a, b in zip(after.generator.parameters(), weights, strict=True)]
     assert max(moved) < 1e-4
 

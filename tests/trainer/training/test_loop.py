@@ -29,11 +29,11 @@ from shared.errors import Diverged
 from shared.jobs.trainer_messages import StopSignal
 from tests.trainer.small import CPU, LinearCritic, random_images, small_config, small_keras, small_resnet
 
-DATASET = random_images(36)  # not a multiple of the batch: batches reach across epochs
+DATASET = random_images(36)  # not a multiple of the batch size, so batches cross the ends of epochs
 ITERATIONS = 6  # of 8 images and more: beyond one epoch
 
-# Ticks of several iterations, so that runs are also stopped within one. Sample grids, which take longer than all the
-# training here, only at the start and in the end.
+# Ticks have several iterations, so that runs also stop within one. Sample grids take longer than all the training here,
+# so they are made at the start and at the end only.
 REPORTING = {"tick_nimg": 20, "snapshot_nimg": 10**6}
 
 CASES: dict[str, TrainConfig] = {
@@ -117,7 +117,7 @@ def weights_of(state: TrainState) -> dict[str, Any]:
     return {name: dict(network.named_parameters()) for name, network in state.networks().items()}
 
 
-# --- stopping and going on ----------------------------------------------------------------------------------------
+# --- stopping and resuming ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -129,8 +129,8 @@ def uninterrupted(request: pytest.FixtureRequest) -> TrainState:
 def test_a_run_that_stops_and_resumes_ends_like_one_that_never_stopped(
     uninterrupted: TrainState, stops: tuple[int, ...]
 ) -> None:
-    # Given a run that leaves a checkpoint at each stop and is taken up by another process, which has
-    # another random state and networks of its own
+    # Given a run that writes a checkpoint at each stop and is resumed by another process, which has
+    # another random state and its own networks
     state = new_state(uninterrupted.config)
     for iterations in stops:
         saved: list[bytes] = []
@@ -143,7 +143,7 @@ def test_a_run_that_stops_and_resumes_ends_like_one_that_never_stopped(
         state = new_state(uninterrupted.config)
         torch.manual_seed(iterations)
         state.load_state_dict(unpack(saved[-1]))
-    # When it has come to its end
+    # When it has ended
     assert loop.train(state, DATASET, ignore, never) == "done"
     # Then weights, optimizers, random state and metrics are the same to the bit
     assert state.metrics == uninterrupted.metrics
@@ -167,7 +167,7 @@ def test_a_step_with_several_threads_is_reproducible() -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        # When the same step is taken from it again and again, Then it always leads to the same place
+        # When the same step is repeated from it, Then the result is always the same
         assert len({digest_after_a_step() for _ in range(3)}) == 1
     finally:
         torch.set_num_threads(threads)
@@ -186,7 +186,7 @@ def test_training_changes_the_weights_and_so_does_the_seed(uninterrupted: TrainS
 
 @pytest.mark.parametrize("case", ["wgan-gp", "resnet, hinge, spectral norm"])
 def test_sampling_and_saving_do_not_change_a_run(case: str) -> None:
-    # Given a run that is looked at only in the end, and one that samples, counts and saves at every step
+    # Given a run that samples and saves only at its end, and one that does so at every step
     blind = trained(CASES[case].model_copy(update={"tick_nimg": 10**9, "snapshot_nimg": 10**9}))
     watched = new_state(CASES[case].model_copy(update={"tick_nimg": 1, "snapshot_nimg": 1, "checkpoint_every_s": 0.0}))
     kinds: list[type] = []
@@ -207,11 +207,11 @@ def test_sampling_and_saving_do_not_change_a_run(case: str) -> None:
 
 
 def test_leave_saves_a_checkpoint_and_stops() -> None:
-    # Given a run that is told to leave after 3 steps of 8
+    # Given a run that gets the signal `leave` after 3 steps of 8
     state = new_state(CASES["tiny"])
     messages: list[loop.Message] = []
     outcome = loop.train(state, DATASET, messages.append, after(state, 3, "leave"))
-    # Then it has left, at that place, with a checkpoint as its last word
+    # Then it stops there, and its last message is a checkpoint
     assert (outcome, state.cur_nimg) == ("leave", 24)
     assert isinstance(messages[-1], loop.CheckpointMessage)
 
@@ -225,13 +225,13 @@ def test_finish_stops_as_early_and_returns_done() -> None:
 
 
 def test_a_finished_run_does_nothing_when_it_resumes() -> None:
-    # Given a run that ended
+    # Given a run that has ended
     state = trained(CASES["tiny"])
     before = sha256_of(everything_but_time(state))
-    # When it is taken up (its worker died before it could publish)
+    # When it resumes, because its worker died before it published the model
     messages: list[loop.Message] = []
     outcome = loop.train(state, DATASET, messages.append, never)
-    # Then it is done at once
+    # Then it ends at once
     assert (outcome, messages) == ("done", [])
     assert sha256_of(everything_but_time(state)) == before
 
@@ -245,7 +245,7 @@ def test_a_finished_run_does_nothing_when_it_resumes() -> None:
 def test_a_run_ends_with_the_iteration_that_reaches_its_budget(n_critic: int, total_nimg: int, expected: int) -> None:
     # Given steps of 8 images, n_critic of them per iteration
     state = trained(small_config("wgan-gp", n_critic=n_critic, total_nimg=total_nimg))
-    # Then it stops after the first whole iteration that reaches the budget
+    # Then it stops after the first iteration that reaches the budget
     assert state.cur_nimg == expected
     assert state.opt_d.state_dict()["state"][0]["step"].item() == expected / 8
     assert state.opt_g.state_dict()["state"][0]["step"].item() == expected / 8 / n_critic
@@ -254,10 +254,10 @@ def test_a_run_ends_with_the_iteration_that_reaches_its_budget(n_critic: int, to
 def test_ticks_and_snapshots_follow_the_images_seen() -> None:
     # Given 10 steps of 8 images, a row every 20, a sample grid every 50
     messages = messages_of(small_config(total_nimg=80, tick_nimg=20, snapshot_nimg=50))
-    # Then rows come after the steps that cross 20, 40, 60, 80, and grids at the start, after 50 and in the end
+    # Then rows follow the steps that cross 20, 40, 60, 80, and grids are made at the start, after 50 and at the end
     assert [r.row["nimg"] for r in messages if isinstance(r, loop.MetricsMessage)] == [24, 40, 64, 80]
     assert [r.nimg for r in messages if isinstance(r, loop.SamplesMessage)] == [0, 56, 80]
-    # And the last progress is that of the whole budget
+    # And the last progress is that of the full budget
     progress = [r for r in messages if isinstance(r, loop.ProgressMessage)]
     assert progress[-1].nimg == 80
     assert progress[-1].images_per_second > 0
@@ -302,15 +302,15 @@ def test_rows_have_the_documented_columns_and_finite_values(case: str) -> None:
     ],
 )
 def test_rows_are_means_over_all_steps(loss: str, gp_weight: float, expected: dict[str, float]) -> None:
-    # Given a discriminator of zeros, which no gradient can move: it scores 0 for ever, with slope 0
+    # Given a discriminator of zeros, which no gradient changes: it always scores 0, with slope 0
     config = small_config("wgan-gp", loss=loss, gp_weight=gp_weight, n_critic=3, total_nimg=5 * 24, tick_nimg=40)
     state = new_state(config)
     for parameter in state.discriminator.parameters():
         parameter.data.zero_()
-    # When it trains, Then each row has the loss of not knowing, however many steps it sums over
+    # When it trains, Then each row has the loss of a score of 0, whatever the number of steps in the tick
     loop.train(state, DATASET, ignore, never)
     assert [row["nimg"] for row in state.metrics] == [48, 96, 120]
-    accuracies = {"d_accuracy_real": 0.0, "d_accuracy_fake": 1.0}  # nothing scores above the line
+    accuracies = {"d_accuracy_real": 0.0, "d_accuracy_fake": 1.0}  # no score is above the threshold
     for row in state.metrics:
         assert {k: row[k] for k in expected | accuracies} == pytest.approx(expected | accuracies, abs=1e-6)
 
@@ -318,7 +318,7 @@ def test_rows_are_means_over_all_steps(loss: str, gp_weight: float, expected: di
 def test_a_row_has_the_learning_rate_of_its_last_step() -> None:
     # Given a rate that is divided by ten every 24 images, and steps of 8
     config = small_config(lr=0.1, total_nimg=64, lr_tail=0.0, lr_step_nimg=24, lr_step_factor=0.1, tick_nimg=8)
-    # Then three steps each are taken with the same one; the eighth starts at 56
+    # Then each rate is used for three steps; the eighth step starts at 56
     rates = [message.row["lr"] for message in messages_of(config) if isinstance(message, loop.MetricsMessage)]
     assert rates == pytest.approx([0.1, 0.1, 0.1, 0.01, 0.01, 0.01, 0.001, 0.001])
 
@@ -339,7 +339,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_its_name(value: float) -> N
     # Given a discriminator with one broken weight
     state = new_state(small_config(total_nimg=80, tick_nimg=16))
     next(state.discriminator.parameters()).data[0, 0, 0, 0] = value
-    # When it trains, Then the first row is an error, and no row and no checkpoint come of it
+    # When it trains, Then the first row raises an error, and no row and no checkpoint is sent
     messages: list[loop.Message] = []
     with pytest.raises(Diverged, match=r"loss_d is nan.* after 16 images"):
         loop.train(state, DATASET, messages.append, never)
@@ -382,7 +382,7 @@ def poison_sums(state: TrainState) -> None:
 def test_a_diverged_run_keeps_its_last_good_checkpoints(
     poison: Callable[[TrainState], None], name: str, by: str
 ) -> None:
-    # Given a run with a tick far away, which saves good checkpoints and then diverges between two ticks
+    # Given a run with a distant tick, which saves good checkpoints and then diverges
     config = small_config(total_nimg=80, tick_nimg=10**6, snapshot_nimg=10**6, checkpoint_every_s=0.0)
     state = new_state(config)
     saved: list[dict[str, Any]] = []
@@ -399,7 +399,7 @@ def test_a_diverged_run_keeps_its_last_good_checkpoints(
             return "leave"
         return None
 
-    # When the next checkpoint is due, Then the run has diverged, and the error names what is not finite
+    # When the next checkpoint is due, Then the run ends as diverged, and the error names the value that is not finite
     with pytest.raises(Diverged, match=f"{name} is not finite after (24|32) images"):
         loop.train(state, DATASET, save, stop)
     # And no checkpoint after the good ones replaces them: each can be resumed
@@ -411,10 +411,10 @@ def test_a_diverged_run_keeps_its_last_good_checkpoints(
 
 
 def test_one_infinite_step_in_a_tick_ends_the_run() -> None:
-    # Given sums in which a step between left an infinity
+    # Given sums in which one step has added an infinity
     state = trained(small_config(total_nimg=16, tick_nimg=10**6))
     state.sums[1], state.steps_summed = math.inf, 2
-    # When the tick is closed, Then it is the generator's loss that is named
+    # When the tick is closed, Then the error names the generator's loss
     with pytest.raises(Diverged, match=r"^loss_g is inf after 16 images"):
         loop.close_tick(state, 1e-3)
 
@@ -452,19 +452,19 @@ class Witness(Discriminator):
 
 
 def test_every_discriminator_step_sees_the_next_images_with_their_classes() -> None:
-    # Given two discriminator steps per generator step, and images that nothing changes
+    # Given two discriminator steps per generator step, and no augmentation
     config = small_config(n_critic=2, total_nimg=80, flip=False)
     state = new_state(config)
     witness = state.discriminator = Witness()
     # When a run of 80 images is over
     loop.train(state, DATASET, ignore, never)
-    # Then the discriminator saw them in the sampler's order, across epochs, and as many fake ones of the same classes
+    # Then the discriminator saw them in the sampler's order, and as many fake images of the same classes
     both = [(images, labels) for images, labels in witness.seen if len(images) == 16]
     chosen = Sampler(len(DATASET), config.seed).batch(0, 80)
     assert torch.equal(torch.cat([images[:8] for images, _ in both]), to_unit_range(DATASET.images[chosen]))
     assert torch.equal(torch.cat([labels[:8] for _, labels in both]), DATASET.labels[chosen])
     assert all(torch.equal(labels[:8], labels[8:]) for _, labels in both)
-    # And, in between, fake ones of classes of their own
+    # And the generator steps used fake images of other classes
     assert [len(images) for images, _ in witness.seen] == [16, 16, 8] * 5
 
 
@@ -476,13 +476,13 @@ def test_the_gradient_penalty_is_multiplied_by_its_weight() -> None:
         parameter.data.zero_()
     # When it takes a step
     discriminator_step(state, torch.zeros(8, 3, 32, 32), torch.zeros(8, dtype=torch.int64))
-    # Then it went along 10 * 2 (|w| - 1) w / |w|
+    # Then the step follows 10 * 2 (|w| - 1) w / |w|
     assert critic.weight.grad is not None
     assert critic.weight.grad[:3].tolist() == pytest.approx([48.0, 64.0, 0.0])
 
 
 def test_the_class_loss_is_multiplied_by_its_weight() -> None:
-    # Given the same networks with a weight of nothing to speak of, of 1 and of 3, and a step of each player
+    # Given the same networks with a class weight of almost zero, of 1 and of 3, and one step of each network
     real, labels = torch.randn(8, 3, 32, 32), torch.arange(8)
     gradients: dict[str, list[Tensor]] = {"d": [], "g": []}
     for weight in (1e-9, 1.0, 3.0):
@@ -491,7 +491,7 @@ def test_the_class_loss_is_multiplied_by_its_weight() -> None:
         gradients["d"].append(gradient_of(state.discriminator))
         generator_step(state, torch.arange(10))
         gradients["g"].append(gradient_of(state.generator))
-    # Then a weight of 3 pulls both of them three times as far from where they would go without
+    # Then with a weight of 3, both gradients change three times as much as with 1
     for without, once, thrice in gradients.values():
         assert (once - without).abs().max() > 1e-3
         torch.testing.assert_close(thrice - without, 3 * (once - without), rtol=1e-3, atol=1e-5)
@@ -510,7 +510,7 @@ def test_a_discriminator_learns_classes_from_real_images_only() -> None:
     # When the discriminator alone takes sixty steps
     for _ in range(60):
         discriminator_step(state, real, labels)
-    # Then it knows them, whatever it is told they are
+    # Then it recognises the classes, whatever labels it gets
     _, logits = state.discriminator.forward_with_logits(real, 1 - labels)
     assert logits is not None
     assert logits.argmax(1).tolist() == labels.tolist()
@@ -523,7 +523,7 @@ def test_a_row_has_class_losses_if_the_config_has_a_class_weight() -> None:
         train_iteration(state, DATASET, torch.arange(8))
         rows[weight] = loop.close_tick(state, 0.1)
     assert rows[2.0].keys() - rows[0.0].keys() == {"class_loss_d", "class_loss_g"}
-    # Nothing is known yet of ten classes
+    # An untrained network guesses among ten classes
     assert rows[2.0]["class_loss_d"] == pytest.approx(math.log(10), rel=0.1)
     assert rows[2.0]["class_loss_g"] == pytest.approx(math.log(10), rel=0.1)
 
@@ -587,7 +587,7 @@ def test_averaged_weights_move_towards_the_current_ones_by_the_decay() -> None:
     for _ in range(2):
         state.update_ema(100)
         averages.append({value for p in state.ema.parameters() for value in p.flatten().tolist()})
-    # Then half, and half of the rest, is made up
+    # Then the average has moved by a half, and then by half of the rest
     assert averages == [{0.5}, {0.75}]
 
 

@@ -22,7 +22,7 @@ LOG_2, LOG_3 = math.log(2), math.log(3)
     [
         ("wasserstein", [3.0, 1.0, 0.0], [1.0, 2.0, 0.0], [-2.0, 1.0, 0.0]),
         ("hinge", [2.0, 0.5, -1.0], [-2.0, -0.5, 1.0], [0.0, 1.0, 4.0]),
-        # sigmoid(log 3) = 3/4: three quarters sure, and right (-log 3/4) or wrong (-log 1/4)
+        # sigmoid(log 3) = 3/4: a probability of 3/4, which is right (-log 3/4) or wrong (-log 1/4)
         ("bce", [0.0, LOG_3, -LOG_3], [0.0, -LOG_3, LOG_3], [LOG_2, math.log(4 / 3), math.log(4)]),
         ("bce", [LOG_3], [0.0], [(math.log(4 / 3) + LOG_2) / 2]),
     ],
@@ -45,7 +45,7 @@ def test_generator_loss_per_image(name: str, fake: list[float], expected: list[f
 
 
 def test_class_loss_per_image() -> None:
-    # Given two classes and a guess of one half, of three quarters for the right one, and of as much for the wrong one
+    # Given two classes, and a probability of 1/2 for the right class, of 3/4, and of 1/4
     logits, labels = torch.tensor([[0.0, 0.0], [0.0, LOG_3], [LOG_3, 0.0]]), torch.tensor([0, 1, 1])
     assert class_loss(logits, labels).tolist() == pytest.approx([LOG_2, math.log(4 / 3), math.log(4)])
 
@@ -62,10 +62,10 @@ def test_a_critic_that_scores_real_images_higher_has_the_lower_wgan_gp_loss() ->
 def test_the_discriminator_separates_the_scores_and_the_generator_closes_the_gap(name: str) -> None:
     # Given undecided scores
     real, fake = torch.zeros(1, requires_grad=True), torch.zeros(1, requires_grad=True)
-    # When the discriminator goes downhill, Then scores of real images rise and those of fake ones fall
+    # When the discriminator follows its gradient, Then scores of real images rise and those of fake ones fall
     slopes = torch.autograd.grad(LOSSES[name].discriminator(real, fake).sum(), (real, fake))
     assert slopes[0].item() < 0 < slopes[1].item()
-    # When the generator goes downhill, Then scores of fake images rise
+    # When the generator follows its gradient, Then scores of fake images rise
     (slope,) = torch.autograd.grad(LOSSES[name].generator(fake).sum(), fake)
     assert slope.item() < 0
 
@@ -78,7 +78,7 @@ def test_bce_stays_finite_for_scores_that_overflow_an_exponential() -> None:
 
 @pytest.mark.parametrize(("name", "expected"), [("wasserstein", 1.75), ("hinge", 0.0), ("bce", 0.0)])
 def test_the_threshold_between_real_and_fake(name: str, expected: float) -> None:
-    # A critic's scores have no zero of their own: its line lies between the means, 3 and 0.5.
+    # A critic's scores have no fixed zero: its threshold lies half-way between the means, 3 and 0.5.
     real, fake = torch.tensor([2.0, 4.0]), torch.tensor([0.0, 1.0])
     assert LOSSES[name].threshold(real, fake).item() == expected
 
@@ -154,7 +154,7 @@ def test_the_gradient_of_the_penalty_agrees_with_finite_differences(config: Trai
     # When it is differentiated
     penalty = gradient_penalty(discriminator, real, fake, labels, mix).mean()
     gradients = torch.autograd.grad(penalty, parameters, allow_unused=True)
-    # Then its slope along the direction is the difference quotient; steps are tiny, lest a ReLU switches in between
+    # Then its slope along the direction is the difference quotient; steps are tiny, so that no ReLU switches in between
     slope = sum((g * d).sum().item() for g, d in zip(gradients, direction, strict=True) if g is not None)
     step = 1e-8
     assert slope == pytest.approx((penalty_after(step) - penalty_after(-step)) / (2 * step), rel=1e-4)

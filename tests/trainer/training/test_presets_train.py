@@ -18,7 +18,7 @@ DATASET = random_images()
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_trains(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Batch statistics of the grids from fewer images: they are most of what the largest networks would do here
+    # Batch statistics from fewer images, because they would take most of the time of the largest networks
     monkeypatch.setattr(sampling, "BATCH", 4)
     nimg = 4 * PRESETS[name].config.n_critic
     state = TrainState(resolve(name, {"batch_size": 4, "total_nimg": nimg, "tick_nimg": nimg}), 10, CPU)

@@ -62,10 +62,10 @@ def test_a_grid_has_a_hundred_images_of_the_same_latents_every_time(kind: str) -
     first = sample_grid(generator, config, DATASET)
     assert first.shape == (GRID_IMAGES, 3, 32, 32) == (100, 3, 32, 32)
     assert first.dtype == torch.uint8
-    # When torch's random state is another one, Then the grid is still the same
+    # When torch's random state changes, Then the grid is still the same
     torch.manual_seed(123)
     assert torch.equal(sample_grid(generator, config, DATASET), first)
-    # When the generator or the seed is another one, Then it is not
+    # When the generator or the seed changes, Then the grid changes
     assert not torch.equal(sample_grid(generator, config.model_copy(update={"seed": 1}), DATASET), first)
     next(generator.parameters()).data *= -1
     assert not torch.equal(sample_grid(generator, config, DATASET), first)
@@ -98,7 +98,7 @@ def test_each_row_of_a_grid_shows_one_class_and_each_image_another_latent(num_cl
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_standing_statistics_are_means_over_the_generated_batches(kind: str) -> None:
-    # Given a generator that keeps what its batch norms are given
+    # Given a generator that records the inputs of its batch norms
     generator = trained(KINDS[kind])
     seen = inputs_of_norms(generator)
     # When the statistics are estimated from 1024 images
@@ -117,7 +117,7 @@ def test_standing_statistics_are_means_over_the_generated_batches(kind: str) -> 
 def test_standing_statistics_fit_a_large_batch_of_new_images(kind: str) -> None:
     """Within a tenth of a standard deviation, and a tenth of the variance, from both sides."""
     config, generator = KINDS[kind], trained(KINDS[kind])
-    # Given what the batch norms see when 2048 images of other latents pass at once
+    # Given the inputs of the batch norms for 2048 images of other latents in one batch
     judge = copy.deepcopy(generator).train()
     seen = inputs_of_norms(judge)
     with torch.no_grad():
@@ -134,7 +134,7 @@ def test_standing_statistics_fit_a_large_batch_of_new_images(kind: str) -> None:
             by_variance.append((held_variance / variance - 1).abs().max())
         return float(max(by_mean)), float(max(by_variance))
 
-    # When they are estimated, Then they fit; before, they did not
+    # When the statistics are estimated, Then they fit; before, they did not
     before = error()
     standing_statistics(generator, config, torch.arange(10), images=1024)
     after = error()
@@ -146,7 +146,7 @@ def test_standing_statistics_replace_the_old_ones_and_leave_the_generator_in_eva
     config, generator, other = small_config(), trained(small_config()), trained(small_config())
     for norm in norms_of(generator):
         statistics_of(norm)[0].add_(1000)
-    # When they are estimated, Then nothing is left of that, and the norm works as before in further training
+    # When they are estimated, Then the old values are gone, and later training updates the statistics as before
     for network in (generator, other):
         standing_statistics(network, config, torch.arange(10), images=128)
     for norm, expected in zip(norms_of(generator), norms_of(other), strict=True):

@@ -57,8 +57,8 @@ def test_the_average_forgets_half_of_the_past_within_its_halflife() -> None:
 def test_early_on_the_halflife_is_a_twentieth_of_the_images_seen() -> None:
     config = resolve("tiny", {"ema_halflife_nimg": 1000})
     assert ema_decay(config, 2000, 100) == pytest.approx(0.5)  # 2000 / 20 = 100
-    assert ema_decay(config, 20_000, 1000) == pytest.approx(0.5)  # the two rules meet
-    assert ema_decay(config, 0, 100) == 0.0  # nothing seen: follow
+    assert ema_decay(config, 20_000, 1000) == pytest.approx(0.5)  # both rules give the same half-life
+    assert ema_decay(config, 0, 100) == 0.0  # no image seen: copy the weights
 
 
 def test_halflife_zero_means_no_averaging() -> None:

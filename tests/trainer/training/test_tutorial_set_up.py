@@ -1,4 +1,4 @@
-"""Report 2's presets train as the tutorial that the report cites: held against a plain script of that tutorial."""
+"""Report 2's presets train as the tutorial that the report cites; a plain script of that tutorial is the reference."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_images_of_a_unit_range_model_are_in_minus_one_to_one() -> None:
     # Given a generator that trains on pixels in [0, 1]
     generator = TrainState(resolve("dcgan", SMALL), 10, CPU).generator
     z, labels = torch.randn(4, 10) * 20, torch.zeros(4, dtype=torch.int64)
-    # Then in training, tanh reaches below black; a model that is used shows black there
+    # Then in training, tanh gives values below black; in evaluation mode, these are black
     in_training, used = generator(z, labels), generator.eval()(z, labels)
     assert in_training.min().item() < -1
     assert torch.equal(used, in_training.clamp(min=-1))

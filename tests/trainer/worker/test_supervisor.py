@@ -86,19 +86,19 @@ def is_training(job: Job) -> bool:
 
 
 def test_a_classifier_is_a_job_too(worker: Worker) -> None:
-    # Given a job of the other kind, when its message comes
+    # Given a job of the kind `classifier`, when its message arrives
     job = queue_classifier(worker)
     assert job.kind == "classifier"
     worker.supervise(job)
-    # Then it is over, it was said how it went, and there is no model to generate with
+    # Then it succeeds with events and metrics, and there is no model
     done = worker.store.get(job.id)
     assert (done.status, done.error, done.model_id) == (JobStatus.SUCCEEDED, None, None)
     assert (done.progress.images_seen, done.progress.images_total, done.progress.fraction) == (160, 160, 1.0)
     assert [row["nimg"] for row in worker.store.metrics(job.id)] == [48, 80, 128, 160]  # whole batches
     assert worker.registry.list() == []
-    # And the classifier lies in the artifact store, whole: as a folder it can be used
-    kept = worker.settings.data / "artifacts" / "classifiers" / job.id
-    _, manifest = load_classifier(kept)
+    # And the artifact store has the complete classifier, which can be loaded as a folder
+    stored = worker.settings.data / "artifacts" / "classifiers" / job.id
+    _, manifest = load_classifier(stored)
     assert (manifest.config, manifest.classes, manifest.images_seen) == (job.config, ("blue", "red"), 160)
 
 
@@ -107,27 +107,27 @@ def test_a_classifier_whose_trainer_is_killed_resumes(worker: Worker) -> None:
     job = queue_classifier(worker, epochs=1000, checkpoint_every_s=0)
     with worker.supervising(job):
         worker.wait(job, is_training)
-        # When its process is killed, and later its user has seen enough
+        # When its process is killed, and later the user finishes the job
         os.kill(worker.trainer_pid(), signal.SIGKILL)
         worker.wait(job, lambda job: job.status is JobStatus.QUEUED)
     seen = worker.store.get(job.id).progress.images_seen
     with worker.supervising(job):
         worker.wait(job, lambda job: job.progress.images_seen > seen)
         worker.store.update(job.id, partial(transitions.request_action, request="finish"))
-    # Then it went on from there, and what was learnt so far is kept
+    # Then it resumed from the checkpoint, and the classifier so far is stored
     done = worker.store.get(job.id)
     assert (done.status, done.attempt) == (JobStatus.SUCCEEDED, 2)
     assert "resumed" in worker.events(job)
-    kept = read_manifest(worker.settings.data / "artifacts" / "classifiers" / job.id)
-    assert seen < kept.images_seen < 1000 * 80
+    stored = read_manifest(worker.settings.data / "artifacts" / "classifiers" / job.id)
+    assert seen < stored.images_seen < 1000 * 80
 
 
 def test_a_job_is_trained_once_and_its_model_published(worker: Worker) -> None:
-    # Given a job, when its message comes
+    # Given a job, when its message arrives
     job = worker.queue()
     worker.supervise(job)
 
-    # Then it is trained, and there is a model
+    # Then it is trained, and its model is published
     done = worker.store.get(job.id)
     assert (done.status, done.error, done.attempt, done.lease_until) == (JobStatus.SUCCEEDED, None, 1, None)
     assert worker.registry.resolve("default") == done.model_id == f"tiny-{job.id}"
@@ -135,11 +135,11 @@ def test_a_job_is_trained_once_and_its_model_published(worker: Worker) -> None:
     assert worker.events(job)[:3] == ["starting", "loading", "started"]
     assert worker.events(job)[-1] == "succeeded"
 
-    # When its message comes again, nothing happens
+    # When its message arrives again, nothing happens
     worker.supervise(job)
     assert worker.store.get(job.id) == done
 
-    # When its worker died between publishing and finishing, it is finished with that model, at once
+    # When its worker dies between publishing and finishing, the next worker finishes it with that model
     worker.store.update(
         job.id, lambda j, _: j.model_copy(update={"status": JobStatus.QUEUED, "model_id": None, "attempt": 1})
     )
@@ -164,7 +164,9 @@ def test_the_message_of_an_unavailable_job_starts_the_oldest_waiting_one(worker:
 
     with worker.supervising(cancelled):
         worker.wait(older, lambda job: job.status is JobStatus.RUNNING)
-        os.kill(wait_for(lambda: trainer_pids(worker), bool)[0], signal.SIGKILL)  # it has shown what it had to
+        os.kill(
+            wait_for(lambda: trainer_pids(worker), bool)[0], signal.SIGKILL
+        )  # it has started, which is all that this test needs
 
     assert worker.store.get(older.id).attempt == 1
     assert worker.store.get(newer.id).attempt == 0
@@ -210,12 +212,12 @@ def test_a_worker_that_lost_its_job_stops_its_trainer_and_writes_nothing(worker:
 
     with worker.supervising(job):
         worker.wait(job, is_training)
-        # When somebody else has claimed the job, as after a lease that ran out
+        # When another worker has claimed the job, as after an expired lease
         stolen = worker.store.update(
             job.id, lambda j, _: j.model_copy(update={"fence": j.fence + 1, "worker": "thief"})
         )
 
-    # Then the supervisor came back by itself, its trainer is gone, and the new owner's record is untouched
+    # Then the supervisor returns, its trainer has ended, and the new owner's record is unchanged
     assert trainer_pids(worker) == []
     assert worker.store.get(job.id) == stolen
 
@@ -238,7 +240,7 @@ def test_a_trainer_that_does_not_exit_is_killed(settings: Settings) -> None:
 
     with worker.supervising(job):
         worker.wait(job, is_training)
-        os.kill(worker.trainer_pid(), signal.SIGSTOP)  # deaf to SIGTERM from now on
+        os.kill(worker.trainer_pid(), signal.SIGSTOP)  # SIGTERM no longer reaches it
         worker.store.update(job.id, partial(transitions.request_action, request="cancel"))
 
     assert worker.store.get(job.id).status is JobStatus.CANCELLED
