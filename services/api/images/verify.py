@@ -58,19 +58,26 @@ def _not_reproduced(reason: str, provenance: dict[str, Any] | None) -> Verificat
 
 
 async def _model_of(provenance: Mapping[str, Any], pool: ModelPool) -> LoadedModel:
-    """Finds the model by its digest, because another server may use its id for another model.
+    """The model of the file's id, if it has the file's digest, or else a loaded model of that digest.
 
+    Another server may use the id for another model, and two models may have the same digest.
     Raises UnknownModel, NoModelReady, InvalidInput.
     """
     model_id, digest = provenance.get("model"), provenance.get("digest")
     if not isinstance(model_id, str) or not isinstance(digest, str):
         raise InvalidInput.of("model", model_id, "the file names no model")
-    if model := pool.find_digest(digest):
-        return model
-    model = await pool.get(model_id)
-    if model.manifest.digest != digest:
+    same_digest = pool.find_digest(digest)
+    try:
+        named = await pool.get(model_id)
+    except (NotFound, NoModelReady):
+        if same_digest is None:
+            raise
+        return same_digest
+    if named.manifest.digest == digest:
+        return named
+    if same_digest is None:
         raise InvalidInput.of("digest", digest, f"this server's model '{model_id}' has another digest")
-    return model
+    return same_digest
 
 
 async def _generate_again(

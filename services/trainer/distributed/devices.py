@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from shared.errors import BadConfig
+from shared.errors import EnvironmentFailed
 from shared.settings import Settings
 
 
@@ -25,7 +25,7 @@ class Reservation:
 
 @contextmanager
 def reserved_gpus(count: int, settings: Settings) -> Iterator[Reservation]:
-    """Reserves `count` of the GPUs that torch sees, which CUDA_VISIBLE_DEVICES may limit. Raises BadConfig.
+    """Reserves `count` of the GPUs that torch sees, which CUDA_VISIBLE_DEVICES may limit. Raises EnvironmentFailed.
 
     Workers coordinate through the folder KILN_DATA. A worker that does not share it needs CUDA_VISIBLE_DEVICES.
     """
@@ -41,10 +41,13 @@ def reserved_gpus(count: int, settings: Settings) -> Iterator[Reservation]:
 def reserved(count: int, names: Sequence[str], folder: Path) -> Iterator[Reservation]:
     """Reserves the first `count` free devices of this machine; `names` identify them. If too few are free, shares.
 
-    The reservation is a file lock, which ends with the process at the latest. Raises BadConfig.
+    The reservation is a file lock, which ends with the process at the latest. Raises EnvironmentFailed.
     """
     if count > len(names):
-        raise BadConfig(f"the config needs {count} GPUs; this worker sees {len(names)}. Lower gpus")
+        raise EnvironmentFailed(
+            f"the config needs {count} GPUs, and this worker sees {len(names)}; resume the job on a larger machine, or "
+            "train again with fewer gpus"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     locks: dict[int, int] = {}  # index -> file descriptor
     try:

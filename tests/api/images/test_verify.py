@@ -15,6 +15,8 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from services.api.images.png import encode_png, read_provenance
+from tests.api.conftest import CLASSES, LATENT, publish
+from tests.api.graphs import make_generator
 from tests.api.images.test_response_cache import get_images, pixels
 from tests.api.test_bad_input import assert_problem
 
@@ -167,3 +169,15 @@ def memory_mb(field: str) -> float:
     """VmRSS is the memory of this process now, VmHWM its peak."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line.split()[1] for line in lines if line.startswith(field))) / 1024
+
+
+@pytest.mark.parametrize("model_id", ["one", "two"])
+def test_images_of_two_models_with_the_same_bytes_are_both_reproduced(model_id: str, served: TestClient) -> None:
+    # Given two models of the same graph, as when a job is trained twice
+    registry = served.app.state.kiln.registry  # type: ignore[attr-defined]
+    graph = make_generator(LATENT, len(CLASSES), seed=5)
+    for name in ("one", "two"):
+        publish(registry, name, graph=graph)
+        assert served.get("/generate", params=QUERY | {"model": name}).status_code == 200
+
+    assert verify(served, get_images(served, **QUERY | {"model": model_id}).content)["reproduced"]

@@ -11,7 +11,7 @@ import torch
 
 from services.trainer.distributed.devices import reserved
 from services.trainer.runs.device import pick_device
-from shared.errors import BadConfig
+from shared.errors import EnvironmentFailed
 from shared.settings import Settings
 
 GPUS = ["GPU-a", "GPU-b", "GPU-c"]
@@ -45,7 +45,7 @@ def test_without_a_free_gpu_a_run_shares_one_and_knows_it(tmp_path: Path) -> Non
 
 
 def test_more_gpus_than_the_worker_sees_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadConfig, match=r"needs 4 GPUs; this worker sees 3"), reserved(4, GPUS, tmp_path):
+    with pytest.raises(EnvironmentFailed, match=r"needs 4 GPUs, and this worker sees 3"), reserved(4, GPUS, tmp_path):
         pass
 
 
