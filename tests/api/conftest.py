@@ -26,7 +26,7 @@ def registry(settings: Settings) -> ModelRegistry:
 
 @pytest.fixture
 def client(settings: Settings) -> Iterator[TestClient]:
-    """An API without any model."""
+    """An API without a model."""
     with TestClient(create_app(settings), raise_server_exceptions=False) as client:
         yield client
 

@@ -66,19 +66,19 @@ def make_generator(
     return data
 
 
-def write_color_classifier(folder: Path, sureness: float = 4.0) -> ClassifierManifest:
-    """A classifier of red, green and blue: its logits are the means of the three channels, times `sureness`."""
+def write_color_classifier(folder: Path, confidence: float = 4.0) -> ClassifierManifest:
+    """A classifier of red, green and blue: its logits are the means of the three channels, times `confidence`."""
     graph = helper.make_graph(
         [
             helper.make_node("ReduceMean", ["images", "axes"], ["means"], keepdims=0),
-            helper.make_node("Mul", ["means", "sureness"], ["logits"]),
+            helper.make_node("Mul", ["means", "confidence"], ["logits"]),
         ],
         "classifier",
         [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", 3, 32, 32])],
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 3])],
         [
             numpy_helper.from_array(np.array([2, 3], dtype=np.int64), "axes"),
-            numpy_helper.from_array(np.array(sureness, dtype=np.float32), "sureness"),
+            numpy_helper.from_array(np.array(confidence, dtype=np.float32), "confidence"),
         ],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)

@@ -23,7 +23,7 @@ def test_metrics_of_a_model_that_left_memory_are_scraped_once_more_and_then_remo
     assert 'kiln_images_total{model="served",provider="CPU"} 2.0' in after
 
 
-def test_metrics_of_a_model_that_is_loaded_again_go_on() -> None:
+def test_metrics_of_a_model_that_is_loaded_again_continue() -> None:
     telemetry = Telemetry()
     old, new = telemetry.of_model("model", "CPU"), telemetry.of_model("model", "CPU")
     old.ran(4, 0.0)

@@ -112,7 +112,7 @@ def test_up_needs_a_checkout_and_its_packages(environment: Path, tmp_path: Path)
         assert done.stderr.count("\n") == 1
 
 
-def test_the_group_client_is_what_the_wheel_declares() -> None:
+def test_the_dependency_group_client_matches_the_wheel() -> None:
     """Images install the group, users install the wheel: both lists must agree."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert project["dependency-groups"]["client"] == project["project"]["dependencies"]

@@ -201,7 +201,7 @@ def test_a_conditional_model_takes_the_class_as_input_and_rejects_no_images(serv
     assert refused.json()["errors"][0]["field"] == "max_draws"
 
 
-def test_a_model_with_one_gan_per_class_says_so(serving: TestClient, registry: ModelRegistry) -> None:
+def test_a_model_with_one_gan_per_class_reports_its_method(serving: TestClient, registry: ModelRegistry) -> None:
     config = PRESETS["dcgan-per-class"].config
     publish(registry, "ten-in-one", config=config)
 

@@ -1,4 +1,4 @@
-"""What a job trains on is checked when it is submitted: the data set of a warm start, and metrics that need classes."""
+"""Checks at submission: the data set of a warm start, and metrics that need a classifier of the same classes."""
 
 from __future__ import annotations
 

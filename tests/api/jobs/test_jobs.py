@@ -146,7 +146,7 @@ def claim(state: AppState, job_id: str) -> Job:
         (partial(transitions.finish, status=JobStatus.LOST, reason=Reason.WORKER_LOST), "resume"),
     ],
 )
-def test_a_job_that_goes_on_is_sent_at_once(
+def test_a_job_that_is_finished_or_resumed_is_sent_at_once(
     client: TestClient, state: AppState, settings: Settings, release: Callable[..., Job], action: str
 ) -> None:
     # Given a job that a worker has taken from the queue, trained, and given back or lost

@@ -146,7 +146,7 @@ def test_sweeps_that_ended_long_ago_are_deleted_and_jobs_of_open_sweeps_are_kept
         sweeps.get(old.id)
 
 
-def test_the_api_deletes_old_jobs_by_itself_if_the_setting_says_so(settings: Settings, store: RedisJobStore) -> None:
+def test_the_api_deletes_old_jobs_if_the_setting_is_set(settings: Settings, store: RedisJobStore) -> None:
     old, young = job_of(store, JobStatus.FAILED, days=2), job_of(store, JobStatus.FAILED)
 
     with TestClient(create_app(settings)) as client:

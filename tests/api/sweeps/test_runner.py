@@ -1,4 +1,4 @@
-"""Whole sweeps in one process: stores in memory, and simulated workers that report metrics."""
+"""Complete sweeps in one process, with stores in memory and simulated workers that store metrics."""
 
 from __future__ import annotations
 
@@ -343,7 +343,7 @@ def test_cancelling_a_sweep_cancels_its_jobs(lab: Lab) -> None:
 
     sweep = lab.runner.advance(lab.sweeps.update(sweep.id, cancel))
 
-    # The waiting job is over at once; the running one is asked to stop, and the sweep waits for it
+    # The waiting job is over at once; the running one gets a cancel request, and the sweep waits for it
     assert [trial.is_over for trial in sweep.trials] == [False, True]
     assert lab.jobs.get(running.id).request == "cancel"
     lab.end(running, JobStatus.CANCELLED, reason=Reason.CANCELLED_BY_USER)

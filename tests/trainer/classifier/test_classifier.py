@@ -153,7 +153,7 @@ def test_a_loss_that_is_not_finite_ends_the_run() -> None:
         run(state, random_images(20))
 
 
-def test_small_images_come_first_and_whole_ones_last() -> None:
+def test_small_images_come_first_and_full_size_images_last() -> None:
     images = torch.rand(2, 3, 32, 32)
     config = small(small_px=24, small_share=0.6)
     assert shrink(images, config, 0.59).shape == (2, 3, 24, 24)
@@ -186,7 +186,7 @@ def test_augmentation_changes_each_image_differently_or_nothing_when_off() -> No
 # Its files -----------------------------------------------------------------------------------------------------------
 
 
-def test_onnx_computes_what_the_weights_compute(shipped_classifier: Path) -> None:
+def test_the_graph_and_the_weights_compute_the_same(shipped_classifier: Path) -> None:
     # Given the files of a classifier
     network, manifest = load_classifier(shipped_classifier)
     images = torch.rand(7, 3, 32, 32, generator=torch.Generator().manual_seed(1)) * 2 - 1

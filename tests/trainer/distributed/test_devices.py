@@ -39,7 +39,7 @@ def test_trainers_that_see_the_gpus_in_another_order_still_take_different_ones(t
         assert (first.devices, second.devices, second.is_shared) == ((0,), (1,), False)
 
 
-def test_without_a_free_gpu_a_run_shares_one_and_knows_it(tmp_path: Path) -> None:
+def test_without_a_free_gpu_a_run_shares_one_and_reports_it(tmp_path: Path) -> None:
     with reserved(2, GPUS, tmp_path), reserved(2, GPUS, tmp_path) as second:
         assert (second.devices, second.is_shared) == ((0, 2), True)
 

@@ -115,7 +115,7 @@ def test_when_one_process_dies_the_run_fails_and_the_others_end(alone: Settings)
     assert not children[0].is_running() or children[0].status() == psutil.STATUS_ZOMBIE
 
 
-def test_the_other_processes_wait_however_long_the_first_one_evaluates(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_other_processes_wait_for_the_first_one_without_a_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     options: dict[str, Any] = {}
     monkeypatch.setattr(dist, "init_process_group", lambda *_, **given: options.update(given))
     monkeypatch.setattr(dist, "destroy_process_group", lambda: None)

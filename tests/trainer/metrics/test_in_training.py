@@ -184,7 +184,7 @@ def test_a_manifest_names_the_data_it_was_trained_on(settings: Settings, undistu
     assert undisturbed.manifest.data_digest == load_dataset(settings.dataset_root, "colors").digest
 
 
-def test_what_cannot_work_at_the_end_of_a_run_fails_before_training(
+def test_an_export_that_cannot_work_fails_before_training(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines: list[TrainerLine] = []

@@ -100,7 +100,7 @@ def test_the_base_row_takes_the_steps_of_the_tutorial() -> None:
     [{"pixel_range": "symmetric"}, {"leaky_slope": 0.3}, {"adam_beta1": 0.9}, {"d_batch": "full", "batch_size": 4}],
     ids=["pixels in [-1, 1]", "slope 0.3", "beta 1 of 0.9", "a whole real batch"],
 )
-def test_no_other_set_up_takes_them(change: dict[str, Any]) -> None:
+def test_any_other_set_up_takes_different_steps(change: dict[str, Any]) -> None:
     ours, script = both(resolve("dcgan", SMALL | change))
     assert (torch.tensor(ours) - torch.tensor(script)).abs().max().item() > 1e-3
 

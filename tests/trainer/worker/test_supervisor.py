@@ -85,7 +85,7 @@ def is_training(job: Job) -> bool:
     return job.progress.images_seen > 0
 
 
-def test_a_classifier_is_a_job_too(worker: Worker) -> None:
+def test_a_classifier_is_trained_as_a_job(worker: Worker) -> None:
     # Given a job of the kind `classifier`, when its message arrives
     job = queue_classifier(worker)
     assert job.kind == "classifier"
