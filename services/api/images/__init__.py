@@ -1,1 +1,1 @@
-"""From a request for images to an encoded response."""
+"""Turns a request for images into an encoded response."""

@@ -11,8 +11,8 @@ from shared.errors import InvalidInput
 def class_index(value: str | None, names: Sequence[str], owner: str, field: str = "class") -> int:
     """The position of a class, by its name or its number.
 
-    Names are compared trimmed and in Unicode's normal form C. Where a class is named by a number, such as "7", numbers
-    are names only. Raises InvalidInput that lists the names which `owner` has.
+    Names are trimmed and compared in Unicode's normal form C. If the name of a class is a number, such as "7", every
+    number is a name. Raises InvalidInput, which lists the names of `owner`.
     """
     normal_names = [_normal(name) for name in names]
     if value is not None:
@@ -29,7 +29,7 @@ def class_index(value: str | None, names: Sequence[str], owner: str, field: str 
 def split_classes(value: str | Sequence[str] | None, names: Sequence[str]) -> list[str | None]:
     """The requested classes: one, several as a list or separated by commas, or `all`.
 
-    A class whose own name has commas in it, or is "all", is found by that name.
+    A class whose name contains commas, or is "all", can be requested by that name.
     """
     if value is None:
         return [None]

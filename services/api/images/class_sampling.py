@@ -45,7 +45,7 @@ class ClassSamplingRequest:
         return self.max_draws or min(MAX_DRAWS, max(MIN_DRAWS, DRAWS_PER_IMAGE * last * len(self.classes)))
 
     def expected_draws(self, num_classes: int) -> int:
-        """If every class is as frequent as any other. All requested classes are picked from the same draws."""
+        """The number of draws if all classes are equally frequent. All requested classes share the draws."""
         return min(self.draws_allowed, (self.first_index + self.n) * num_classes)
 
 
@@ -66,11 +66,11 @@ class ClassSamples:
 
     @property
     def draws(self) -> int:
-        """How many images were drawn to get these."""
+        """How many images were drawn to get the accepted ones."""
         return max(self.indices, default=-1) + 1
 
     def only(self, position: int) -> ClassSamples:
-        """One of the images, as a request for it alone would return it."""
+        """One of the images, with the provenance of a request for this image alone."""
         i = slice(position, position + 1)
         return replace(self, images=self.images[i], indices=self.indices[i], confidences=self.confidences[i])
 
@@ -107,7 +107,7 @@ def method_of(model: LoadedModel) -> Method | None:
 async def rejection_sample(
     request: ClassSamplingRequest, model: LoadedModel, classifier: LazyClassifier
 ) -> list[ClassSamples]:
-    """Draws images by counter, and accepts for each class those that the classifier assigns to it.
+    """Draws images in order of their index, and accepts for each class those that the classifier assigns to it.
 
     Accepted images depend on model, class, seed, index and the classifier alone. Raises InvalidInput for unknown
     classes, and when `draws_allowed` images are too few; Overloaded; NoModelReady when there is no classifier.

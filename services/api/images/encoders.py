@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from services.api.images.class_sampling import ClassSamples
 from services.api.images.png import encode_png, enlarge, tile
 
-_ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date of the format: the same images give the same file
+_ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date of the format; a fixed date makes files reproducible
 
 
 @dataclass(frozen=True)
@@ -56,14 +56,14 @@ def as_zip(grid: ImageGrid) -> bytes:
         listed.append({"file": files[-1][0], "class": name, "index": index})
     text = json.dumps(_common(grid) | {"images": listed}, indent=1, ensure_ascii=False)
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:  # the PNGs decide whether data is compressed
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:  # PNGs are compressed already, if requested
         for name, data in (*files, ("images.json", text.encode())):
             archive.writestr(zipfile.ZipInfo(name, _ZIP_EPOCH), data)
     return buffer.getvalue()
 
 
 def as_json(grid: ImageGrid) -> bytes:
-    """The same as JSON: `images[].png` is a PNG in base64."""
+    """The content of the ZIP as JSON: `images[].png` is a PNG in base64."""
     images = [
         {"class": name, "index": index, "png": base64.b64encode(png).decode()} for name, index, png in _single(grid)
     ]

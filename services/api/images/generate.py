@@ -30,7 +30,7 @@ TILE = 32
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """A request for images with every choice made. `etag` is set when the request is reproducible."""
+    """A fully resolved request for images. `etag` is set if the request is reproducible."""
 
     query: GenerateQuery | GenerateBody
     model: LoadedModel
@@ -101,7 +101,7 @@ async def resolve_generation(
         raise InvalidInput.of("n", query.n, f"{count}; at most {MAX_IMAGES:,} images per request")
     check_size(len(requested) * query.n, query.columns, query.scale)
     names: list[str | None] = [None]
-    labels = [0]  # which an unconditional model ignores
+    labels = [0]  # an unconditional model ignores it
     if manifest.conditional or opened is not None:
         labels = [class_index(value, classes, owner) for value in requested]
         names = [classes[label] for label in labels]
@@ -118,8 +118,8 @@ def _refuse_rejection_fields(query: GenerateQuery | GenerateBody, model: LoadedM
     for field in ("threshold", "max_draws"):
         if getattr(query, field) is not None:
             is_conditional, name = model.manifest.conditional, model.manifest.id
-            why = f"model '{name}' takes the class as input" if is_conditional else "no class is requested"
-            message = f"only rejection sampling uses this field, and {why}; leave it out"
+            reason = f"model '{name}' takes the class as input" if is_conditional else "no class is requested"
+            message = f"only rejection sampling uses this field, and {reason}; leave it out"
             raise InvalidInput.of(field, getattr(query, field), message)
 
 

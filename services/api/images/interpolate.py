@@ -1,4 +1,4 @@
-"""/interpolate: from one image to another, on a great circle in latent space and linearly between two classes."""
+"""/interpolate: images between two images, on a great circle in latent space and linear between two classes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from shared.errors import InvalidInput
 
 @dataclass(frozen=True)
 class InterpolationRequest:
-    """A request for a path with every choice made. `etag` is set when the request is reproducible."""
+    """A fully resolved request for a path. `etag` is set if the request is reproducible."""
 
     query: InterpolateQuery
     model: LoadedModel

@@ -1,7 +1,7 @@
 """Writes and reads PNG files: a grid of tiles, with its provenance in an iTXt chunk.
 
-Uncompressed files are simple, and written here far faster than by Pillow. Pillow writes the smallest files, and decodes
-all pixels.
+Uncompressed files are simple, and this module writes them far faster than Pillow. Pillow writes the smallest files and
+decodes pixels.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 PROVENANCE_KEYWORD = "kiln"
-# The keyword, not compressed, no method, no language, no translated keyword; the text follows in UTF-8.
+# Keyword; not compressed; no method, language or translated keyword. The text follows in UTF-8.
 _ITXT_HEAD = PROVENANCE_KEYWORD.encode() + b"\0\0\0\0\0"
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _RGB8 = (8, 2, 0, 0, 0)  # bits, colour type, compression, filter method, no interlace

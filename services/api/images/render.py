@@ -12,7 +12,7 @@ from services.api.inference.bounded_pool import BoundedPool
 from services.api.inference.loaded_model import LoadedModel
 
 MAX_PENDING_PIXELS = 16 * MAX_GRID_PIXELS
-QUICK_PIXELS = 128 * 128  # stored in 0.06 ms, which is less than handing it to another thread takes
+QUICK_PIXELS = 128 * 128  # stored in 0.06 ms, less than a change of threads takes
 
 Samples = TypeVar("Samples")
 
@@ -35,7 +35,7 @@ class ImageRequest(Protocol[Samples]):
 
 
 def encoder_pool() -> BoundedPool:
-    """Threads that encode, so that a large file holds up neither the event loop nor a worker that runs a model."""
+    """Threads that encode, so that a large file delays neither the event loop nor the worker threads of models."""
     return BoundedPool("encoding", max(2, os.cpu_count() or 1), MAX_PENDING_PIXELS, "pixels")
 
 

@@ -1,4 +1,4 @@
-"""Reproducible responses: their ETags, and a cache of the latest ones."""
+"""ETags of reproducible responses, and a cache of the most recently used ones."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import PIL
 
 from services.api.inference.devices import processor_of
 
-REVISION = 2  # of all code between a request and its file: raise it when the same request gives other bytes
+REVISION = 2  # increase it when a change of the code gives the same request other bytes
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class CacheableRequest(Protocol):
 
 
 def cache_control(*, is_immutable: bool) -> str:
-    """`private`, because a key decides who may see the images. A client must revalidate what an alias points at."""
+    """`private`, because access depends on the key. A client must revalidate responses by alias, which may move."""
     return "private, max-age=31536000, immutable" if is_immutable else "private, no-cache"
 
 

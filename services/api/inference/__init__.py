@@ -1,1 +1,1 @@
-"""Models in onnxruntime: loading, batching, running. Knows no HTTP."""
+"""Loads, batches and runs models in onnxruntime. Independent of HTTP."""

@@ -1,4 +1,4 @@
-"""Dynamic batching: the items of many requests run in few batches. Knows asyncio; knows no ONNX and no HTTP."""
+"""Dynamic batching: the items of many requests run in few batches. Depends on asyncio only, not on ONNX or HTTP."""
 
 from __future__ import annotations
 
@@ -107,14 +107,14 @@ class DynamicBatcher(Generic[Item, Result]):
         self._queue.append(request)
         self._waiting += len(items)
         if not self._is_dispatch_due:
-            # Not at once: requests that arrived in the same turn of the event loop share the batch.
+            # Later, so that requests of the same turn of the event loop share the batch.
             self._is_dispatch_due = True
             loop.call_soon(self._dispatch, loop)
         try:
             return await request.future
         finally:
             self._remove(request)  # a caller that was cancelled leaves nothing to run
-            del request  # or an error's traceback would hold the request, and that the error: a cycle
+            del request  # otherwise an error's traceback would hold the request, which holds the error: a cycle
 
     def _dispatch(self, loop: asyncio.AbstractEventLoop) -> None:
         """Gives a batch to every free worker while items wait."""
@@ -165,7 +165,7 @@ class DynamicBatcher(Generic[Item, Result]):
         if running.cancelled():  # the loop is closing
             return
         if error := running.exception():
-            traceback.clear_frames(error.__traceback__)  # for the same reason; the lines stay
+            traceback.clear_frames(error.__traceback__)  # also against a cycle; the traceback keeps its lines
             for request, _, _ in batch:
                 request.resolve(error if isinstance(error, Exception) else RuntimeError(repr(error)))
                 self._remove(request)

@@ -30,7 +30,7 @@ class BoundedPool:
 
     @contextmanager
     def reserve(self, units: int) -> Iterator[None]:
-        """Holds a place for the work of the block. Raises Overloaded when the pool is full.
+        """Reserves capacity for the work of the block. Raises Overloaded when the pool is full.
 
         Work that is larger than the bound still runs, but only alone.
         """

@@ -49,8 +49,8 @@ class Classifier:
     def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Pixels [N, 32, 32, 3] -> probability of each class [N, K].
 
-        One image at a time: in a batch the last bits could differ, and with them, at the threshold, which images are
-        accepted. It is hardly slower (docs/explanation/decisions/0014-images-by-class.md).
+        One image at a time: in a batch the last bits could differ, which could change acceptance at the threshold.
+        This is hardly slower (docs/explanation/decisions/0014-images-by-class.md).
         """
         unit = images.transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1  # [N, H, W, C] -> [N, C, H, W]
         logits = np.concatenate(
@@ -75,7 +75,7 @@ class LazyClassifier:
 
     @contextmanager
     def reserve(self, draws: int) -> Iterator[None]:
-        """Holds a place for a request that will classify about so many images. Raises Overloaded."""
+        """Reserves capacity for a request that will classify about `draws` images. Raises Overloaded."""
         with self._pool.reserve(draws):
             yield
 

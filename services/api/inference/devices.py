@@ -1,4 +1,4 @@
-"""Which execution provider onnxruntime can use on this machine, and what makes its results differ in the last bit."""
+"""Finds onnxruntime's execution provider, and describes the processor, which decides the last bits of results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A published generator in onnxruntime: opened, checked, warmed, run."""
+"""Opens, checks, warms and runs a published generator in onnxruntime."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class OnnxEngine:
     ) -> None:
         """Opens and warms the model; `takes_soft_labels` for a graph of `with_soft_labels`.
 
-        Raises CorruptArtifact when the graph is not a generator of the expected signature or its first batch is not
-        made of images, and NoModelReady when CUDA is required and absent.
+        Raises CorruptArtifact if the graph is not a generator with the expected signature or its first batch is
+        invalid, and NoModelReady if CUDA is required and absent.
         """
         self.latent_dim, self.num_classes = latent_dim, num_classes
         self._takes_soft_labels = takes_soft_labels
@@ -74,7 +74,7 @@ class OnnxEngine:
 
     @property
     def warning(self) -> str | None:
-        """What is wrong with the device that the model runs on, in one line."""
+        """One line about a problem with the device that the model runs on; None if there is none."""
         return CUDA_NOT_LOADED if has_cuda_device() and self.provider != CUDA else None
 
     def _open_and_warm(self, graph: bytes, settings: Settings) -> dict[int, float]:
@@ -134,13 +134,13 @@ class OnnxEngine:
             raise CorruptArtifact(f"the graph takes {length} latent values, but the manifest says {self.latent_dim}")
 
     def _check_images(self) -> None:
-        """Runs one batch with every class in it: a damaged row of an embedding spoils one class alone."""
+        """Runs one batch that contains every class, because a damaged row of an embedding affects one class only."""
         if not 0 < self.num_classes <= MAX_CLASSES:
             raise CorruptArtifact(f"the model has {self.num_classes} classes; Kiln serves models of 1 to {MAX_CLASSES}")
         z, classes = self._probe(max(4, self.num_classes))
         options = onnxruntime.RunOptions()
         if self.provider == CUDA:
-            options.add_run_config_entry("gpu_graph_id", "-1")  # not captured: this batch size runs once
+            options.add_run_config_entry("gpu_graph_id", "-1")  # no capture, because this batch size runs only once
         try:
             (images,) = self._session.run(["images"], {"z": z, self._class_input: classes}, options)
         except Exception as error:

@@ -1,4 +1,4 @@
-"""Latent vectors by counter: image i of seed s starts from a vector that depends on (s, i) alone."""
+"""Draws latent vectors with a counter-based generator: the vector of image i of seed s depends on (s, i) alone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MAX_SEED = 2**63 - 1
 
 
 class Latent(NamedTuple):
-    """Which latent vector an image starts from: number `start` of the stream `seed`.
+    """Identifies the latent vector of an image: number `start` of the stream `seed`.
 
     With `truncation`, values further from zero are drawn again from the same stream (Brock et al. 2019,
     arXiv:1809.11096, section 3.1). With `end`, the vector lies on the great circle from number `start` to number `end`,
@@ -55,7 +55,7 @@ def _fill(row: NDArray[np.float32], seed: int, index: int, truncation: float | N
 class _Streams(threading.local):
     """One generator per thread, set to the start of the requested stream.
 
-    Philox is a counter-based generator (Salmon et al. 2011): another key is another stream, and nothing is skipped.
+    Philox is a counter-based generator (Salmon et al. 2011): each key has its own stream, and no values are skipped.
     NumPy takes 80 times as long to create a generator as to reset this one.
     """
 

@@ -21,7 +21,7 @@ from services.api.telemetry import ModelTelemetry, Telemetry
 from shared.settings import Settings
 from shared.storage.model_registry import ModelManifest
 
-MAX_BATCH = 64  # images that callers should sample at a time; more does not raise the CPU's rate
+MAX_BATCH = 64  # images that callers should sample at a time; more are not faster on a CPU
 
 Pixels = NDArray[np.uint8]
 SoftLabel = NDArray[np.float32]  # [classes], which sum to 1
@@ -68,7 +68,7 @@ class LoadedModel:
 
     @property
     def warning(self) -> str | None:
-        """What is wrong with the device that the model runs on, in one line."""
+        """One line about a problem with the device that the model runs on; None if there is none."""
         return self._engine.warning
 
     @property
@@ -118,7 +118,7 @@ class LoadedModel:
 
 
 class _Runner:
-    """Runs batches of samples. It knows no LoadedModel, so the batcher that holds it keeps no model alive."""
+    """Runs batches of samples. It has no reference to the LoadedModel, so the batcher keeps no model alive."""
 
     def __init__(self, engine: OnnxEngine, telemetry: ModelTelemetry) -> None:
         self._engine, self._telemetry = engine, telemetry

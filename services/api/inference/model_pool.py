@@ -27,7 +27,7 @@ Result = TypeVar("Result")
 
 
 def _return_free_memory() -> None:
-    """Returns freed memory to the system; glibc keeps what one thread freed for that thread."""
+    """Returns freed memory to the system, because glibc keeps the memory that a thread has freed for that thread."""
     with suppress(AttributeError, OSError):  # another C library
         ctypes.CDLL(None).malloc_trim(0)
 
@@ -40,7 +40,7 @@ class ModelPool:
         self._aliases: dict[str, LoadedModel] = {}
         self._loaded: OrderedDict[str, LoadedModel] = OrderedDict()  # the least recently used first
         self._loading: dict[str, asyncio.Task[LoadedModel]] = {}
-        self.refused: dict[str, str] = {}  # model id -> why it could not be loaded
+        self.refused: dict[str, str] = {}  # model id -> the reason why it cannot be loaded
         self._moving_alias = asyncio.Lock()
         self._loaders = ThreadPoolExecutor(LOAD_THREADS, thread_name_prefix="model-load")
         self._readers = ThreadPoolExecutor(READ_THREADS, thread_name_prefix="registry")
@@ -105,7 +105,7 @@ class ModelPool:
             self._aliases[alias] = model
 
     def evict(self, model_id: str) -> None:
-        """Forgets the model. Requests that use it are still answered; then its memory is freed."""
+        """Removes the model from memory, once all requests that use it have ended."""
         self.refused.pop(model_id, None)
         if self._loaded.pop(model_id, None):
             self._loaders.submit(_return_free_memory)
@@ -132,7 +132,7 @@ class ModelPool:
             return None
 
     async def _read(self, function: Callable[P, Result], *args: P.args, **kwargs: P.kwargs) -> Result:
-        """Calls a function of the registry, which may wait for a slow store, in a thread for nothing else."""
+        """Calls a function of the registry, which may wait for a slow store, in a thread of its own pool."""
         return await asyncio.get_running_loop().run_in_executor(self._readers, lambda: function(*args, **kwargs))
 
     def _touch(self, model_id: str) -> LoadedModel | None:
@@ -147,7 +147,7 @@ class ModelPool:
         if task is None:
             task = self._loading[model_id] = asyncio.create_task(self._open_in_thread(model_id))
             task.add_done_callback(lambda done: self._on_loaded(model_id, done))
-        # Several requests may wait for one load, which goes on when one of them is cancelled.
+        # Several requests may wait for one load, which continues when one of them is cancelled.
         return await asyncio.shield(task)
 
     async def _open_in_thread(self, model_id: str) -> LoadedModel:
@@ -193,5 +193,7 @@ class ModelPool:
 
     def _why_none(self) -> str:
         if self.refused:
-            return "; ".join(f"model '{model_id}' cannot be served: {why}" for model_id, why in self.refused.items())
+            return "; ".join(
+                f"model '{model_id}' cannot be served: {reason}" for model_id, reason in self.refused.items()
+            )
         return "no model is ready: train one with POST /jobs"

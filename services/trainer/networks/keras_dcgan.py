@@ -50,8 +50,8 @@ class Generator(nn.Module):
         images = colours.softmax(1) if self.is_softmax else colours.tanh()
         if not self.is_unit:
             return images
-        images = 2 * images - 1  # [0, 1] -> [-1, 1]; what tanh puts below 0 is below -1
-        return images if self.training else images.clamp(min=-1)  # and black
+        images = 2 * images - 1  # [0, 1] -> [-1, 1]; values of tanh below 0 fall below -1
+        return images if self.training else images.clamp(min=-1)  # black in exported images
 
 
 class Discriminator(discriminator.Discriminator):
