@@ -42,7 +42,7 @@ bench-serving: $(VENV)/.installed
 
 # How much a training job slows down the API on the same machine.
 bench-side-by-side: $(VENV)/.installed
-	$(BIN)/python -m benchmarks.side_by_side $(BENCH)
+	$(BIN)/python -m benchmarks.serving.side_by_side $(BENCH)
 
 # On a machine with a GPU: the CUDA tests and all benchmarks. Takes under nine minutes and writes one file.
 bench-gpu: $(VENV)/.installed

@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.side_by_side import DATASET, write_images
+from benchmarks.serving.side_by_side import DATASET, write_images
 
 BUDGET_S = 530.0
 GRACE_S = 5.0  # between SIGTERM and SIGKILL

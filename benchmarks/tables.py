@@ -1,4 +1,4 @@
-"""Markdown tables of the results of benchmarks/training.py, for docs/explanation/performance.md.
+"""Markdown tables of the results of benchmarks/training/__main__.py, for docs/explanation/performance.md.
 
 python -m benchmarks.tables data/bench/training.json
 """

@@ -12,9 +12,10 @@ from typing import Any
 import psutil
 import pytest
 
-from benchmarks import gpu, graphs
-from benchmarks.racing import Contestant, median, race, ratios
+from benchmarks import gpu
+from benchmarks.serving import graphs
 from benchmarks.tables import as_markdown
+from benchmarks.training.racing import Contestant, median, race, ratios
 from tests.conftest import ROOT
 
 TASK: dict[str, Any] = {

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.reproduction import BUDGETS, REPORTS, idempotency_key
-from benchmarks.reproduction_page import Outcome, write_page
+from benchmarks.reproduction.__main__ import BUDGETS, REPORTS, idempotency_key
+from benchmarks.reproduction.page import Outcome, write_page
 from shared.configs.presets import PRESETS, resolve
 
 REPORT_VALUES: dict[str, Any] = json.loads(REPORTS.read_text())

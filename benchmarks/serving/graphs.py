@@ -1,4 +1,4 @@
-"""Compares the speed of ONNX graphs of the same network: `python -m benchmarks.graphs A.onnx B.onnx`.
+"""Compares the speed of ONNX graphs of the same network: `python -m benchmarks.serving.graphs A.onnx B.onnx`.
 
 The graphs take turns on one onnxruntime thread on the CPU; that thread's processor time is measured. Ratios are
 computed within a round, because the load of the machine changes. Prints a table: each graph's speed relative to the
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.serving_limit import open_session
+from benchmarks.serving.limit import open_session
 
 SIZES = (1, 8, 32, 64)  # images per call
 IMAGES = 48  # the fewest per turn

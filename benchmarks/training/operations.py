@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.contestant import make_iteration
+from benchmarks.training.contestant import make_iteration
 
 SKIPPED, ROWS = 5, 12  # iterations before the measurement: a CUDA graph is captured in them
 

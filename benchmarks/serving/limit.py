@@ -1,4 +1,4 @@
-"""Images per second of onnxruntime alone: `python -m benchmarks.serving_limit GRAPH`.
+"""Images per second of onnxruntime alone: `python -m benchmarks.serving.limit GRAPH`.
 
 Prints the best of several batch sizes and numbers of threads. Then it reads a number of seconds per line, runs for that
 long, and prints the rate.

@@ -24,7 +24,7 @@ from typing import Any
 import httpx2
 from PIL import Image
 
-from benchmarks.reproduction_page import Outcome, write_page
+from benchmarks.reproduction.page import Outcome, write_page
 from kiln import ApiError, Job, Kiln
 
 REPORTS = Path(__file__).with_name("reports.json")

@@ -35,7 +35,7 @@ class Contestant:
     failure: str | None = None
 
     def __enter__(self) -> Self:
-        command = [sys.executable, "-m", "benchmarks.contestant", json.dumps(self.task)]
+        command = [sys.executable, "-m", "benchmarks.training.contestant", json.dumps(self.task)]
         environment = {
             k: v for k, v in os.environ.items() if k not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
         } | self.environment

@@ -1,4 +1,4 @@
-"""Trains one implementation in its own process, a turn at a time: `python -m benchmarks.contestant '<JSON task>'`.
+"""Trains one implementation, a turn at a time: `python -m benchmarks.training.contestant "<JSON task>"`.
 
 Reads a number of iterations per line and prints the seconds that they took. A process of its own gives each
 implementation its own environment variables and thread pools. The processes take turns, so that other load on the
@@ -18,8 +18,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.peer import PeerTraining, use_peer_networks
-from benchmarks.plain_pytorch import PlainTraining
+from benchmarks.training.peer import PeerTraining, use_peer_networks
+from benchmarks.training.plain_pytorch import PlainTraining
 from services.trainer.data.datasets import ImageDataset
 from services.trainer.data.sampler import Sampler
 from services.trainer.training import cuda_graph

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.plain_pytorch import PlainTraining
+from benchmarks.training.plain_pytorch import PlainTraining
 from services.trainer.networks.discriminator import Discriminator
 from services.trainer.training.state import TrainState
 from shared.configs.presets import TrainConfig

@@ -20,10 +20,10 @@ from typing import Any
 
 import torch
 
-from benchmarks.arithmetic import flops_per_image, matmul_flops_per_second
-from benchmarks.operations import operations
-from benchmarks.racing import SHIPPED_ENVIRONMENT, Contestant, median, race, ratios
 from benchmarks.tables import as_markdown
+from benchmarks.training.arithmetic import flops_per_image, matmul_flops_per_second
+from benchmarks.training.operations import operations
+from benchmarks.training.racing import SHIPPED_ENVIRONMENT, Contestant, median, race, ratios
 from shared.configs.presets import PRESETS, resolve
 
 ABLATION = {

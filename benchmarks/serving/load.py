@@ -1,6 +1,6 @@
 """Closed-loop HTTP clients that use little processor time, because the server runs on the same machine.
 
-`python -m benchmarks.load` reads JSON from standard input, `{"port": ..., "request": <base64>, "clients": ...,
+`python -m benchmarks.serving.load` reads JSON from standard input, `{"port": ..., "request": <base64>, "clients": ...,
 "seconds": ...}`, and prints JSON. Each client has one connection, sends the same bytes again as soon as the response is
 complete, and decodes nothing.
 """

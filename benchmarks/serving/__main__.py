@@ -38,7 +38,7 @@ from shared.storage.artifacts import ArtifactStore
 from shared.storage.model_registry import GENERATOR_FILE, ModelManifest, ModelRegistry, Parity
 
 HERE = Path(__file__).parent
-ROOT = HERE.parent
+ROOT = HERE.parents[1]
 STARTER = ROOT / "models" / "starter"
 NETWORKS = {"starter": "cpu-hours", "3.4M": "wgan-gp-conditional"}  # preset with the shape of the network
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -105,7 +105,7 @@ class Server:
         request = base64.b64encode(self.requests[n]).decode()
         load = {"port": self.port, "request": request, "clients": clients, "seconds": seconds}
         before_s = self.cpu_s()
-        command = [sys.executable, "-m", "benchmarks.load"]
+        command = [sys.executable, "-m", "benchmarks.serving.load"]
         done = subprocess.run(command, input=json.dumps(load), cwd=ROOT, check=True, capture_output=True, text=True)
         result: dict[str, Any] = json.loads(done.stdout)
         result["cpu_s"] = self.cpu_s() - before_s
@@ -167,7 +167,7 @@ def peer(name: str, graph: Path, environments: Path) -> Iterator[Server]:
     python, port = environment(packages, environments), free_port()
     words = command.format(python=python, port=port).split()
     log = graph.parent / f"{port}.log"
-    with process(words, log, {"PEER_GRAPH": str(graph), "BENTOML_DO_NOT_TRACK": "1"}, HERE / "serving_peers") as server:
+    with process(words, log, {"PEER_GRAPH": str(graph), "BENTOML_DO_NOT_TRACK": "1"}, HERE / "peers") as server:
         bodies = {n: body.format(one=json.dumps({"label": 3, "n": n})).encode() for n in (1, 16)}
         try:
             wait_until(port, "POST", path, bodies[1])
@@ -225,14 +225,14 @@ def wait_until(port: int, method: str, path: str, body: bytes) -> None:
 
 
 class Limit:
-    """onnxruntime in a process of its own: `benchmarks.serving_limit`."""
+    """onnxruntime in a process of its own: `benchmarks.serving.limit`."""
 
     def __init__(self, graph: Path) -> None:
         self._graph = graph
 
     def __enter__(self) -> Limit:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.serving_limit", str(self._graph)], cwd=ROOT,
+            [sys.executable, "-m", "benchmarks.serving.limit", str(self._graph)], cwd=ROOT,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
         self.best = json.loads(self._read())

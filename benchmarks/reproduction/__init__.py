@@ -1,0 +1,1 @@
+"""Both student reports, run again through the API."""

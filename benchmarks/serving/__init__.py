@@ -1,0 +1,1 @@
+"""Serving speed: Kiln against other servers of the same model."""

@@ -1,0 +1,1 @@
+"""Training speed: Kiln against the plain way, in turns."""
