@@ -13,7 +13,7 @@ from services.trainer.data.datasets import ImageDataset
 from services.trainer.training.runtime import PLAIN
 from services.trainer.training.state import TrainState
 from services.trainer.training.steps import train_iteration
-from shared.configs.presets import TrainConfig
+from shared.configs.train import TrainConfig
 
 SIDE, REPEATS = {"cpu": 1024, "cuda": 8192}, 10
 

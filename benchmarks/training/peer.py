@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from benchmarks.training.plain_pytorch import PlainTraining
 from services.trainer.networks.discriminator import Discriminator
 from services.trainer.training.state import TrainState
-from shared.configs.presets import TrainConfig
+from shared.configs.train import TrainConfig
 
 LOADER_WORKERS = 4  # as in its script
 

@@ -17,7 +17,7 @@ from torchvision import transforms
 
 from services.trainer.networks.build import build_networks
 from services.trainer.training.losses import LOSSES
-from shared.configs.presets import TrainConfig
+from shared.configs.train import TrainConfig
 
 
 class PilImages(Dataset[tuple[Tensor, int]]):

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from shared.configs.overrides import parse_overrides, validate_overrides
+from shared.configs.overrides import validate_overrides
 from shared.configs.preset_tables import Preset, keras_dcgan, kiln, per_class, wgan_gp
-from shared.configs.train import MIN_EVAL_IMAGES, TrainConfig
+from shared.configs.train import TrainConfig
 from shared.errors import InvalidInput, did_you_mean
-
-__all__ = ["MIN_EVAL_IMAGES", "PRESETS", "Preset", "TrainConfig", "find_preset", "parse_overrides", "resolve"]
 
 PRESETS: dict[str, Preset] = {row.name: row for row in (*wgan_gp.ROWS, *keras_dcgan.ROWS, *per_class.ROWS, *kiln.ROWS)}
 

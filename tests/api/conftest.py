@@ -9,7 +9,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from services.api.app import create_app
-from shared.configs.presets import PRESETS, TrainConfig
+from shared.configs.presets import PRESETS
+from shared.configs.train import TrainConfig
 from shared.settings import Settings
 from shared.storage.artifacts import ArtifactStore
 from shared.storage.model_registry import GENERATOR_FILE, ModelManifest, ModelMetrics, ModelRegistry, Parity

@@ -14,7 +14,8 @@ from services.trainer.classifier.network import Classifier
 from services.trainer.data.datasets import ImageDataset
 from services.trainer.networks.discriminator import Discriminator
 from shared.configs.classifier import ClassifierConfig
-from shared.configs.presets import TrainConfig, resolve
+from shared.configs.presets import resolve
+from shared.configs.train import TrainConfig
 from shared.storage.classifier_files import ClassifierManifest, write_classifier
 
 CPU = torch.device("cpu")

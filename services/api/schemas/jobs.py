@@ -10,7 +10,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 from services.api.schemas.partial_schema import partial_schema
 from services.api.schemas.request import RequestModel
 from shared.configs.classifier import CLASSIFIER, ClassifierConfig
-from shared.configs.presets import PRESETS, TrainConfig
+from shared.configs.presets import PRESETS
+from shared.configs.train import TrainConfig
 from shared.jobs.record import Event, Job, JobStatus, Kind, Progress, Reason, SweepTrial
 
 MAX_COMPARED = 20

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pydantic import BaseModel
 
-from shared.configs.presets import Preset, TrainConfig
+from shared.configs.preset_tables import Preset
+from shared.configs.train import TrainConfig
 
 
 class PresetView(BaseModel):

@@ -19,7 +19,8 @@ from services.trainer.commands.restart import restart_without_capture, warn_of_c
 from services.trainer.commands.run_name import check_run_name
 from services.trainer.commands.signals import StopFlag
 from services.trainer.training.errors import CaptureFailed
-from shared.configs.presets import PRESETS, parse_overrides, resolve
+from shared.configs.overrides import parse_overrides
+from shared.configs.presets import PRESETS, resolve
 from shared.configs.train import TrainConfig
 from shared.errors import DISK_FULL, BadDataset, TrainingFailed
 from shared.jobs.record import Job, Reason, new_job_id

@@ -12,7 +12,7 @@ from services.trainer.commands.display import describe
 from services.trainer.commands.run_name import check_run_name
 from services.trainer.commands.signals import StopFlag
 from shared.configs.classifier import resolve_classifier
-from shared.configs.presets import parse_overrides
+from shared.configs.overrides import parse_overrides
 from shared.errors import InvalidInput, KilnError
 from shared.jobs.record import new_job_id
 from shared.jobs.trainer_messages import EXIT_LEFT, ProgressLine, TrainerLine

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from shared.configs.presets import TrainConfig
+from shared.configs.train import TrainConfig
 
 
 def to_unit_range(images: Tensor) -> Tensor:

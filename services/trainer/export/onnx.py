@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from services.trainer.export.fuse import fuse_for_inference
 from services.trainer.export.per_class_graph import merge_per_class_graphs
 from services.trainer.networks.per_class_generator import PerClassGenerator
-from shared.configs.presets import TrainConfig
+from shared.configs.train import TrainConfig
 from shared.errors import ParityFailed
 from shared.storage.model_registry import Parity
 

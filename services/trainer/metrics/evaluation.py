@@ -29,7 +29,7 @@ from services.trainer.metrics.distances import (
 )
 from services.trainer.metrics.extractor import BATCH, Extracted, Extractor, OnBatch, extract, ignore_batch
 from services.trainer.metrics.reference import real_features
-from shared.configs.presets import MIN_EVAL_IMAGES, TrainConfig
+from shared.configs.train import MIN_EVAL_IMAGES, TrainConfig
 from shared.errors import BadDataset
 from shared.settings import Settings
 from shared.storage.artifacts import ArtifactStore

@@ -19,7 +19,7 @@ from services.trainer.data.datasets import ImageDataset
 from services.trainer.metrics.evaluation import Generator
 from services.trainer.networks.build import build_networks
 from services.trainer.training.sampling import NORM_IMAGES, standing_statistics
-from shared.configs.presets import TrainConfig
+from shared.configs.train import TrainConfig
 from shared.errors import CorruptArtifact, InvalidInput
 from shared.settings import Settings
 from shared.storage.artifacts import ArtifactStore

@@ -11,7 +11,7 @@ from torch import nn
 from services.trainer.networks import dcgan, keras_dcgan, resnet, resnet18
 from services.trainer.networks.discriminator import Discriminator
 from services.trainer.networks.strided import PLAIN_PRODUCTS, Products
-from shared.configs.presets import TrainConfig
+from shared.configs.train import TrainConfig
 
 IMAGE_SIZE = 32  # pixels, both ways; every network here is built for it
 IMAGE_CHANNELS = 3

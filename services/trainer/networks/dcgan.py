@@ -21,7 +21,7 @@ from services.trainer.networks.strided import (
     Products,
     ScoreOf4x4,
 )
-from shared.configs.presets import TrainConfig
+from shared.configs.train import TrainConfig
 
 LEAKY_SLOPE = 0.2
 WEIGHT_STD = 0.02  # DCGAN, section 4

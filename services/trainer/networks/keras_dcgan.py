@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from services.trainer.networks import discriminator
 from services.trainer.networks.layers import add_spectral_norm
 from services.trainer.networks.strided import PLAIN_PRODUCTS, Products
-from shared.configs.presets import TrainConfig
+from shared.configs.train import TrainConfig
 
 FIRST_PX, LAST_PX = 8, 8  # the generator's first image size, and the size that the discriminator flattens
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from services.trainer.networks import discriminator
 from services.trainer.networks.layers import ConditionalBatchNorm2d, add_spectral_norm
 from services.trainer.networks.strided import PLAIN_PRODUCTS, PooledConv3x3, Products, UpsampledConv3x3
-from shared.configs.presets import TrainConfig
+from shared.configs.train import TrainConfig
 
 
 class GeneratorBlock(nn.Module):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from services.trainer.classifier.network import Classifier
 from services.trainer.networks import discriminator
 from services.trainer.networks.strided import PLAIN_PRODUCTS, Products
-from shared.configs.presets import TrainConfig
+from shared.configs.train import TrainConfig
 
 
 class Discriminator(discriminator.Discriminator):

@@ -21,7 +21,7 @@ from services.trainer.training import loop
 from services.trainer.training.sampling import NORM_IMAGES, sample_grid, standing_statistics
 from services.trainer.training.schedules import training_seconds
 from services.trainer.training.state import TrainState
-from shared.configs.presets import TrainConfig
+from shared.configs.train import TrainConfig
 from shared.errors import BadConfig, BadDataset
 from shared.jobs.trainer_messages import StopSignal
 

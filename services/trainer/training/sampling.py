@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from services.trainer.data.augment import to_bytes
 from services.trainer.data.datasets import ImageDataset
 from services.trainer.data.labels import draw_labels
-from shared.configs.presets import TrainConfig
+from shared.configs.train import TrainConfig
 
 GRID_IMAGES = 100  # ten rows of ten; one class per row where there are ten
 BATCH = 64

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shared.configs.presets import TrainConfig
+from shared.configs.train import TrainConfig
 
 EMA_RAMPUP = 0.05  # the half-life never exceeds this share of the images seen (Karras et al. 2022, EDM, training loop)
 

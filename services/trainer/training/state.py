@@ -17,7 +17,7 @@ from services.trainer.networks.strided import lay_out_weights, with_plain_produc
 from services.trainer.training.compiler import compiled
 from services.trainer.training.runtime import Runtime, fastest
 from services.trainer.training.schedules import ema_decay, learning_rate_factor, scheduled_nimg
-from shared.configs.presets import TrainConfig
+from shared.configs.train import TrainConfig
 
 Network = TypeVar("Network", bound=nn.Module)
 

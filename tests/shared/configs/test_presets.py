@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from shared.configs.presets import PRESETS, TrainConfig, find_preset, resolve
+from shared.configs.presets import PRESETS, find_preset, resolve
+from shared.configs.train import TrainConfig
 from shared.errors import FieldProblem, InvalidInput
 
 NAN, INF = float("nan"), float("inf")

@@ -16,7 +16,7 @@ from services.trainer.export.onnx import export_generator
 from services.trainer.networks.build import build_networks
 from services.trainer.networks.cpu.resample import double_filters
 from services.trainer.networks.per_class_generator import PerClassGenerator
-from shared.configs.presets import TrainConfig
+from shared.configs.train import TrainConfig
 from tests.trainer.small import small_config, small_keras, small_resnet
 
 ATOL = 2e-5  # rounding of float32, for a range of 2

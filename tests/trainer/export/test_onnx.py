@@ -20,7 +20,7 @@ from services.trainer.export.fuse import fuse_for_inference
 from services.trainer.export.onnx import PARITY_LIMIT, check_parity, export_generator
 from services.trainer.networks.build import build_networks
 from services.trainer.training.sampling import standing_statistics
-from shared.configs.presets import TrainConfig
+from shared.configs.train import TrainConfig
 from shared.errors import ParityFailed
 from tests.trainer.small import small_config, small_keras, small_resnet
 

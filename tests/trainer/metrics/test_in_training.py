@@ -18,7 +18,7 @@ from services.trainer.metrics.in_training import open_evaluation
 from services.trainer.runs.run import run
 from services.trainer.runs.spec import RunSpec
 from services.trainer.training.state import TrainState
-from shared.configs.presets import TrainConfig
+from shared.configs.train import TrainConfig
 from shared.errors import BadConfig, EnvironmentFailed, ParityFailed
 from shared.jobs.trainer_messages import EventLine, MetricsLine, ResultLine, TrainerLine
 from shared.settings import Settings

@@ -11,7 +11,8 @@ from services.trainer.networks.build import build_networks, count_parameters
 from services.trainer.networks.discriminator import Discriminator
 from services.trainer.networks.layers import ConditionalBatchNorm2d
 from services.trainer.networks.resnet import DiscriminatorBlock
-from shared.configs.presets import PRESETS, TrainConfig, resolve
+from shared.configs.presets import PRESETS, resolve
+from shared.configs.train import TrainConfig
 from tests.trainer.small import small_config, small_keras, small_resnet
 
 KINDS = {

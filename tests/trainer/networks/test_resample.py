@@ -11,7 +11,7 @@ from services.trainer.networks import resnet
 from services.trainer.networks.cpu.resample import double_filters, halve_filters
 from services.trainer.networks.layers import ConditionalBatchNorm2d
 from services.trainer.networks.strided import Products
-from shared.configs.presets import TrainConfig
+from shared.configs.train import TrainConfig
 from tests.trainer.small import small_resnet
 
 

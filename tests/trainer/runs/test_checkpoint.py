@@ -15,7 +15,7 @@ import torch
 
 from services.trainer.runs.checkpoint import Checkpoints, pack, pack_weights, unpack
 from services.trainer.training.state import TrainState
-from shared.configs.presets import TrainConfig
+from shared.configs.train import TrainConfig
 from shared.errors import CorruptArtifact
 from shared.storage.artifacts import ArtifactStore
 from tests.trainer.small import CPU, random_images, small_config, small_resnet

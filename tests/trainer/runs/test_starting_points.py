@@ -16,7 +16,7 @@ from services.trainer.runs.checkpoint import Checkpoints, pack_weights
 from services.trainer.runs.starting_points import apply_starting_point
 from services.trainer.training import loop
 from services.trainer.training.state import TrainState
-from shared.configs.presets import TrainConfig
+from shared.configs.train import TrainConfig
 from shared.errors import BadConfig
 from shared.settings import Settings
 from shared.storage.artifacts import ArtifactStore

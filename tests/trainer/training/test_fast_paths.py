@@ -21,7 +21,7 @@ from services.trainer.training.runtime import PLAIN, Runtime, choose_runtime, fa
 from services.trainer.training.state import TrainState
 from services.trainer.training.steps import train_iteration
 from services.trainer.training.stopwatch import OFF
-from shared.configs.presets import TrainConfig
+from shared.configs.train import TrainConfig
 from shared.errors import InvalidInput
 from shared.settings import FAST_PATHS, Settings, read_settings
 from tests.trainer.small import CPU, random_images, small_config, small_keras, small_resnet

@@ -24,7 +24,7 @@ from services.trainer.training.steps import (
     score_real_and_fake,
     train_iteration,
 )
-from shared.configs.presets import TrainConfig
+from shared.configs.train import TrainConfig
 from shared.errors import Diverged
 from shared.jobs.trainer_messages import StopSignal
 from tests.trainer.small import CPU, LinearCritic, random_images, small_config, small_keras, small_resnet

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from services.trainer.networks.build import build_networks
 from services.trainer.training.losses import LOSSES, class_loss, gradient_penalty
-from shared.configs.presets import TrainConfig
+from shared.configs.train import TrainConfig
 from tests.trainer.small import LinearCritic, small_config, small_resnet
 
 LOG_2, LOG_3 = math.log(2), math.log(3)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from services.trainer.networks.build import build_networks
 from services.trainer.training.sampling import GRID_IMAGES, sample_grid, standing_statistics
-from shared.configs.presets import TrainConfig
+from shared.configs.train import TrainConfig
 from tests.trainer.small import random_images, small_config, small_resnet
 
 DATASET = random_images()
