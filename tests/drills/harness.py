@@ -261,9 +261,13 @@ class Kiln:
                 part.kill()
         return survivors
 
-    def close(self) -> None:
+    def kill_workers(self) -> None:
         for worker in self.workers:
             worker.kill_tree()
+        self.workers = []
+
+    def close(self) -> None:
+        self.kill_workers()
         for api in self.apis:
             api.kill()
         self.redis.kill()

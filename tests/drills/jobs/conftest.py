@@ -18,6 +18,13 @@ def shared_kiln(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kiln]:
         kiln.close()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _idle_after_each_file(shared_kiln: Kiln) -> Iterator[None]:
+    """The last drill of a file may leave an endless job, which would slow all tests that follow."""
+    yield
+    shared_kiln.kill_workers()
+
+
 @pytest.fixture
 def kiln(shared_kiln: Kiln) -> Kiln:
     """One redis-server, one API, one worker, and no unfinished job."""
