@@ -13,7 +13,7 @@ from services.api.schemas.request import RequestModel
 MAX_IMAGES = 1024
 MAX_STEPS = 256
 MAX_CLASS_NAME = 255  # characters; no file system allows a folder a longer name
-MAX_CLASS_LIST = 64 * 1024  # characters, about what an HTTP server accepts as a URL
+MAX_CLASS_LIST = 16 * 1024  # characters; as a URL with each of them percent-encoded, still below the limit of a URL
 CLASS_NUMBERS = "A number is a class's position, from 0, unless a class of the model is named by a number."
 
 
