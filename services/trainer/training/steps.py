@@ -96,10 +96,12 @@ def frozen_norms(network: nn.Module, state: TrainState) -> Iterator[None]:
 
     Keras does that for a frozen network and in `predict`. Dropout stays on, as in Keras' `train_on_batch`.
     """
+    if state.config.frozen_norm == "batch":
+        yield
+        return
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
-    is_frozen = state.config.frozen_norm == "running"
     for norm in norms:
-        norm.train(not is_frozen)
+        norm.eval()
     yield
     for norm in norms:
         norm.train()
