@@ -16,20 +16,23 @@ MAX_CLASS_NAME = 255  # characters; no file system allows a folder a longer name
 MAX_CLASS_LIST = 16 * 1024  # characters; as a URL with each of them percent-encoded, still below the limit of a URL
 CLASS_NUMBERS = "A number is a class's position, from 0, unless a class of the model is named by a number."
 
+ModelName = Annotated[
+    str | None, Field(min_length=1, max_length=200, description="Model id or alias. Default: the alias `default`.")
+]
+Seed = Annotated[
+    int | None,
+    Field(
+        ge=0,
+        le=MAX_SEED,
+        description="The same seed gives the same images. Default: a random seed, returned in X-Kiln-Seed.",
+    ),
+]
+
 
 class _Generate(RequestModel):
     n: Annotated[int, Field(ge=1, le=MAX_IMAGES, description="Number of images per class.")] = 16
-    model: Annotated[
-        str | None, Field(min_length=1, max_length=200, description="Model id or alias. Default: the alias `default`.")
-    ] = None
-    seed: Annotated[
-        int | None,
-        Field(
-            ge=0,
-            le=MAX_SEED,
-            description="The same seed gives the same images. Default: a random seed, returned in X-Kiln-Seed.",
-        ),
-    ] = None
+    model: ModelName = None
+    seed: Seed = None
     first_index: Annotated[
         int,
         Field(
@@ -143,17 +146,8 @@ class InterpolateQuery(RequestModel):
     ] = None
     to: Annotated[str | None, Field(max_length=MAX_CLASS_NAME, description="Class of the last image.")] = None
     steps: Annotated[int, Field(ge=2, le=MAX_STEPS, description="Number of images, both ends included.")] = 16
-    model: Annotated[
-        str | None, Field(min_length=1, max_length=200, description="Model id or alias. Default: the alias `default`.")
-    ] = None
-    seed: Annotated[
-        int | None,
-        Field(
-            ge=0,
-            le=MAX_SEED,
-            description="The same seed gives the same images. Default: a random seed, returned in X-Kiln-Seed.",
-        ),
-    ] = None
+    model: ModelName = None
+    seed: Seed = None
     from_index: Annotated[int, Field(ge=0, le=MAX_SEED, description="Index of the first image in the seed.")] = 0
     to_index: Annotated[
         int,
