@@ -97,6 +97,13 @@ def _train_on(
     if train(state, images, tick, save, should_stop) == "leave":
         return None
     send_event("measuring", f"training is done; measuring on {len(test):,} test images")
+    return _measure_and_write(spec, state, images, test)
+
+
+def _measure_and_write(
+    spec: ClassifierSpec, state: ClassifierState, images: ImageDataset, test: ImageDataset
+) -> ClassifierManifest:
+    """Measures the trained classifier on the test images and writes its files. Raises ParityFailed."""
     accuracies = class_accuracies(state.result, test)
     files, parity = export_classifier(state.result)
     counts = test.labels.bincount(minlength=len(images.classes))
@@ -118,7 +125,7 @@ def _train_on(
         images_seen=state.cur_nimg,
         wall_seconds=round(state.wall_seconds, 3),
         images_per_second=round(state.cur_nimg / state.wall_seconds, 1),
-        device=device_name(device),
+        device=device_name(state.device),
         command=shlex.join(spec.command),
         parity=parity,
     )
