@@ -156,6 +156,22 @@ class TrainConfig(BaseModel):
         0.0, ge=0, le=180, description="Rotate each real image at random by up to this angle."
     )
     crop_padding: int = Field(0, ge=0, le=16, description="Pad by this many pixels, then crop at random.")
+    crop: Literal["centre", "resize", "pad"] = Field(
+        "centre",
+        description="How images of a folder become square. centre: the largest square in the middle. resize: width and "
+        "height are scaled separately. pad: the whole image on the background.",
+    )
+    background: str = Field(
+        "#ffffff",
+        pattern=r"^#[0-9a-fA-F]{6}$",
+        description="Colour behind transparent pixels and around padded images.",
+    )
+    on_bad_file: Literal["fail", "skip"] = Field(
+        "fail", description="What a damaged image file does. fail: end the job. skip: train without the file."
+    )
+    balance_classes: bool = Field(
+        False, description="Draw each class equally often, however many images it has. false: each image equally often."
+    )
 
     # Reporting
     tick_nimg: int = Field(50_000, ge=1, description="Images between two rows of the metrics series.")
@@ -274,6 +290,8 @@ class TrainConfig(BaseModel):
             for name in ("from_checkpoint", "init_discriminator_from"):
                 value = getattr(self, name)
                 _check(name, value, value is None, "per_class trains each class from scratch")
+            balance = self.balance_classes
+            _check("balance_classes", balance, not balance, "per_class gives each class an equal share already")
         return self
 
     @model_validator(mode="after")
