@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from kiln import InvalidInput, Kiln
-from services.api.inference.classifier import Classifier
+from services.generator.classifier import Classifier
 from shared.settings import read_settings
 
 SEED = 0

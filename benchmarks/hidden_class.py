@@ -16,8 +16,8 @@ import onnx
 from onnx import helper, numpy_helper
 
 from kiln import InvalidInput, Kiln
-from services.api.images.png import read_provenance
-from services.api.inference.latents import draw_latents, stream_of
+from services.generator.latents import draw_latents, stream_of
+from services.generator.png import read_provenance
 from shared.settings import read_settings
 from shared.storage.artifacts import ArtifactStore
 from shared.storage.model_registry import GENERATOR_FILE, ModelManifest, ModelRegistry

@@ -151,7 +151,7 @@ BREAKS = (
           "await render(resolved, state.encoders)"),
     Break("test_serving_drain.py::test_drain_under_load", "services/api/server.py",
           "        if self._drain.is_on:\n            super()", "        if True:\n            super()"),
-    Break("test_serving_models.py::test_models_that_are_wrong", "services/api/inference/engine.py",
+    Break("test_serving_models.py::test_models_that_are_wrong", "services/generator/engine.py",
           "        self._check_images()\n", ""),
     Break("test_serving_models.py::test_models_that_are_wrong", "shared/storage/model_registry.py",
           "if hashlib.sha256(data).hexdigest() != manifest.files[name]:", "if False:"),

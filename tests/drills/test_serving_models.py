@@ -13,9 +13,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from services.api.images.png import tile
-from services.api.inference.engine import OnnxEngine
-from services.api.inference.latents import draw_latents, stream_of
+from services.generator.engine import OnnxEngine
+from services.generator.latents import draw_latents, stream_of
+from services.generator.png import tile
 from shared.settings import Settings
 from shared.storage.model_registry import GENERATOR_FILE
 from tests.api.conftest import CLASSES, LATENT, publish
@@ -60,7 +60,7 @@ def test_models_that_are_wrong(server: Server, drill: Drill) -> None:
 
     Faults injected: 11 (7 invalid graphs; files without a manifest; a manifest whose file is missing, a file with one
     bit flipped, and a manifest that is cut short).
-    Broken by hand: `services/api/inference/engine.py`: `_check_images` returns at once -> `wrong-shape` was promoted.
+    Broken by hand: `services/generator/engine.py`: `_check_images` returns at once -> `wrong-shape` was promoted.
     `shared/storage/model_registry.py`: `read_file` without its digest check -> `bit-flipped` was promoted.
     """
     # Given models with one fault each

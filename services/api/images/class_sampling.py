@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.api.images.class_names import class_index
-from services.api.inference.classifier import Classifier, LazyClassifier
-from services.api.inference.latents import stream_of
+from services.api.inference.classifier import LazyClassifier
 from services.api.inference.loaded_model import MAX_BATCH, LoadedModel, Pixels
+from services.generator.classifier import Classifier
+from services.generator.latents import stream_of
 from shared.errors import InvalidInput
 
 THRESHOLD = 0.5  # above one half, no image belongs to two classes

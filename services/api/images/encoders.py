@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.api.images.class_sampling import ClassSamples
-from services.api.images.png import encode_png, enlarge, tile
+from services.generator.png import encode_png, enlarge, tile
 
 _ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date of the format; a fixed date makes files reproducible
 

@@ -18,10 +18,11 @@ from services.api.images.class_sampling import (
 )
 from services.api.images.encoders import FORMATS, ImageGrid
 from services.api.images.response_cache import ImageResponse, etag_of
-from services.api.inference.classifier import Classifier, LazyClassifier
-from services.api.inference.latents import stream_of
+from services.api.inference.classifier import LazyClassifier
 from services.api.inference.loaded_model import LoadedModel
 from services.api.schemas.images import MAX_IMAGES, GenerateBody, GenerateQuery
+from services.generator.classifier import Classifier
+from services.generator.latents import stream_of
 from shared.errors import InvalidInput
 
 MAX_GRID_PIXELS = 1 << 24  # 4096 x 4096

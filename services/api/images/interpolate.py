@@ -9,11 +9,11 @@ import numpy as np
 
 from services.api.images.class_names import class_index
 from services.api.images.generate import TILE, check_size
-from services.api.images.png import encode_apng, encode_png, enlarge, tile
 from services.api.images.response_cache import ImageResponse, etag_of
-from services.api.inference.latents import Latent
 from services.api.inference.loaded_model import LoadedModel, Pixels
 from services.api.schemas.images import InterpolateQuery
+from services.generator.latents import Latent
+from services.generator.png import encode_apng, encode_png, enlarge, tile
 from shared.errors import InvalidInput
 
 

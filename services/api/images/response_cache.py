@@ -16,7 +16,7 @@ import numpy as np
 import onnxruntime
 import PIL
 
-from services.api.inference.devices import processor_of
+from services.generator.devices import processor_of
 
 REVISION = 2  # increase it when a change of the code gives the same request other bytes
 

@@ -10,13 +10,13 @@ from pydantic import ValidationError
 
 from services.api.images.generate import MAX_GRID_PIXELS, resolve_generation
 from services.api.images.interpolate import resolve_interpolation
-from services.api.images.png import read_frames, read_provenance, read_size
 from services.api.images.render import render
 from services.api.inference.bounded_pool import BoundedPool
 from services.api.inference.classifier import LazyClassifier
 from services.api.inference.loaded_model import LoadedModel
 from services.api.inference.model_pool import ModelPool
 from services.api.schemas.images import GenerateBody, InterpolateQuery, Verification
+from services.generator.png import read_frames, read_provenance, read_size
 from shared.errors import InvalidInput, NoModelReady, NotFound
 
 GENERATED = ("n", "first_index", "seed", "truncation", "columns", "scale", "compress")

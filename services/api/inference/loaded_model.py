@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.api.inference.batcher import DynamicBatcher
-from services.api.inference.devices import CUDA
-from services.api.inference.engine import OnnxEngine
-from services.api.inference.latents import Latent, draw_latents
-from services.api.inference.soft_labels import with_soft_labels
 from services.api.telemetry import ModelTelemetry, Telemetry
+from services.generator.devices import CUDA
+from services.generator.engine import OnnxEngine
+from services.generator.latents import Latent, draw_latents
+from services.generator.soft_labels import with_soft_labels
 from shared.settings import Settings
 from shared.storage.model_registry import ModelManifest
 

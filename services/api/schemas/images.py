@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, field_validator
 
 from services.api.images.class_sampling import MAX_DRAWS
-from services.api.inference.latents import MAX_SEED
 from services.api.schemas.request import RequestModel
+from services.generator.latents import MAX_SEED
 
 MAX_IMAGES = 1024
 MAX_STEPS = 256

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from services.api.app import create_app
-from services.api.images import png as png_module
 from services.api.inference import loaded_model
 from services.api.inference.bounded_pool import BoundedPool
+from services.generator import png as png_module
 from shared.errors import Overloaded
 from shared.settings import Settings
 from shared.storage.model_registry import ModelRegistry

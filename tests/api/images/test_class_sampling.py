@@ -11,7 +11,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from services.api.app import create_app
-from services.api.images.png import read_provenance
+from services.generator.png import read_provenance
 from shared.configs.presets import PRESETS
 from shared.settings import Settings
 from shared.storage.classifier_files import ClassifierManifest

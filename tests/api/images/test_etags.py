@@ -14,7 +14,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from services.api.images import response_cache
-from services.api.inference import devices
+from services.generator import devices
 
 PATHS = ("/generate?class=cat&seed=1", "/interpolate?from=cat&to=dog&seed=1&steps=2")
 

@@ -11,7 +11,7 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from services.api.images.png import read_provenance
+from services.generator.png import read_provenance
 from shared.storage.model_registry import ModelRegistry
 from tests.api.conftest import CLASSES, publish
 

@@ -10,7 +10,7 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from services.api.inference.latents import slerp
+from services.generator.latents import slerp
 from tests.api.images.test_response_cache import array, pixels
 from tests.api.test_bad_input import assert_problem
 

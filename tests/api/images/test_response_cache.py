@@ -14,8 +14,8 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from services.api.images.png import COMPRESSIONS, read_provenance
 from services.api.images.response_cache import ImageResponse, ResponseCache, etag_matches, etag_of
+from services.generator.png import COMPRESSIONS, read_provenance
 from tests.api.conftest import CLASSES
 from tests.api.test_bad_input import assert_problem
 

@@ -18,10 +18,10 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from torch import nn
 
-from services.api.inference.engine import OnnxEngine, min_cost_buckets
-from services.api.inference.latents import stream_of
 from services.api.inference.loaded_model import LoadedModel
 from services.api.telemetry import Telemetry
+from services.generator.engine import OnnxEngine, min_cost_buckets
+from services.generator.latents import stream_of
 from services.trainer.export.onnx import export_generator
 from services.trainer.networks.build import build_networks
 from shared.configs.presets import resolve

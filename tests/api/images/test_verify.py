@@ -14,7 +14,7 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from services.api.images.png import encode_png, read_provenance
+from services.generator.png import encode_png, read_provenance
 from tests.api.conftest import CLASSES, LATENT, publish
 from tests.api.graphs import make_generator
 from tests.api.images.test_response_cache import get_images, pixels

@@ -14,11 +14,11 @@ import pytest
 from fastapi.testclient import TestClient
 
 from services.api.app import create_app
-from services.api.inference import devices, engine
-from services.api.inference.devices import CPU, CUDA
-from services.api.inference.engine import OnnxEngine
 from services.api.inference.loaded_model import LoadedModel
 from services.api.telemetry import Telemetry
+from services.generator import devices, engine
+from services.generator.devices import CPU, CUDA
+from services.generator.engine import OnnxEngine
 from shared.errors import CorruptArtifact, NoModelReady
 from shared.settings import Settings
 from shared.storage.model_registry import ModelRegistry

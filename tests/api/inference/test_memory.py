@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from services.api.inference.latents import stream_of
 from services.api.inference.loaded_model import LoadedModel
 from services.api.telemetry import Telemetry
+from services.generator.latents import stream_of
 from shared.settings import Settings
 from shared.storage.model_registry import ModelRegistry
 from tests.api.conftest import CLASSES, LATENT, publish
@@ -27,7 +27,7 @@ ROUNDS = 50
 EVICT = """
 import asyncio, gc, sys
 from pathlib import Path
-from services.api.inference.latents import stream_of
+from services.generator.latents import stream_of
 from services.api.inference.model_pool import ModelPool
 from services.api.telemetry import Telemetry
 from shared.settings import Settings

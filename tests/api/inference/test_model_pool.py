@@ -9,8 +9,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from services.api.app import create_app
-from services.api.inference.devices import has_cuda_device
-from services.api.inference.engine import OnnxEngine
+from services.generator.devices import has_cuda_device
+from services.generator.engine import OnnxEngine
 from shared.errors import CorruptArtifact, NoModelReady
 from shared.settings import Settings
 from shared.storage.model_registry import GENERATOR_FILE, PREVIEW_FILE, ModelRegistry

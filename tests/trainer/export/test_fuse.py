@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from services.api.inference.soft_labels import SOFT_LABELS, with_soft_labels
+from services.generator.soft_labels import SOFT_LABELS, with_soft_labels
 from services.trainer.export.fuse import _Doubling, _SquareBySquare, fuse_for_inference
 from services.trainer.export.onnx import export_generator
 from services.trainer.networks.build import build_networks

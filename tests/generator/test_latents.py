@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from services.api.inference.latents import MAX_SEED, Latent, draw_latents, stream_of
+from services.generator.latents import MAX_SEED, Latent, draw_latents, stream_of
 
 
 @hypothesis_settings(max_examples=50, deadline=None)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from services.api.images.png import COMPRESSIONS, encode_png, read_provenance, tile
+from services.generator.png import COMPRESSIONS, encode_png, read_provenance, tile
 
 
 def squares(count: int) -> np.ndarray:

@@ -13,9 +13,9 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from services.api.inference.devices import CPU, CUDA, CUDA_NOT_LOADED, has_cuda_device, providers_for
-from services.api.inference.io_bindings import IMAGE_SHAPE, Binding, CpuBinding, CudaBinding
-from services.api.inference.soft_labels import SOFT_LABELS
+from services.generator.devices import CPU, CUDA, CUDA_NOT_LOADED, has_cuda_device, providers_for
+from services.generator.io_bindings import IMAGE_SHAPE, Binding, CpuBinding, CudaBinding
+from services.generator.soft_labels import SOFT_LABELS
 from shared.errors import CorruptArtifact, NoModelReady
 from shared.settings import Settings
 
