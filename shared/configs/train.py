@@ -13,6 +13,7 @@ from pydantic_core import PydanticCustomError
 # A JSON array arrives as a list. The config stores a tuple, so that it stays frozen.
 Channels = Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(strict=False, min_length=2, max_length=6)]
 
+DiffAugment = Annotated[tuple[Literal["color", "translation", "cutout"], ...], Field(strict=False, max_length=3)]
 
 MIN_EVAL_IMAGES = 10  # fewer images have too few neighbours and no useful covariance
 
@@ -60,13 +61,28 @@ class TrainConfig(BaseModel):
     architecture: Literal["dcgan", "keras-dcgan", "resnet", "resnet-18"] = Field(
         description="Architecture of both networks; see services/trainer/networks."
     )
+    discriminator: Literal["own", "projected"] = Field(
+        "own",
+        description="own: the architecture's. projected: small heads on features of a frozen ImageNet network; see "
+        "services/trainer/networks/projected.py.",
+    )
+    feature_px: int | None = Field(
+        None,
+        ge=32,
+        le=512,
+        multiple_of=32,
+        description="projected: side of the enlarged images that the frozen network sees, in pixels. null: twice the "
+        "images' own.",
+    )
     conditional: bool = Field(description="Condition both networks on the class.")
     per_class: bool = Field(
         False, description="Train one GAN per class, one after another, and publish them as one model."
     )
     latent_dim: int = Field(ge=1, le=1024, description="Length of the latent vector z.")
     g_channels: Channels = Field(description="Generator channels, from the lowest resolution to the highest.")
-    d_channels: Channels = Field(description="Discriminator channels, from the highest resolution to the lowest.")
+    d_channels: Channels = Field(
+        description="Discriminator channels, from the highest resolution to the lowest. projected: those of its heads."
+    )
     d_halvings: int | None = Field(
         None,
         ge=1,
@@ -114,6 +130,11 @@ class TrainConfig(BaseModel):
         "full",
         description="Batch of a discriminator step. full: batch_size real and as many generated images. stacked_half: "
         "one batch of batch_size images, half of them real.",
+    )
+    g_batch: Literal["new", "shared"] = Field(
+        "new",
+        description="Images of a generator step. new: freshly generated. shared: those of the discriminator step "
+        "before it, which saves a pass through the generator.",
     )
     total_nimg: int = Field(ge=1, le=10**10, description="Budget of the run: real images that the discriminator sees.")
     lr: float = Field(gt=0, le=1, description="Learning rate of Adam, for both networks.")
@@ -173,6 +194,13 @@ class TrainConfig(BaseModel):
         False, description="Draw each class equally often, however many images it has. false: each image equally often."
     )
 
+    diffaugment: DiffAugment = Field(
+        (),
+        description="Augmentations of the real and the generated images that the discriminator sees (DiffAugment): "
+        "color, translation, cutout.",
+    )
+    diffaugment_p: float = Field(1.0, gt=0, le=1, description="Probability of each of these, per image.")
+
     # Reporting
     tick_nimg: int = Field(50_000, ge=1, description="Images between two rows of the metrics series.")
     snapshot_nimg: int = Field(
@@ -213,14 +241,33 @@ class TrainConfig(BaseModel):
     def _networks_fit_32_pixels(self) -> Self:
         # The tuple has one value per resolution up to 32x32. Another length would mean another image size.
         name, (g_stages, d_stages) = self.architecture, _STAGES[self.architecture]
+        if self.discriminator == "projected":
+            d_stages = range(2, 5)
         lengths = " to ".join(str(n) for n in sorted({d_stages.start, d_stages.stop - 1}))
         _check("g_channels", self.g_channels, len(self.g_channels) == g_stages, f"{name} takes {g_stages} values")
         _check("d_channels", self.d_channels, len(self.d_channels) in d_stages, f"{name} takes {lengths} values")
-        if name == "resnet-18":
+        if name == "resnet-18" and self.discriminator == "own":
             doubled = tuple(self.d_channels[0] * 2**stage for stage in range(4))
             _check("d_channels", self.d_channels, self.d_channels == doubled, f"resnet-18 doubles them: {doubled}")
             _check("spectral_norm", self.spectral_norm, not self.spectral_norm, "resnet-18 has batch norm instead")
         return self
+
+    @model_validator(mode="after")
+    def _projected_options(self) -> Self:
+        is_projected = self.discriminator == "projected"
+        unused = self.feature_px is None or is_projected
+        _check("feature_px", self.feature_px, unused, "only discriminator=projected enlarges images")
+        if is_projected:
+            message = "frozen features cannot be differentiated twice; set it to 0"
+            _check("gp_weight", self.gp_weight, self.gp_weight == 0, message)
+        is_pair = self.g_batch == "new" or (self.n_critic == 1 and self.d_batch == "full")
+        _check("g_batch", self.g_batch, is_pair, "shared needs n_critic=1 and d_batch=full")
+        return self
+
+    @property
+    def projected_px(self) -> int:
+        """Side of the images that the frozen network of a projected discriminator sees."""
+        return self.feature_px or 64
 
     @model_validator(mode="after")
     def _options_go_together(self) -> Self:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from services.trainer.networks import dcgan, keras_dcgan, resnet, resnet18
+from services.trainer.networks import dcgan, keras_dcgan, projected, resnet, resnet18
 from services.trainer.networks.discriminator import Discriminator
 from services.trainer.networks.strided import PLAIN_PRODUCTS, Products
 from shared.configs.train import TrainConfig
@@ -32,6 +32,8 @@ def build_networks(
     `products` chooses how convolutions multiply; parameters and results are the same but for rounding.
     """
     generator, discriminator = _FAMILIES[config.architecture]
+    if config.discriminator == "projected":
+        discriminator = projected.Discriminator
     classes = num_classes if config.conditional else None
     return generator(config, classes, products), discriminator(config, classes, products)
 

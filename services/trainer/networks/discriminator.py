@@ -1,4 +1,4 @@
-"""The base class of all discriminators: scores, and class logits if the config has a class loss."""
+"""The base class of all discriminators: frozen features, scores, and class logits if the config has a class loss."""
 
 from __future__ import annotations
 
@@ -10,13 +10,24 @@ _RENAMED = {"class_filters": "class_projection"}  # in checkpoints that older ve
 
 
 class Discriminator(nn.Module):
-    """(images [N, 3, 32, 32], labels [N]) -> scores [N]. Subclasses define `forward_with_logits`."""
+    """(images [N, 3, H, W], labels [N]) -> scores [N] or [N, positions].
+
+    Subclasses define `forward_with_logits`, the part that is trained. A subclass with a frozen part also defines
+    `features`, so that a training step computes them once and uses them twice.
+    """
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        return self.forward_with_logits(images, labels)[0]
+        return self.forward_with_logits(self.features(images), labels)[0]
 
-    def forward_with_logits(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Scores [N], and logits [N, classes] where the config has a class loss."""
+    def features(self, images: Tensor) -> Tensor:
+        """What the trained part sees of images in [-1, 1]: the images themselves, unless there is a frozen part."""
+        return images
+
+    def calibrate(self, images: Tensor) -> None:
+        """Prepares a frozen part for the data, by real images, uint8 [N, 3, H, W]. Does nothing without one."""
+
+    def forward_with_logits(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Scores, and logits [N, classes] where the config has a class loss."""
         raise NotImplementedError
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:

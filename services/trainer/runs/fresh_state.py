@@ -14,6 +14,8 @@ from shared.configs.train import TrainConfig
 from shared.jobs.trainer_messages import SendEvent
 from shared.settings import Settings
 
+CALIBRATION_IMAGES = 2000
+
 
 def build_state(
     config: TrainConfig, dataset: ImageDataset, settings: Settings, ranks: Ranks, send_event: SendEvent
@@ -43,4 +45,6 @@ def build_train_state(
     if problem := check_compiler(state, num_classes):
         send_event("warning", f"torch.compile does not work on this machine; training continues without it: {problem}")
         state = TrainState(config, num_classes, device, replace(runtime, compile=False), ranks)
+    every = max(1, len(dataset) // CALIBRATION_IMAGES)  # a data set lies in the order of its classes
+    state.discriminator.calibrate(dataset.images[::every][:CALIBRATION_IMAGES])
     return state

@@ -28,10 +28,11 @@ def check_compiler(state: TrainState, num_classes: int) -> str | None:
     z = state.ranks.local_shard(torch.zeros(config.batch_size, config.latent_dim, device=device))
     labels = torch.zeros(len(z), dtype=torch.int64, device=device) % num_classes
     generate = compiled(copy.deepcopy(state.generator))
-    discriminate = compiled(copy.deepcopy(state.discriminator).forward_with_logits)
+    discriminator = copy.deepcopy(state.discriminator)
+    discriminate = compiled(discriminator.forward_with_logits)
     try:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), state.autocast():
-            discriminate(generate(z, labels).float(), labels)[0].sum().backward()  # type: ignore[no-untyped-call]
+            discriminate(discriminator.features(generate(z, labels).float()), labels)[0].sum().backward()  # type: ignore[no-untyped-call]
     except Exception as error:  # no C++ compiler, no Triton, or an operation that cannot be compiled
         return str(error).strip().partition("\n")[0][:300] or type(error).__name__
     return None

@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
+from services.trainer.data.diffaugment import diffaugment
 from services.trainer.data.labels import draw_labels
 from services.trainer.distributed.processes import ALONE, Ranks
 from services.trainer.distributed.sync_batch_norm import synchronize_batch_norms
@@ -142,10 +143,21 @@ class TrainState:
         images: Tensor = (self._compiled[0] if self._compiled else self.generator)(z, labels)
         return images
 
-    def discriminate(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
+    def diffaugment(self, images: Tensor) -> Tensor:
+        """Real or generated images [N, 3, H, W] as the discriminator sees them: augmented if the config says so."""
+        config, total = self.config, len(images) * self.ranks.count
+        if not config.diffaugment:
+            return images
+
+        def draw() -> Tensor:
+            return self.ranks.local_shard(torch.rand(total, device=self.device))
+
+        return diffaugment(images, config.diffaugment, config.diffaugment_p, draw)
+
+    def discriminate(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
         """The discriminator's scores and logits, likewise. Not differentiable twice; `discriminator(...)` is."""
         forward = self._compiled[1] if self._compiled else self.discriminator.forward_with_logits
-        result: tuple[Tensor, Tensor | None] = forward(images, labels)
+        result: tuple[Tensor, Tensor | None] = forward(features, labels)
         return result
 
     def autocast(self) -> AbstractContextManager[Any]:

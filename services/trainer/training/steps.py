@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -19,21 +20,41 @@ from services.trainer.training.state import TrainState
 from services.trainer.training.stopwatch import OFF, Stopwatch
 
 
+@dataclass(frozen=True)
+class Generated:
+    """Images [N, 3, H, W] of G, their classes [N], and what the frozen part of D makes of them, after augmentation."""
+
+    images: Tensor
+    labels: Tensor
+    features: Tensor
+
+
 def train_iteration(state: TrainState, dataset: ImageDataset, chosen: Tensor, watch: Stopwatch = OFF) -> None:
     """Trains on the images at the indices `chosen` [n_critic * real batch], and adds the losses to `state.sums`."""
-    losses_d = []
+    losses_d, shared = [], None
     for indices in chosen.to(dataset.images.device).view(state.config.n_critic, state.config.real_batch_size):
         with watch.part("data"):
             real = state.ranks.local_shard(augment(dataset.images[indices], state.config))
             labels = state.ranks.local_shard(dataset.labels[indices])
-        losses_d.append(discriminator_step(state, real, labels, watch))
-    losses_g = generator_step(state, dataset.labels, watch).double()
+        if state.config.g_batch == "shared":
+            with watch.part("forward"), state.autocast():
+                shared = generate(state, state.draw_latents(), labels)
+        losses_d.append(discriminator_step(state, real, labels, watch, shared))
+    losses_g = generator_step(state, dataset.labels, watch, shared).double()
     mean_d = torch.stack(losses_d).double().mean(0)
     state.sums.add_(torch.cat([mean_d[:1], losses_g[:1], mean_d[1:], losses_g[1:]]))  # in the order of SUMMED
     state.steps_summed += 1
 
 
-def discriminator_step(state: TrainState, real: Tensor, labels: Tensor, watch: Stopwatch = OFF) -> Tensor:
+def generate(state: TrainState, z: Tensor, labels: Tensor) -> Generated:
+    """Images of the generator for latents [N, latent] and classes [N], as the discriminator sees them."""
+    images = state.generate(z, labels)
+    return Generated(images, labels, state.discriminator.features(state.diffaugment(images)))
+
+
+def discriminator_step(
+    state: TrainState, real: Tensor, labels: Tensor, watch: Stopwatch = OFF, generated: Generated | None = None
+) -> Tensor:
     """Trains D on real images [N, 3, H, W] in [-1, 1] and as many generated images of the same classes.
 
     -> [5]: loss_d, gradient_penalty, d_accuracy_real, d_accuracy_fake, class_loss_d
@@ -41,14 +62,18 @@ def discriminator_step(state: TrainState, real: Tensor, labels: Tensor, watch: S
     config, adversarial = state.config, LOSSES[state.config.loss]
     with watch.part("forward"), state.autocast():
         with torch.no_grad(), frozen_norms(state.generator, state):
-            fake = state.generate(state.draw_latents(config.real_batch_size), labels).float()
-        real_scores, fake_scores, logits = score_real_and_fake(state, real, fake, labels)
+            fake = generated or generate(state, state.draw_latents(config.real_batch_size), labels)
+            features = state.discriminator.features(state.diffaugment(real))
+        real_scores, fake_scores, logits = score_real_and_fake(
+            state, features, fake.features.detach().to(features.dtype), labels
+        )
         loss = adversarial.discriminator(real_scores, fake_scores).mean()
         classification = penalty = loss.new_zeros(())
         if logits is not None:
             classification = class_loss(logits, labels).mean()
         if config.gp_weight:
-            penalty = gradient_penalty(state.discriminator, real, fake, labels, state.draw_mix()).mean()
+            images = fake.images.detach().float()
+            penalty = gradient_penalty(state.discriminator, real, images, labels, state.draw_mix()).mean()
             # Compiled or captured code that lost the second derivative would train on without a penalty.
             assert penalty.requires_grad
     total = loss + config.gp_weight * penalty + config.class_weight * classification
@@ -62,7 +87,7 @@ def discriminator_step(state: TrainState, real: Tensor, labels: Tensor, watch: S
 def score_real_and_fake(
     state: TrainState, real: Tensor, fake: Tensor, labels: Tensor
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """D's scores of real and fake images [N] each, in fp32, and the real images' class logits.
+    """D's scores of the features of real and fake images, N each, in fp32, and the real images' class logits.
 
     One call scores both halves, except with batch norm, which would mix their statistics. `stacked_half` mixes them
     on purpose. Spectral norm needs the single call: it allows one per step.
@@ -76,15 +101,20 @@ def score_real_and_fake(
     return real_scores, fake_scores, None if logits is None else logits[: len(real)]
 
 
-def generator_step(state: TrainState, data_labels: Tensor, watch: Stopwatch = OFF) -> Tensor:
-    """Trains G on new latents, and on classes in the proportions of `data_labels`. -> [2]: loss_g, class_loss_g"""
+def generator_step(
+    state: TrainState, data_labels: Tensor, watch: Stopwatch = OFF, generated: Generated | None = None
+) -> Tensor:
+    """Trains G on `generated`, or on new images of classes in the proportions of `data_labels`.
+
+    -> [2]: loss_g, class_loss_g
+    """
     config = state.config
     state.discriminator.requires_grad_(False)  # compiled code would compute its gradients as well
     with watch.part("forward"), state.autocast(), frozen_norms(state.discriminator, state):
-        z, labels = state.draw_latents(), state.draw_labels(data_labels)
-        scores, logits = state.discriminate(state.generate(z, labels), labels)
+        fake = generated or generate(state, state.draw_latents(), state.draw_labels(data_labels))
+        scores, logits = state.discriminate(fake.features, fake.labels)
         loss = LOSSES[config.loss].generator(scores.float()).mean()
-        classification = loss.new_zeros(()) if logits is None else class_loss(logits, labels).mean()
+        classification = loss.new_zeros(()) if logits is None else class_loss(logits, fake.labels).mean()
     _descend(state, loss + config.class_weight * classification, state.generator, state.opt_g, watch)
     state.discriminator.requires_grad_(True)
     return torch.stack([loss, classification]).detach()
