@@ -9,6 +9,7 @@ here are mirrored, and the features are those of the mirrored image (up and down
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +28,7 @@ class FrozenFeatures(nn.Module):
 
     def __init__(self, count: int, dtype: torch.dtype) -> None:
         super().__init__()
-        network = load_efficientnet("lite0")
+        network: Any = load_efficientnet("lite0")
         self.dtype = dtype
         self.last_stages = list(TAPS)[:count]
         self.stem = FrozenConv(network.conv_stem, network.bn1, dtype, relu6=True)
@@ -38,7 +39,7 @@ class FrozenFeatures(nn.Module):
         x = self.stem(images.to(self.dtype))
         features = []
         for index, stage in enumerate(self.stages):
-            for block in stage:  # type: ignore[attr-defined]
+            for block in cast(nn.ModuleList, stage):
                 x = block(x)
             if index in self.last_stages:
                 features.append(x)
@@ -69,11 +70,10 @@ class FrozenConv(nn.Module):
 
     def __init__(self, conv: nn.Conv2d, norm: nn.BatchNorm2d, dtype: torch.dtype, *, relu6: bool) -> None:
         super().__init__()
-        assert norm.running_mean is not None
-        assert norm.running_var is not None
-        scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+        mean, variance = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
+        scale = norm.weight / torch.sqrt(variance + norm.eps)
         weight = (conv.weight * scale[:, None, None, None]).flip(2, 3)
-        bias = norm.bias - norm.running_mean * scale
+        bias = norm.bias - mean * scale
         self.register_buffer("weight", weight.detach().to(dtype), persistent=False)
         self.register_buffer("bias", bias.detach().to(dtype), persistent=False)
         self.stride, self.is_depthwise, self.relu6 = conv.stride[0], conv.groups > 1, relu6
@@ -86,7 +86,7 @@ class FrozenConv(nn.Module):
         return F.relu6(x) if self.relu6 else x
 
 
-def _frozen_block(block: nn.Module, dtype: torch.dtype) -> FrozenBlock:
+def _frozen_block(block: Any, dtype: torch.dtype) -> FrozenBlock:
     """One of timm's blocks: depthwise-separable (the first) or inverted residual (the others)."""
     if hasattr(block, "conv_pwl"):
         layers = [
@@ -96,5 +96,5 @@ def _frozen_block(block: nn.Module, dtype: torch.dtype) -> FrozenBlock:
         ]
     else:
         layers = [(block.conv_dw, block.bn1, True), (block.conv_pw, block.bn2, False)]
-    convolutions = (FrozenConv(conv, norm, dtype, relu6=relu6) for conv, norm, relu6 in layers)  # type: ignore[arg-type]
+    convolutions = (FrozenConv(conv, norm, dtype, relu6=relu6) for conv, norm, relu6 in layers)
     return FrozenBlock(convolutions, is_residual=bool(block.has_skip))

@@ -1,10 +1,10 @@
 """A discriminator that judges features of a frozen ImageNet network.
 
-Projected GANs, Sauer et al. 2021, arXiv:2111.01007. Images are enlarged to `feature_px` and pass through EfficientNet-lite0. Its features at two to four scales are mixed
-by random frozen convolutions, across channels and from coarse to fine, so that no head can rely on a few features
-only. One small head per scale scores each position. The class enters by projection in each head (Sauer et al. 2022,
-StyleGAN-XL, arXiv:2202.00273). There is no score without the class: with one, the heads learn realism long before
-they learn classes (docs/explanation/experiments.md, 2026-11-25).
+Projected GANs, Sauer et al. 2021, arXiv:2111.01007. Images are enlarged to `feature_px` and pass through
+EfficientNet-lite0. Random frozen convolutions mix its features at two to four scales, across channels and from coarse
+to fine, so that no head can rely on a few features only. One small head per scale scores each position. The class
+enters by projection in each head (Sauer et al. 2022, StyleGAN-XL, arXiv:2202.00273). No head has a score without the
+class: with one, heads learn realism long before they learn classes (docs/explanation/experiments.md, 2026-11-25).
 """
 
 from __future__ import annotations
