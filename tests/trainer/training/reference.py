@@ -14,17 +14,28 @@ from services.trainer.training.steps import frozen_norms
 
 def reference_iteration(state: TrainState, dataset: ImageDataset, chosen: Tensor) -> None:
     """n_critic discriminator steps on the images at these indices [n_critic * real batch], and a generator step."""
+    shared = None
     for indices in chosen.view(-1, state.config.real_batch_size):
-        _discriminator_step(state, augment(dataset.images[indices], state.config), dataset.labels[indices])
-    _generator_step(state, dataset.labels)
+        real, labels = augment(dataset.images[indices], state.config), dataset.labels[indices]
+        if state.config.g_batch == "shared":
+            with state.autocast():
+                images = state.generator(state.draw_latents(), labels)
+                shared = state.discriminator.features(state.diffaugment(images)), labels
+        _discriminator_step(state, real, labels, shared)
+    _generator_step(state, dataset.labels, shared)
     state.steps_summed += 1
 
 
-def _discriminator_step(state: TrainState, real: Tensor, labels: Tensor) -> None:
+def _discriminator_step(state: TrainState, real: Tensor, labels: Tensor, shared: tuple[Tensor, Tensor] | None) -> None:
     config, loss = state.config, LOSSES[state.config.loss]
     with state.autocast():
         with torch.no_grad(), frozen_norms(state.generator, state):
-            fake = state.generator(state.draw_latents(config.real_batch_size), labels).float()
+            if shared is None:
+                fake = state.generator(state.draw_latents(config.real_batch_size), labels).float()
+                fake = state.discriminator.features(state.diffaugment(fake))
+            else:
+                fake = shared[0].detach()
+            real = state.discriminator.features(state.diffaugment(real))
         if config.d_batch == "full" and any(
             isinstance(module, nn.BatchNorm2d) for module in state.discriminator.modules()
         ):
@@ -58,10 +69,14 @@ def _discriminator_step(state: TrainState, real: Tensor, labels: Tensor) -> None
     )
 
 
-def _generator_step(state: TrainState, data_labels: Tensor) -> None:
+def _generator_step(state: TrainState, data_labels: Tensor, shared: tuple[Tensor, Tensor] | None) -> None:
     with state.autocast(), frozen_norms(state.discriminator, state):
-        z, labels = state.draw_latents(), state.draw_labels(data_labels)
-        scores, logits = state.discriminator.forward_with_logits(state.generator(z, labels), labels)
+        if shared is None:
+            z, labels = state.draw_latents(), state.draw_labels(data_labels)
+            features = state.discriminator.features(state.diffaugment(state.generator(z, labels)))
+        else:
+            features, labels = shared
+        scores, logits = state.discriminator.forward_with_logits(features, labels)
         losses = LOSSES[state.config.loss].generator(scores.float())
         classification = torch.zeros(()) if logits is None else class_loss(logits, labels).mean()
     _descend(losses.mean() + state.config.class_weight * classification, state.generator, state.opt_g)

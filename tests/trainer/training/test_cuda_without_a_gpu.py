@@ -35,6 +35,13 @@ CASES: dict[str, TrainConfig] = {
     "keras-dcgan, classes": small_keras("dcgan", conditional=True),
     "resnet": small_resnet("tiny", spectral_norm=True),
     "resnet, penalty": small_resnet("wgan-gp", n_critic=2),
+    "projected": small_resnet(
+        discriminator="projected",
+        d_channels=[8, 8],
+        spectral_norm=True,
+        g_batch="shared",
+        diffaugment=["color", "translation", "cutout"],
+    ),
     "resnet-18": small_config("tiny", architecture="resnet-18", g_channels=[8, 8, 8, 4], d_channels=[8, 16, 32, 64]),
 }
 
@@ -123,11 +130,11 @@ def test_both_forward_passes_compute_in_the_precision_of_the_config(
     with torch.no_grad(), state.autocast():
         labels = state.draw_labels(cuda_dataset().labels)
         images = state.generate(state.draw_latents(), labels)
-        scores, logits = state.discriminate(images, labels)
+        scores, logits = state.discriminate(state.discriminator.features(images), labels)
     # Then each convolution computed in that precision, on the device
     assert types == {expected}
     assert images.shape == (8, 3, 32, 32)
-    assert scores.shape == (8,)
+    assert len(scores) == 8
     assert {tensor.device.type for tensor in (images, scores, scores if logits is None else logits)} == {"cuda"}
 
 

@@ -43,6 +43,17 @@ CASES: dict[str, TrainConfig] = {
     "cpu-hours": small_resnet("cpu-hours", d_channels=[8, 8, 8], total_nimg=10**6),
     "wgan-gp, bf16": small_config("wgan-gp", n_critic=2, precision="bf16", **WIDE),
     "resnet, penalty": small_resnet("wgan-gp", n_critic=2, total_nimg=10**6),
+    "projected": small_resnet(
+        "tiny",
+        discriminator="projected",
+        d_channels=[8, 8],
+        feature_px=32,
+        spectral_norm=True,
+        g_batch="shared",
+        diffaugment=["translation", "cutout"],
+        diffaugment_p=0.7,
+        total_nimg=10**6,
+    ),
 }
 
 
@@ -325,8 +336,10 @@ def test_an_iteration_never_waits_for_the_device_and_keeps_every_tensor_in_place
     assert {n: v.data_ptr() for n, v in lasting_tensors(state).items()} == places
     moved = {n for n, v in lasting_tensors(state).items() if not torch.equal(v, before[n])}
     alive = {
-        n for n, v in lasting_tensors(state).items() if not n.startswith("ema.") and v.numel() > 1
-    }  # a lone u is 1 or -1
+        n
+        for n, v in lasting_tensors(state).items()
+        if not n.startswith(("ema.", "discriminator.mixing.")) and v.numel() > 1  # a lone u is 1 or -1
+    }
     assert {"sums", "opt_d.0.exp_avg", "opt_g.0.exp_avg_sq"} <= alive
     assert alive - moved == set()
 

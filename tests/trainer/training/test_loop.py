@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -46,6 +47,18 @@ CASES: dict[str, TrainConfig] = {
     "keras-dcgan, batch norm, dropout": small_keras("bndrhl", total_nimg=ITERATIONS * 8, **REPORTING),
     "resnet, hinge, spectral norm": small_resnet(
         "tiny", spectral_norm=True, total_nimg=ITERATIONS * 8, lr_d=1e-3, crop_padding=2, **REPORTING
+    ),
+    "projected, shared batch, DiffAugment": small_resnet(
+        "tiny",
+        discriminator="projected",
+        d_channels=[8, 8],
+        feature_px=32,
+        spectral_norm=True,
+        g_batch="shared",
+        diffaugment=["color", "translation", "cutout"],
+        diffaugment_p=0.7,
+        total_nimg=ITERATIONS * 8,
+        **REPORTING,
     ),
     "resnet, wasserstein, penalty": small_resnet(
         "wgan-gp", n_critic=2, ema_halflife_nimg=30, total_nimg=ITERATIONS * 16, **REPORTING
@@ -466,6 +479,43 @@ def test_every_discriminator_step_sees_the_next_images_with_their_classes() -> N
     assert all(torch.equal(labels[:8], labels[8:]) for _, labels in both)
     # And the generator steps used fake images of other classes
     assert [len(images) for images, _ in witness.seen] == [16, 16, 8] * 5
+
+
+def test_a_shared_batch_trains_the_generator_on_the_images_that_the_discriminator_saw() -> None:
+    # Given a discriminator that records its inputs
+    state = new_state(small_config(g_batch="shared", total_nimg=24, flip=False))
+    witness = state.discriminator = Witness()
+    # When a run of three iterations is over
+    loop.train(state, DATASET, ignore, never)
+    # Then each generator step used the fake half of the discriminator step before it, with its classes
+    assert [len(images) for images, _ in witness.seen] == [16, 8] * 3
+    for (both, labels), (fake, fake_labels) in zip(witness.seen[::2], witness.seen[1::2], strict=True):
+        assert torch.equal(both[8:], fake)
+        assert torch.equal(labels[8:], fake_labels)
+
+
+def test_diffaugment_changes_real_and_generated_images_in_both_steps() -> None:
+    # Given a generator of black images, black training images, and cutout, which greys a square
+    state = new_state(small_config(flip=False, diffaugment=["cutout"]))
+    witness, state.generator = Witness(), BlackImages()
+    state.discriminator = witness
+    dataset = replace(DATASET, images=torch.zeros_like(DATASET.images))
+    # When both networks are trained
+    train_iteration(state, dataset, torch.arange(8))
+    # Then every image of both steps has a grey square
+    assert [len(images) for images, _ in witness.seen] == [16, 8]
+    assert all((images == 0).flatten(1).any(1).all() for images, _ in witness.seen)
+
+
+class BlackImages(nn.Module):
+    """A generator that makes the same image of every latent."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.color = nn.Parameter(torch.tensor(-1.0))
+
+    def forward(self, z: Tensor, _labels: Tensor) -> Tensor:
+        return self.color.expand(len(z), 3, 32, 32)
 
 
 def test_the_gradient_penalty_is_multiplied_by_its_weight() -> None:
