@@ -10,7 +10,9 @@ KilnError
 │   ├── UnknownPreset
 │   ├── UnknownAlias
 │   ├── UnknownSweep
-│   └── UnknownClassifier
+│   ├── UnknownClassifier
+│   ├── UnknownGeneratedDataset
+│   └── UnknownNeighbours
 ├── Conflict                 a valid request that the present state does not allow
 │   ├── IllegalTransition
 │   └── NothingToPromote
@@ -152,6 +154,14 @@ class UnknownSweep(NotFound):
 
 class UnknownClassifier(NotFound):
     kind = "classifier in"
+
+
+class UnknownGeneratedDataset(NotFound):
+    kind = "complete data set of job"
+
+
+class UnknownNeighbours(NotFound):
+    kind = "picture of nearest neighbours of model"
 
 
 class Conflict(KilnError):

@@ -28,6 +28,7 @@ from services.api.routes import (
     docs,
     events,
     generate,
+    generated,
     health,
     interpolate,
     jobs,
@@ -92,7 +93,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     errors.install(app)
     _add_middleware(app, settings)
     modules = (  # routes are matched in this order; the one whose speed matters most comes first
-        generate, jobs, events, training_plots, interpolate, verify, models, sweeps, presets, health, metrics, docs,
+        generate, jobs, generated, events, training_plots, interpolate, verify, models, sweeps, presets, health,
+        metrics, docs,
     )  # fmt: skip
     for module in modules:
         app.include_router(module.router)

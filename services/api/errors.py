@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from services.api.middleware.disconnect import ClientDisconnected
+from services.api.schemas.generated import GENERATE_TAG, TRAIN_TAG
 from shared import errors
 from shared.errors import FieldProblem, KilnError, printable
 
@@ -125,6 +126,8 @@ async def _on_bug(request: Request, error: Exception) -> JSONResponse:
 
 def _field_problem(details: Mapping[str, Any]) -> FieldProblem:
     location, *path = details["loc"]
+    if path[:1] in ([TRAIN_TAG], [GENERATE_TAG]):
+        del path[0]
     if path[:1] == ["space"]:
         del path[2:3]  # the tag of pydantic's union: `space.lr.float.low` is `space.lr.low` in the request
     if details["type"] == "json_invalid":

@@ -1,1 +1,1 @@
-"""Training jobs: the record, the store in Redis, and the messages of a training process."""
+"""Jobs: the record, the store in Redis, and the messages of a training process."""

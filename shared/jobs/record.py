@@ -1,4 +1,4 @@
-"""The frozen record of a training job: status, config, progress, lease. `shared.jobs.transitions` changes it."""
+"""The frozen record of a job: status, config, progress, lease. `shared.jobs.transitions` changes it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from shared.configs.classifier import ClassifierConfig
+from shared.configs.generate import GENERATE, GenerateConfig
 from shared.configs.train import TrainConfig
 from shared.errors import escape
 
@@ -57,7 +58,8 @@ LOST_REASONS = frozenset({Reason.WORKER_LOST, Reason.STALLED, Reason.DISK_FULL, 
 # UTF-8 text: file names that are not UTF-8 are escaped, because no JSON message could carry them.
 Text = Annotated[str, BeforeValidator(lambda value: escape(value) if isinstance(value, str) else value)]
 
-Kind = Literal["gan", "classifier"]  # what a job trains
+Kind = Literal["gan", "classifier", "generate"]  # what a job trains, or that it generates a data set
+JobConfig = TrainConfig | ClassifierConfig | GenerateConfig
 RequestedAction = Literal["cancel", "pause", "finish"]  # what a user can request of a running job
 
 
@@ -105,7 +107,7 @@ class SweepTrial(BaseModel):
 
 
 class Job(BaseModel):
-    """A training job, as stored."""
+    """A job, as stored."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -114,7 +116,7 @@ class Job(BaseModel):
     preset: str
     name: str | None
     dataset: str
-    config: TrainConfig | ClassifierConfig
+    config: JobConfig
     status: JobStatus = JobStatus.QUEUED
     reason: Reason | None = None
     error: Text | None = None
@@ -141,7 +143,7 @@ class Job(BaseModel):
     def gan_config(self) -> TrainConfig:
         """The config, for a job that trains a GAN. Raises TypeError for any other."""
         if not isinstance(self.config, TrainConfig):
-            raise TypeError(f"job {self.id} trains a {self.kind}")
+            raise TypeError(f"job {self.id} has the kind {self.kind}")
         return self.config
 
     @property
@@ -159,12 +161,20 @@ def new_job_id(now: datetime) -> str:
     return f"{now:%Y%m%d-%H%M%S}-{now.microsecond:05x}{secrets.token_hex(2)[:3]}"
 
 
-def new_job(
-    now: datetime, *, preset: str, config: TrainConfig | ClassifierConfig, dataset: str, name: str | None
-) -> Job:
-    # A classifier's budget is in epochs. Only its trainer knows how many images an epoch has.
-    kind, total = ("gan", config.total_nimg) if isinstance(config, TrainConfig) else ("classifier", 0)
+def new_job(now: datetime, *, preset: str, config: JobConfig, dataset: str, name: str | None) -> Job:
+    kind, total = _kind_and_images(config)
     return Job(
         id=new_job_id(now), kind=kind, preset=preset, name=name, dataset=dataset, config=config,
         progress=Progress.at(0, total), created_at=now,
     )  # fmt: skip
+
+
+def _kind_and_images(config: JobConfig) -> tuple[Kind, int]:
+    """The kind of a job with this config, and its budget in images."""
+    match config:
+        case TrainConfig():
+            return "gan", config.total_nimg
+        case GenerateConfig():
+            return GENERATE, config.n
+        case ClassifierConfig():
+            return "classifier", 0  # its budget is in epochs; only its trainer knows how many images an epoch has

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from shared.jobs.record import Event, Reason, Text
 from shared.storage.classifier_files import ClassifierManifest
+from shared.storage.generated_datasets import DatasetManifest
 from shared.storage.model_registry import ModelManifest
 
 StopSignal = Literal["leave", "finish"]  # write a checkpoint and exit; or export the model so far and exit
@@ -60,6 +61,13 @@ class ClassifierLine(_Line):
     folder: str
 
 
+class DatasetLine(_Line):
+    """A data set has been generated. Its shards are in the artifact store; the supervisor adds the manifest."""
+
+    kind: Literal["dataset"] = "dataset"
+    manifest: DatasetManifest
+
+
 class FailureLine(_Line):
     kind: Literal["failure"] = "failure"
     reason: Reason
@@ -67,7 +75,8 @@ class FailureLine(_Line):
 
 
 TrainerLine = Annotated[
-    ProgressLine | MetricsLine | EventLine | ResultLine | ClassifierLine | FailureLine, Field(discriminator="kind")
+    ProgressLine | MetricsLine | EventLine | ResultLine | ClassifierLine | DatasetLine | FailureLine,
+    Field(discriminator="kind"),
 ]
 
 SendMessage = Callable[[TrainerLine], None]

@@ -48,7 +48,7 @@ def worker(settings: Settings) -> Iterator[None]:
             for job in store.waiting(9):
                 claimed = store.update(job.id, partial(transitions.claim, worker="w", lease_s=60))
                 end = partial(transitions.finish, fence=claimed.fence, status=JobStatus.SUCCEEDED, model_id="first")
-                store.update(job.id, end, [{"nimg": 100.0, "loss_g": job.config.lr, "loss_d": 1.0}])
+                store.update(job.id, end, [{"nimg": 100.0, "loss_g": job.gan_config.lr, "loss_d": 1.0}])
 
     thread = threading.Thread(target=work)
     thread.start()

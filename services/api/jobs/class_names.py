@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from shared.errors import CorruptArtifact, UnknownClassifier
+from shared.datasets.layouts import scan
+from shared.errors import BadDataset, CorruptArtifact, UnknownClassifier
 from shared.storage.classifier_files import read_manifest
 from shared.storage.model_registry import ModelRegistry
 
@@ -28,6 +30,15 @@ class ClassNames:
             return classes
         newest_first = self.registry.list()
         return next((manifest.classes for manifest in newest_first if manifest.dataset == dataset), None)
+
+    def class_counts(self, dataset: str) -> dict[str, int] | None:
+        """Training images of each class, counted by file names; None if the API has no such folder of images."""
+        try:
+            layout = scan(self.dataset_root / dataset)
+        except (BadDataset, OSError):
+            return None
+        counts = Counter(file.label for file in layout.of_split("train"))
+        return {name: counts[label] for label, name in enumerate(layout.classes)}
 
     def of_classifier(self) -> tuple[str, ...]:
         """Empty without a readable classifier."""

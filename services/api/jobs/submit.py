@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from functools import partial
 
 from services.api.jobs.class_names import ClassNames, shown
+from services.api.jobs.generated import resolve_generation
 from services.api.jobs.warm_start import check_classes, check_warm_start, find_source_run
+from services.api.schemas.generated import GenerateJobRequest
 from services.api.schemas.jobs import JobRequest, ResolvedJob
 from services.api.schemas.sweeps import ResolvedSweep, SweepRequest
 from shared.configs.classifier import resolve_job
+from shared.configs.generate import GENERATE
 from shared.configs.train import TrainConfig
 from shared.errors import InvalidInput, StoreUnavailable
 from shared.jobs.record import Job, new_job
@@ -36,20 +39,23 @@ class Submitter:
     registry: ModelRegistry
     class_names: ClassNames
 
-    def submit(self, request: JobRequest, idempotency_key: str | None) -> Job:
+    def submit(self, request: JobRequest | GenerateJobRequest, idempotency_key: str | None) -> Job:
         """Stores the job and enqueues it. A repeated Idempotency-Key returns the job that it created before.
 
         Raises InvalidInput, IdempotencyMismatch or StoreUnavailable; then no job is stored.
         """
         resolved = self.resolve(request)
         make = partial(
-            new_job, preset=request.preset, config=resolved.config, dataset=resolved.dataset, name=request.name
+            new_job, preset=resolved.preset, config=resolved.config, dataset=resolved.dataset, name=request.name
         )
         job, is_new = self.store.create(make, idempotency_of(request, idempotency_key))
         return enqueue(job, self.store, self.broker) if is_new else job
 
-    def resolve(self, request: JobRequest) -> ResolvedJob:
-        """The config and the data set that the job trains with. Raises InvalidInput."""
+    def resolve(self, request: JobRequest | GenerateJobRequest) -> ResolvedJob:
+        """The config and the data set of the job. Raises InvalidInput."""
+        if isinstance(request, GenerateJobRequest):
+            generation, trained_on = resolve_generation(request, self.registry, self.class_names)
+            return ResolvedJob(preset=GENERATE, dataset=trained_on, config=generation)
         config, dataset = resolve_job(request.preset, request.overrides), request.dataset
         if isinstance(config, TrainConfig):
             dataset = self._check_run(config, request)
@@ -90,7 +96,7 @@ class Submitter:
         raise InvalidInput.of(field, value, message)
 
 
-def idempotency_of(request: JobRequest, key: str | None) -> Idempotency | None:
+def idempotency_of(request: JobRequest | GenerateJobRequest, key: str | None) -> Idempotency | None:
     return Idempotency(key, hashlib.sha256(request.model_dump_json().encode()).hexdigest()) if key else None
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from services.api.jobs.class_names import ClassNames, shown
 from shared.configs.checkpoint_refs import DISCRIMINATOR_FIELDS, NETWORK_FIELDS, differences, is_classifier, job_of
-from shared.configs.classifier import ClassifierConfig
 from shared.configs.train import TrainConfig
 from shared.errors import InvalidInput, UnknownJob
+from shared.jobs.record import JobConfig
 from shared.jobs.store import JobStore
 from shared.storage.artifacts import ArtifactStore
 from shared.storage.model_registry import ModelRegistry
@@ -20,7 +20,7 @@ from shared.storage.starting_points import StartingPoint, find_starting_points
 class SourceRun:
     """The run that a job starts from, known by its job record or by the manifest of its model."""
 
-    config: TrainConfig | ClassifierConfig
+    config: JobConfig
     dataset: str
     classes: tuple[str, ...] | None  # None if it has not published a model
 
@@ -82,7 +82,7 @@ def _check_networks(field: str, config: TrainConfig, fields: Iterable[str], sour
         return
     reference = getattr(config, field)
     if not isinstance(source.config, TrainConfig):
-        message = "this job trained a classifier; name a job that trained a GAN"
+        message = "this job trained no GAN; name one that did"
         raise InvalidInput.of(f"overrides.{field}", reference, message)
     if differing := differences(config, source.config, fields):
         message = f"its networks have another shape; set these overrides as in that job: {', '.join(differing)}"

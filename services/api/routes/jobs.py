@@ -1,4 +1,4 @@
-"""/jobs: submit, list, show and control training jobs."""
+"""/jobs: submit, list, show and control jobs."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from services.api.auth import READ, TRAIN
 from services.api.jobs import control
 from services.api.jobs.listing import list_by_status
 from services.api.jobs.tables import as_csv
+from services.api.schemas.generated import AnyJobRequest
 from services.api.schemas.jobs import (
     JobList,
     JobListQuery,
-    JobRequest,
     JobView,
     MetricsQuery,
     MetricsSeries,
@@ -29,9 +29,12 @@ IdempotencyKey = Annotated[str | None, Header(min_length=1, max_length=255)]
 
 @router.post("", status_code=202, response_model=JobView, responses={200: {"model": ResolvedJob}}, dependencies=[TRAIN])
 def create_job(
-    body: JobRequest, response: Response, state: State, dry_run: bool = False, idempotency_key: IdempotencyKey = None
+    body: AnyJobRequest, response: Response, state: State, dry_run: bool = False, idempotency_key: IdempotencyKey = None
 ) -> Any:
-    """Queues a training job. With `dry_run`, returns the resolved config and creates no job."""
+    """Queues a job that trains a GAN or a classifier, or that generates a data set (`"kind": "generate"`).
+
+    With `dry_run`, returns the resolved config and creates no job.
+    """
     if dry_run:
         return JSONResponse(state.submitter.resolve(body).model_dump(mode="json"))
     job = state.submitter.submit(body, idempotency_key)

@@ -10,9 +10,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 from services.api.schemas.partial_schema import partial_schema
 from services.api.schemas.request import RequestModel
 from shared.configs.classifier import CLASSIFIER, ClassifierConfig
+from shared.configs.generate import GENERATE
 from shared.configs.presets import PRESETS
 from shared.configs.train import TrainConfig
-from shared.jobs.record import Event, Job, JobStatus, Kind, Progress, Reason, SweepTrial
+from shared.jobs.record import Event, Job, JobConfig, JobStatus, Kind, Progress, Reason, SweepTrial
 
 MAX_COMPARED = 20
 EVENT_ID = r"^[0-9]{1,19}-[0-9]{1,19}$"  # two numbers of 64 bits, as in ids of Redis streams
@@ -136,7 +137,7 @@ class JobView(BaseModel):
     attempt: int
     progress: Progress
     metrics: dict[str, float]
-    config: TrainConfig | ClassifierConfig
+    config: JobConfig
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
@@ -148,6 +149,8 @@ class JobView(BaseModel):
     @classmethod
     def of(cls, job: Job) -> JobView:
         parts = {"metrics": "metrics", "events": "events", "samples": "samples", "losses": "losses.png"}
+        if job.kind == GENERATE:
+            parts = {"events": "events", "dataset": "dataset", "download": "dataset/download"}
         links = {"self": f"/jobs/{job.id}"} | {name: f"/jobs/{job.id}/{path}" for name, path in parts.items()}
         if not job.is_over:
             links |= {"cancel": f"/jobs/{job.id}/cancel"}
@@ -198,8 +201,8 @@ class Comparison(BaseModel):
 
 
 class ResolvedJob(BaseModel):
-    """Response of a dry run: the config that the job would train with."""
+    """Response of a dry run: the config that the job would have."""
 
     preset: str
     dataset: str
-    config: TrainConfig | ClassifierConfig
+    config: JobConfig

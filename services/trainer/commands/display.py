@@ -11,6 +11,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 from shared.jobs.trainer_messages import (
     ClassifierLine,
+    DatasetLine,
     EventLine,
     FailureLine,
     MetricsLine,
@@ -65,13 +66,21 @@ def describe(line: TrainerLine, total_nimg: int) -> str:
             return "  ".join(f"{name} {value:.4g}" for name, value in line.row.items())
         case EventLine():
             return line.event.message
-        case ResultLine():
-            return f"model {line.manifest.id}: parity {line.manifest.parity.max_abs_difference:.2g}"
-        case ClassifierLine():
-            return f"{line.folder}: {line.manifest.test_accuracy:.2%} of {line.manifest.test_images:,} test images"
+        case ResultLine() | ClassifierLine() | DatasetLine():
+            return _describe_result(line)
         case FailureLine():
             return f"{line.reason}: {line.error}"
 
 
 def _fraction(line: ProgressLine, total_nimg: int) -> float:
     return min(1.0, line.images_seen / total_nimg) if line.fraction is None else line.fraction
+
+
+def _describe_result(line: ResultLine | ClassifierLine | DatasetLine) -> str:
+    match line:
+        case ResultLine(manifest=model):
+            return f"model {model.id}: parity {model.parity.max_abs_difference:.2g}"
+        case ClassifierLine(manifest=classifier):
+            return f"{line.folder}: {classifier.test_accuracy:.2%} of {classifier.test_images:,} test images"
+        case DatasetLine(manifest=dataset):
+            return f"{dataset.images:,} images in {len(dataset.shards):,} files"

@@ -19,9 +19,10 @@ from services.trainer.commands.restart import restart_without_capture, warn_of_c
 from services.trainer.commands.run_name import check_run_name
 from services.trainer.commands.signals import StopFlag
 from services.trainer.training.errors import CaptureFailed
+from shared.configs.classifier import ClassifierConfig
+from shared.configs.generate import GenerateConfig
 from shared.configs.overrides import parse_overrides
 from shared.configs.presets import PRESETS, resolve
-from shared.configs.train import TrainConfig
 from shared.errors import DISK_FULL, BadDataset, TrainingFailed
 from shared.jobs.record import Job, Reason, new_job_id
 from shared.jobs.trainer_messages import (
@@ -71,7 +72,9 @@ def _run_job(settings: Settings, parent_pid: int) -> int:
     def send(line: TrainerLine) -> None:
         channel.write(line.model_dump_json() + "\n")
 
-    event_sender(send)("starting", "a training process has started and is loading torch")
+    library = "onnxruntime" if isinstance(job.config, GenerateConfig) else "torch"
+
+    event_sender(send)("starting", f"a training process has started and is loading {library}")
     try:
         return 0 if _train(job, settings, send, stop) else EXIT_LEFT
     except CaptureFailed as error:
@@ -87,11 +90,15 @@ def _run_job(settings: Settings, parent_pid: int) -> int:
 
 
 def _train(job: Job, settings: Settings, send: SendMessage, stop: StopFlag) -> bool:
-    """Trains a GAN or a classifier, depending on the job. False if a signal stopped it before the end."""
-    if not isinstance(job.config, TrainConfig):
-        from services.trainer.classifier.run import run_job
+    """Trains a GAN or a classifier, or generates a data set. False if a signal stopped it before the end."""
+    if isinstance(job.config, GenerateConfig):
+        from services.trainer.generation.run import run_job as generate
 
-        return run_job(job, settings, send, stop)
+        return generate(job, settings, send, stop)
+    if isinstance(job.config, ClassifierConfig):
+        from services.trainer.classifier.run import run_job as train_classifier
+
+        return train_classifier(job, settings, send, stop)
     from services.trainer.runs.run import run
     from services.trainer.runs.spec import RunSpec
 

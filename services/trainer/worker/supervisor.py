@@ -35,6 +35,7 @@ from shared.jobs.store import Change, JobStore, Metrics
 from shared.jobs.trainer_messages import (
     EXIT_LEFT,
     ClassifierLine,
+    DatasetLine,
     EventLine,
     FailureLine,
     MetricsLine,
@@ -45,6 +46,7 @@ from shared.jobs.trainer_messages import (
 from shared.settings import Settings
 from shared.storage.artifacts import ArtifactStore
 from shared.storage.classifier_files import MANIFEST_FILE, classifier_key
+from shared.storage.generated_datasets import GeneratedDatasets
 from shared.storage.model_registry import ModelRegistry, model_id_of
 
 log = logging.getLogger("kiln.supervisor")
@@ -113,7 +115,7 @@ class Attempt:
         self.series: dict[float, Metrics] = {}  # every metrics row, in case the store loses them
         self.pending: list[TrainerLine] = []  # received and not yet stored
         self.pending_token = secrets.token_hex(8)
-        self.result: ResultLine | ClassifierLine | None = None
+        self.result: ResultLine | ClassifierLine | DatasetLine | None = None
         self.failure: FailureLine | None = None
         self.kill_at_s = self.stalled_at_s = float("inf")
         self.is_stalled = self.is_timed_out = False
@@ -158,7 +160,7 @@ class Attempt:
                 self.pending.append(line)
             case EventLine():
                 self.pending.append(line)
-            case ResultLine() | ClassifierLine():
+            case ResultLine() | ClassifierLine() | DatasetLine():
                 self.result = line
             case FailureLine():
                 self.failure = line
@@ -236,9 +238,9 @@ class Attempt:
             reason = Reason.OUT_OF_MEMORY if process.was_killed_for_memory() else Reason.WORKER_LOST
             self._retry(reason, process.describe_end())
 
-    def _publish(self, result: ResultLine | ClassifierLine) -> None:
-        if isinstance(result, ClassifierLine):
-            self._while_renewing(lambda: publish_classifier(self.job.id, result, self.settings))
+    def _publish(self, result: ResultLine | ClassifierLine | DatasetLine) -> None:
+        if not isinstance(result, ResultLine):
+            self._while_renewing(lambda: publish_files(self.job.id, result, self.settings))
             self.finish(JobStatus.SUCCEEDED)
             return
         manifest = self._while_renewing(lambda: self.registry.publish(result.manifest, result.read_files()))
@@ -296,9 +298,13 @@ class Attempt:
             return self.store.update(self.job.id, change, metrics, events, token)
 
 
-def publish_classifier(job_id: str, line: ClassifierLine, settings: Settings) -> None:
-    """Writes a classifier's files to the artifact store; the manifest last, because it makes the classifier exist."""
-    artifacts, folder = ArtifactStore(settings.artifact_url), Path(line.folder)
+def publish_files(job_id: str, line: ClassifierLine | DatasetLine, settings: Settings) -> None:
+    """Writes what a job made to the artifact store; the manifest last, because it makes the result exist."""
+    artifacts = ArtifactStore(settings.artifact_url)
+    if isinstance(line, DatasetLine):
+        GeneratedDatasets(artifacts).write_manifest(job_id, line.manifest)
+        return
+    folder = Path(line.folder)
     for name in (*line.manifest.files, MANIFEST_FILE):
         artifacts.write(classifier_key(job_id, name), (folder / name).read_bytes())
 

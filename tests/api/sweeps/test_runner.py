@@ -96,7 +96,7 @@ def test_trials_are_jobs_that_name_their_sweep(lab: Lab) -> None:
     (trial,) = sweep.trials
     job = lab.jobs.get(trial.job_id or "")
     assert (job.sweep, job.name) == (SweepTrial(id=sweep.id, trial=0), "mine #0")
-    assert (job.gan_config.lr, job.config.batch_size) == (trial.params["lr"], 16)
+    assert (job.gan_config.lr, job.gan_config.batch_size) == (trial.params["lr"], 16)
 
 
 def test_exactly_one_trial_waits_in_the_queue(lab: Lab) -> None:

@@ -39,7 +39,7 @@ def train(state: AppState, sweep_id: str, model_id: str | None = None) -> None:
         for job in state.store.waiting(9):
             claimed = state.store.update(job.id, partial(transitions.claim, worker="w", lease_s=60))
             end = partial(transitions.finish, fence=claimed.fence, status=JobStatus.SUCCEEDED, model_id=model_id)
-            state.store.update(job.id, end, [{"nimg": 100.0, "loss_g": job.config.lr}])
+            state.store.update(job.id, end, [{"nimg": 100.0, "loss_g": job.gan_config.lr}])
         state.sweep_runner.advance(sweep)
 
 

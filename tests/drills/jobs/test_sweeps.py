@@ -53,7 +53,7 @@ def test_a_sweep_over_two_workers_survives_their_death_and_the_apis(kiln: Kiln, 
     assert sorted(job.id for job in made) == [trial.job_id for trial in sweep.trials]
     assert orphan is not None
     assert {job.id: job.crashes for job in made if job.crashes} == {orphan.id: 1}
-    assert len({job.config.lr for job in made}) == TRIALS
+    assert len({job.gan_config.lr for job in made}) == TRIALS
     for trial in sweep.trials:
         rows = kiln.store.metrics(trial.job_id or "")
         assert [row["nimg"] for row in rows] == list(range(400, 1601, 400))

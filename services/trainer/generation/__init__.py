@@ -1,0 +1,1 @@
+"""Generates a data set with a published model: in onnxruntime, shard by shard, resumable. Imports no torch."""

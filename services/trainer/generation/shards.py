@@ -1,0 +1,87 @@
+"""Packs the images of a shard: a ZIP with a folder per class, or a tar in the layout of WebDataset.
+
+The same images give the same bytes: no time, no owner, no compression outside of the PNG files.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from services.generator.png import encode_png
+from services.trainer.generation.images import ImageMaker
+from services.trainer.generation.selection import NO_CLASS, THRESHOLD, Selected
+from shared.configs.generate import DatasetFormat, GenerateConfig
+
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date that a ZIP can hold
+
+EncodedImage = tuple[Selected, bytes]
+
+
+def provenance_of(image: Selected, config: GenerateConfig, maker: ImageMaker) -> dict[str, Any]:
+    """What /generate writes into a PNG of this image alone, so that /verify can check the file."""
+    common = {
+        "model": config.model, "digest": config.model_digest, "seed": config.seed, "truncation": config.truncation,
+        "class": None if image.name == NO_CLASS else image.name, "first_index": image.index, "n": 1, "columns": None,
+        "scale": 1, "compress": config.compress,
+    }  # fmt: skip
+    if image.name == NO_CLASS:
+        return common
+    if maker.manifest.conditional:
+        return common | {"class_method": "per-class" if maker.manifest.config.per_class else "conditional"}
+    assert maker.classifier is not None
+    assert image.confidence is not None
+    return common | {
+        "class_method": "classifier", "indices": [image.draw], "draws": image.draw + 1,
+        "confidences": [round(image.confidence, 4)], "classifier": maker.classifier.digest,
+        "threshold": config.min_confidence or THRESHOLD,
+    }  # fmt: skip
+
+
+def encode(image: Selected, config: GenerateConfig, maker: ImageMaker) -> EncodedImage:
+    return image, encode_png(image.pixels, provenance_of(image, config, maker), config.compress)
+
+
+def pack_zip(images: Sequence[EncodedImage], config: GenerateConfig, first: int) -> bytes:
+    """`<class>/<seed>-<index>.png`; without classes, all files lie at the top."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        for image, png in images:
+            folder = "" if image.name == NO_CLASS else f"{folder_name(image.name)}/"
+            archive.writestr(zipfile.ZipInfo(f"{folder}{config.seed}-{image.index:06d}.png", _EPOCH), png)
+    return buffer.getvalue()
+
+
+def pack_tar(images: Sequence[EncodedImage], config: GenerateConfig, first: int) -> bytes:
+    """`<seed>-<number>.png`, `.cls` and `.json` of each sample; a number is a position in the whole data set."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        for number, (image, png) in enumerate(images, first):
+            about = {"class": image.name or None, "index": image.index, "seed": config.seed, "model": config.model}
+            parts = {"png": png, "json": json.dumps(about | _confidence(image), ensure_ascii=False).encode()}
+            if image.label is not None:
+                parts["cls"] = str(image.label).encode()
+            for suffix, data in parts.items():
+                entry = tarfile.TarInfo(f"{config.seed}-{number:09d}.{suffix}")
+                entry.size = len(data)
+                archive.addfile(entry, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+PACKERS: Mapping[DatasetFormat, Callable[[Sequence[EncodedImage], GenerateConfig, int], bytes]] = {
+    "imagefolder": pack_zip, "webdataset": pack_tar,
+}  # fmt: skip
+
+
+def folder_name(name: str) -> str:
+    """The class as the name of a folder, which every file system accepts."""
+    safe = "".join("_" if character in '<>:"/\\|?*' or ord(character) < 32 else character for character in name)
+    return safe.rstrip(". ") or "_"
+
+
+def _confidence(image: Selected) -> dict[str, float]:
+    return {} if image.confidence is None else {"confidence": round(image.confidence, 4)}
