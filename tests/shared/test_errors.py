@@ -86,6 +86,8 @@ def test_an_unknown_name_is_quoted_in_the_error() -> None:
         "UnknownAlias": "there is no alias 'x'",
         "UnknownSweep": "there is no sweep 'x'",
         "UnknownClassifier": "there is no classifier in 'x'",
+        "UnknownGeneratedDataset": "there is no complete data set of job 'x'",
+        "UnknownNeighbours": "there is no picture of nearest neighbours of model 'x'",
     }
 
 
