@@ -103,6 +103,27 @@ def delete_job(job_id: str) -> Call[None]:
     return Call("DELETE", f"/jobs/{path_segment(job_id)}", lambda _: None)
 
 
+def generate_dataset(
+    n: int | None, classes: Mapping[str, int] | None, balance: str | None, options: Mapping[str, Any],
+    idempotency_key: str | None,
+) -> Call[JobData]:  # fmt: skip
+    sizes = {"n": n, "classes": classes, "balance": balance and {"dataset": balance}}
+    body = {"kind": "generate"} | {name: value for name, value in (sizes | dict(options)).items() if value is not None}
+    return Call("POST", "/jobs", _model(JobData), json=body, headers=_idempotency(idempotency_key))
+
+
+def dataset_manifest(job_id: str) -> Call[dict[str, Any]]:
+    return Call("GET", f"/jobs/{path_segment(job_id)}/dataset", _json)
+
+
+def dataset_shard(job_id: str, name: str) -> Call[bytes]:
+    return Call("GET", f"/jobs/{path_segment(job_id)}/dataset/{path_segment(name)}", _content)
+
+
+def dataset_archive(job_id: str) -> Call[bytes]:
+    return Call("GET", f"/jobs/{path_segment(job_id)}/dataset/download", _content)
+
+
 def events(job_id: str) -> Call[Any]:
     """The stream of events, when sent with `Accept: text/event-stream`."""
     return Call("GET", f"/jobs/{path_segment(job_id)}/events", _json)

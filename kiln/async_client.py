@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import httpx2
 from PIL import Image
 from pydantic import PrivateAttr
 
-from kiln import _requests
+from kiln import _downloads, _requests
 from kiln._requests import Call, ClassName
 from kiln._retry import EventStream, Retry
 from kiln.errors import ApiError
@@ -148,7 +149,7 @@ class AsyncJob(JobData):
 
 
 class AsyncJobs:
-    """`kiln.jobs`: training jobs."""
+    """`kiln.jobs`: jobs that train, and jobs that generate data sets."""
 
     def __init__(self, kiln: AsyncKiln) -> None:
         self._kiln = kiln
@@ -168,6 +169,42 @@ class AsyncJobs:
     ) -> dict[str, Any]:
         """The resolved config, without creating a job. Raises InvalidInput."""
         return await self._kiln.send(_requests.dry_run(preset, overrides, dataset))
+
+    async def generate(
+        self, n: int | None = None, *, classes: Mapping[str, int] | None = None, balance: str | None = None,
+        idempotency_key: str | None = None, **options: Any,
+    ) -> AsyncJob:  # fmt: skip
+        """Queues a job that generates a data set: `n` images in all, or a number for each class, or what the smaller
+        classes of the data set `balance` lack. Options as in POST /jobs: model, format, seed, min_confidence, ...
+
+        Raises InvalidInput, which names each wrong field.
+        """
+        return await self._send(_requests.generate_dataset(n, classes, balance, options, idempotency_key))
+
+    async def dataset(self, job_id: str) -> dict[str, Any]:
+        """Describes the data set that a job has generated. Raises NotFound until it is complete."""
+        return await self._kiln.send(_requests.dataset_manifest(job_id))
+
+    async def download(self, job_id: str, folder: Path | str) -> AsyncIterator[str]:
+        """Downloads and unpacks the data set of a job, file by file, and yields the name of each file when it is done.
+
+        Images go into a folder per class; tar shards stay files; `manifest.json` comes last. Raises NotFound, OSError.
+        """
+        manifest = await self.dataset(job_id)
+        for shard in manifest["shards"]:
+            data = await self._kiln.send(_requests.dataset_shard(job_id, shard["name"]))
+            await asyncio.to_thread(_downloads.write_shard, Path(folder), shard["name"], data)
+            yield shard["name"]
+        _downloads.write_manifest(Path(folder), manifest)
+
+    async def stream_dataset(self, job_id: str) -> AsyncIterator[bytes]:
+        """The data set of a job as one file, a ZIP or a tar, in parts. Raises NotFound; a broken connection ends it."""
+        async with self._kiln._http.stream(**_requests.dataset_archive(job_id).request) as response:
+            if response.is_error:
+                await response.aread()
+                raise _requests.api_error(response)
+            async for part in response.aiter_bytes():
+                yield part
 
     async def get(self, job_id: str) -> AsyncJob:
         return await self._send(_requests.get_job(job_id))

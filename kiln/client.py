@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import httpx2
 from PIL import Image
 from pydantic import PrivateAttr
 
-from kiln import _requests
+from kiln import _downloads, _requests
 from kiln._requests import Call, ClassName
 from kiln._retry import EventStream, Retry
 from kiln.errors import ApiError
@@ -152,7 +153,7 @@ class Job(JobData):
 
 
 class Jobs:
-    """`kiln.jobs`: training jobs."""
+    """`kiln.jobs`: jobs that train, and jobs that generate data sets."""
 
     def __init__(self, kiln: Kiln) -> None:
         self._kiln = kiln
@@ -172,6 +173,41 @@ class Jobs:
     ) -> dict[str, Any]:
         """The resolved config, without creating a job. Raises InvalidInput."""
         return self._kiln.send(_requests.dry_run(preset, overrides, dataset))
+
+    def generate(
+        self, n: int | None = None, *, classes: Mapping[str, int] | None = None, balance: str | None = None,
+        idempotency_key: str | None = None, **options: Any,
+    ) -> Job:  # fmt: skip
+        """Queues a job that generates a data set: `n` images in all, or a number for each class, or what the smaller
+        classes of the data set `balance` lack. Options as in POST /jobs: model, format, seed, min_confidence, ...
+
+        Raises InvalidInput, which names each wrong field.
+        """
+        return self._send(_requests.generate_dataset(n, classes, balance, options, idempotency_key))
+
+    def dataset(self, job_id: str) -> dict[str, Any]:
+        """Describes the data set that a job has generated. Raises NotFound until it is complete."""
+        return self._kiln.send(_requests.dataset_manifest(job_id))
+
+    def download(self, job_id: str, folder: Path | str) -> Iterator[str]:
+        """Downloads and unpacks the data set of a job, file by file, and yields the name of each file when it is done.
+
+        Images go into a folder per class; tar shards stay files; `manifest.json` comes last. Raises NotFound, OSError.
+        """
+        manifest = self.dataset(job_id)
+        for shard in manifest["shards"]:
+            data = self._kiln.send(_requests.dataset_shard(job_id, shard["name"]))
+            _downloads.write_shard(Path(folder), shard["name"], data)
+            yield shard["name"]
+        _downloads.write_manifest(Path(folder), manifest)
+
+    def stream_dataset(self, job_id: str) -> Iterator[bytes]:
+        """The data set of a job as one file, a ZIP or a tar, in parts. Raises NotFound; a broken connection ends it."""
+        with self._kiln._http.stream(**_requests.dataset_archive(job_id).request) as response:
+            if response.is_error:
+                response.read()
+                raise _requests.api_error(response)
+            yield from response.iter_bytes()
 
     def get(self, job_id: str) -> Job:
         return self._send(_requests.get_job(job_id))

@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from kiln.cli.completion import complete_model
+from kiln.cli.generated import generate_dataset
 from kiln.cli.output import JOB_FAILED, AsJson, connected, out, read_file, show, write_file
 from kiln.cli.pictures import picture
 from kiln.types import VerificationData
@@ -33,9 +34,26 @@ def generate(
     columns: Columns = None,
     scale: Scale = 1,
     output: Output = None,
+    many: Annotated[int | None, typer.Option(min=1, help="Make a data set of so many images as a job.")] = None,
+    balance: Annotated[
+        str | None, typer.Option(help="Make what the smaller classes of this data set lack, as a job.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The folder of the data set.")] = None,
+    format: Annotated[str, typer.Option(help="Of the data set: imagefolder or webdataset.")] = "imagefolder",
+    min_confidence: Annotated[
+        float | None, typer.Option(help="Leave out images that the classifier does not recognise so clearly.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make images of a class, as one PNG grid."""
+    """Make images of a class, as one PNG grid; or a data set of any size, in a folder.
+
+    With --many or --balance, a worker makes the data set as a job, and this command waits for it and downloads it.
+    Without CLASS, --many makes an equal share of each class.
+    """
+    if many is not None or balance is not None:
+        options = {"seed": seed, "model": model, "truncation": truncation, "min_confidence": min_confidence}
+        generate_dataset(label, many, balance, out, as_json, format=format, **options)
+        return
     options = {"seed": seed, "model": model, "truncation": truncation, "columns": columns, "scale": scale}
     with connected() as kiln:
         png = kiln.generate_png(label, n, **options)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import io
+import zipfile
 from typing import Literal
 
 import pytest
 from PIL import Image
 from playwright.sync_api import ViewportSize, expect
 
+from shared.settings import Settings
+from shared.storage.artifacts import ArtifactStore
+from shared.storage.model_registry import ModelRegistry
+from tests.api.conftest import publish
 from tests.dashboard.visitor import Visitor
 from tests.processes import Stack, small_overrides
 
@@ -147,6 +152,23 @@ def test_two_jobs_are_compared(visitor: Visitor, two_models: tuple[str, str]) ->
     with page.expect_download() as download:
         page.get_by_role("link", name="CSV").click()
     assert download.value.path().read_text().count("\n") == 3
+
+
+def test_a_generated_data_set_is_downloaded_from_the_page_of_its_job(visitor: Visitor, stack: Stack) -> None:
+    registry = ModelRegistry(ArtifactStore(Settings(data=stack.data).artifact_url))
+    publish(registry, "of-a-set")
+    job_id = stack.submit(kind="generate", model="of-a-set", n=1500, name="more images")
+
+    page = visitor.open(f"/jobs/{job_id}")
+
+    expect(page.locator(".pill")).to_have_text("succeeded")
+    visitor.sees("1,500 of 1,500 images")
+    visitor.screenshot("generated-data-set")
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download the data set").click()
+    assert download.value.suggested_filename == f"{job_id}.zip"
+    with zipfile.ZipFile(download.value.path()) as archive:
+        assert len([name for name in archive.namelist() if name.endswith(".png")]) == 1500
 
 
 MODES: dict[str, tuple[Literal["light", "dark"], ViewportSize]] = {

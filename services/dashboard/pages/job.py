@@ -49,16 +49,19 @@ class JobPage:
         ui.page_title(f"{job_title(job)} · Kiln")
         self._draw_head(job)
         self._failure = box()
+        self._trains = job.kind != "generate"
         with box("two"):
             with box("stack"):
-                self._curves = LiveCurves(f"Curves of {job_title(job)}")
+                if self._trains:
+                    self._curves = LiveCurves(f"Curves of {job_title(job)}")
                 self._draw_events()
             with box("stack"):
-                self._samples = Samples(self.page, job.id)
+                if self._trains:
+                    self._samples = Samples(self.page, job.id)
                 self._files = box("card", tag="section", **{"aria-label": "Results"})
                 self._draw_config(job, preset)
         await self._on_update(job)
-        await self._samples.refresh()
+        await self._refresh_samples()
         self.page.follow_job(job.id, self._on_update)
 
     async def _read_preset(self, job: JobData) -> dict[str, Any]:
@@ -73,7 +76,8 @@ class JobPage:
         with box("row between"):
             with box("row"):
                 self._pill = StatusPill()
-                text(f"{job.preset} on {job.dataset}, {job.id}", "span", "soft")
+                task = f"{job.preset} on {job.dataset}" if job.kind != "generate" else "data set"
+                text(f"{task}, {job.id}", "span", "soft")
             self._actions = box("row")
         with box("card", tag="section", **{"aria-label": "Progress"}):
             self._bar = ProgressBar("Progress")
@@ -90,7 +94,9 @@ class JobPage:
         changed = {name: value for name, value in job.config.items() if value != base.get(name)}
         with box("card", tag="section", **{"aria-label": "Config"}):
             heading("Config")
-            if changed:
+            if not self._trains:
+                text(f"Model {job.config['model']}", "p", "soft")
+            elif changed:
                 rows = [(name, format_value(value), format_value(base.get(name))) for name, value in changed.items()]
                 table("Changes to the preset", ("Field", "This job", "Preset"), rows, "differences")
             else:
@@ -99,7 +105,8 @@ class JobPage:
                 text("All fields", "summary")
                 all_rows = [(name, format_value(value), sources.get(name, "")) for name, value in job.config.items()]
                 table("Config", ("Field", "Value", "Source of the preset's value"), all_rows)
-            link("New job with this config", new_job_url(job), "button small")
+            if self._trains:
+                link("New job with this config", new_job_url(job), "button small")
 
     # --- Updated live ------------------------------------------------------------------------------------------------
 
@@ -113,6 +120,10 @@ class JobPage:
             self._last_nimg = rows[-1]["nimg"] if rows else self._last_nimg
             self._curves.add(rows)
         if update.is_over:
+            await self._refresh_samples()
+
+    async def _refresh_samples(self) -> None:
+        if self._trains:
             await self._samples.refresh()
 
     def _show_job(self, job: JobData) -> None:
@@ -166,6 +177,10 @@ class JobPage:
             with box("row"):
                 if job.model_id:
                     link("Try the model", f"/?{urlencode({'model': job.model_id})}", "button primary small")
+                if not self._trains:
+                    if job.status == "succeeded":
+                        link("Download the data set", f"/files/jobs/{job.id}/dataset/download", "button primary small")
+                    return
                 link("Metrics as CSV", f"/files/jobs/{job.id}/metrics?as=csv", "button small", download=f"{job.id}.csv")
                 link("Curves as PNG", f"/files/jobs/{job.id}/losses.png", "button small", download=f"{job.id}.png")
                 link("Compare", f"/compare?{urlencode({'jobs': job.id})}", "button small")
@@ -188,7 +203,7 @@ class JobPage:
             text(event.message, "span")
         line.move(target_index=0)
         if event.kind == "sample":
-            await self._samples.refresh()
+            await self._refresh_samples()
         elif event.kind == "checkpoint":
             nimg = int(event.data.get("nimg", 0))
             self._checkpoints = [*self._checkpoints, nimg][-RETAINED_CHECKPOINTS:]

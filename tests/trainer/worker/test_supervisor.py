@@ -17,6 +17,7 @@ import pytest
 from services.trainer.classifier.files import load_classifier
 from services.trainer.worker.supervisor import Supervisor
 from shared.configs.classifier import resolve_job
+from shared.configs.generate import GENERATE, GenerateConfig
 from shared.configs.presets import resolve
 from shared.jobs import transitions
 from shared.jobs.record import Job, JobStatus, new_job
@@ -24,7 +25,10 @@ from shared.jobs.store import RedisJobStore
 from shared.settings import Settings
 from shared.storage.artifacts import ArtifactStore
 from shared.storage.classifier_files import read_manifest
+from shared.storage.generated_datasets import GeneratedDatasets
 from shared.storage.model_registry import ModelRegistry
+from tests.api.conftest import CLASSES, LATENT, publish
+from tests.api.graphs import make_generator
 from tests.processes import processes_of, small_overrides, wait_for, write_color_dataset
 
 
@@ -120,6 +124,30 @@ def test_a_classifier_whose_trainer_is_killed_resumes(worker: Worker) -> None:
     assert "resumed" in worker.events(job)
     stored = read_manifest(worker.settings.data / "artifacts" / "classifiers" / job.id)
     assert seen < stored.images_seen < 1000 * 80
+
+
+def test_a_data_set_whose_process_is_killed_is_completed_by_the_next_attempt(worker: Worker) -> None:
+    # Given a job that generates ten shards with a slow model
+    model = publish(worker.registry, "slow", graph=make_generator(LATENT, len(CLASSES), work=2))
+    config = GenerateConfig(
+        model="slow", model_digest=model.digest, classes={"cat": 600, "dog": 400}, n=1000, shard_images=100
+    )
+    make = partial(new_job, preset=GENERATE, config=config, dataset="cifar10", name=None)
+    job, _ = worker.store.create(make)
+
+    # When its process is killed after the first shard, and the job is claimed again
+    with worker.supervising(job):
+        wait_for(lambda: worker.artifacts.list(f"jobs/{job.id}/dataset"), lambda names: "shard-00000.json" in names)
+        os.kill(worker.trainer_pid(), signal.SIGKILL)
+    assert worker.store.get(job.id).crashes == 1
+    worker.supervise(job)
+
+    # Then the data set is complete, and the job has published no model
+    done = worker.store.get(job.id)
+    assert (done.status, done.attempt, done.model_id, done.progress.images_seen) == (JobStatus.SUCCEEDED, 2, None, 1000)
+    assert worker.events(job).count("resumed") == 1
+    manifest = GeneratedDatasets(worker.artifacts).manifest(job.id)
+    assert (manifest.classes, len(manifest.shards)) == ({"cat": 600, "dog": 400}, 10)
 
 
 def test_a_job_is_trained_once_and_its_model_published(worker: Worker) -> None:
