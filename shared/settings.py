@@ -120,6 +120,12 @@ class Settings(BaseSettings):
         description="Optimisations of the training step: `auto` or `none` (the plain reference), then `+name` or "
         f"`-name`, separated by commas. Names: {', '.join(FAST_PATHS)}.",
     )
+    device_images_gb: float | None = Field(
+        None,
+        ge=0,
+        description="Memory of the training device for the images of a data set, in GB. Images beyond it are read from "
+        "the disk while the device trains. Default: half of the device's free memory.",
+    )
     trainer_nice: int = Field(
         5,
         ge=0,

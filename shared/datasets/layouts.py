@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, cast
 
+from shared.datasets.text import counted, quoted
 from shared.datasets.walk import Folder, FoundFile, SkippedFile, once_each, walk
 from shared.errors import BadDataset, escape
 
@@ -88,7 +89,7 @@ class _Scan:
         self._check_every_class_has_images(classes, files)
         held_out = None
         if train is None:
-            files, held_out = hold_out(files)
+            files, held_out = hold_out(files, top)
         kind = f"{'' if train is None else 'train/'}{'<class>/' if classes != (ONE_CLASS,) else ''}*"
         return Layout(
             folder=self.root,
@@ -106,9 +107,9 @@ class _Scan:
             (only,) = inner
             if _is_train(only) or only.files or not _with_images(only):
                 break
-            names = _quoted([child.name for child in _with_images(only)])
+            names = quoted([child.name for child in _with_images(only)])
             self.warnings.append(
-                f"the data set holds one folder, {_quoted([only.name])}: it is opened, and its folders {names} are read"
+                f"the data set holds one folder, {quoted([only.name])}: it is opened, and its folders {names} are read"
             )
             folder = only
         return folder
@@ -139,21 +140,21 @@ class _Scan:
         if not folders:
             return (ONE_CLASS,)
         if empty := [folder for folder in parent.folders if not folder.has_images]:
-            names = _quoted([folder.name for folder in empty])
+            names = quoted([folder.name for folder in empty])
             if is_split:
                 raise BadDataset(
                     f"data set {self.root / parent.path}: no images for the classes {names}; put images into these "
                     "folders, or remove the folders"
                 )
-            self.warnings.append(f"no images in {names}: these folders are no classes")
+            self.warnings.append(f"no images in {names}: not read as classes")
         if unreadable := [folder.name for folder in folders if escape(folder.name) != folder.name]:
             # A model's manifest, events and URLs are UTF-8 and could not name this class.
             place = self.root / parent.path
-            raise BadDataset(f"data set {place}: class names must be UTF-8; rename the folder {_quoted(unreadable)}")
+            raise BadDataset(f"data set {place}: class names must be UTF-8; rename the folder {quoted(unreadable)}")
         if len(folders) == 1 and (inner := _with_images(folders[0])):
             self.warnings.append(
-                f"{_quoted([folders[0].name])} is the only class and holds the folders "
-                f"{_quoted([folder.name for folder in inner])}: all their images are of this class. If these folders "
+                f"{quoted([folders[0].name])} is the only class and holds the folders "
+                f"{quoted([folder.name for folder in inner])}: all their images are of this class. If these folders "
                 "are the classes, move them up by one level"
             )
         return tuple(folder.name for folder in folders)
@@ -166,13 +167,13 @@ class _Scan:
         if unknown := [folder.name for folder in folders if folder.name not in classes]:
             raise BadDataset(
                 f"the test split of data set {self.root} has classes that its training split lacks: "
-                f"{_quoted(unknown)}. Rename or remove these folders; the training classes are {_quoted(classes)}"
+                f"{quoted(unknown)}. Rename or remove these folders; the training classes are {quoted(classes)}"
             )
         for file in parent.files:
             self._ignore(file.name, "beside the folders of the classes")
         if parent.files:
             self.warnings.append(
-                f"{len(parent.files):,} images beside the folders of the classes belong to no class and are not read"
+                f"{counted(len(parent.files), 'image')} beside the folders of the classes: not read, without a class"
             )
         return [(file, split, classes.index(folder.name)) for folder in folders for file in folder.all_files()]
 
@@ -189,24 +190,25 @@ class _Scan:
     def _check_every_class_has_images(self, classes: tuple[str, ...], files: Sequence[ImageFile]) -> None:
         present = {file.label for file in files if file.split == "train"}
         if missing := [name for label, name in enumerate(classes) if label not in present]:
-            names = _quoted(missing)
+            names = quoted(missing)
             raise BadDataset(f"data set {self.root}: all images of {names} are links to images of other classes")
 
     def _ignore(self, name: str, reason: str) -> None:
         self.ignored.append(SkippedFile(path=escape(name), reason=reason))
 
 
-def hold_out(files: Sequence[ImageFile]) -> tuple[list[ImageFile], str]:
+def hold_out(files: Sequence[ImageFile], top: Folder) -> tuple[list[ImageFile], str]:
     """Moves the tenth of each class whose names have the smallest SHA-256 into the test split, and says so.
 
-    A tenth is rounded down. It depends on the names alone, so it is the same on every machine and in every run.
+    A tenth is rounded down. It depends on the names below `top` alone: it is the same on every machine, in every run.
     """
+    start = len(f"{top.path}/") if top.path else 0
     by_class: dict[int, list[ImageFile]] = {}
     for file in files:
         by_class.setdefault(file.label, []).append(file)
     chosen = set()
     for members in by_class.values():
-        members.sort(key=lambda file: hashlib.sha256(os.fsencode(file.name)).digest())
+        members.sort(key=lambda file: hashlib.sha256(os.fsencode(file.name[start:])).digest())
         chosen |= {file.name for file in members[: len(members) // HELD_OUT_PART]}
     train = [file for file in files if file.name not in chosen]
     test = [replace(file, split="test") for file in files if file.name in chosen]
@@ -222,7 +224,3 @@ def _with_images(folder: Folder) -> list[Folder]:
 
 def _is_train(folder: Folder) -> bool:
     return folder.name.lower() == "train"
-
-
-def _quoted(names: Sequence[str]) -> str:
-    return ", ".join(f"'{escape(name)}'" for name in names)

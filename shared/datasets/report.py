@@ -15,10 +15,10 @@ from pydantic import BaseModel, ConfigDict
 from shared.datasets.decode import BadImage, DecodedImage, decode, read_bytes
 from shared.datasets.layouts import ImageFile, Kind, Layout, Split, scan
 from shared.datasets.pixels import Channels, is_grey
+from shared.datasets.text import counted, listed
 from shared.datasets.walk import SkippedFile
 from shared.errors import escape
 
-NAMED_FILES = 3  # a warning about many files names the first of them
 AHEAD = 64  # files that are decoded before their turn, so that a slow one does not stop the others
 
 OnProgress = Callable[[int, int], None]  # (files read, files in total)
@@ -114,15 +114,14 @@ class ReportBuilder:
 
     def add(self, file: ImageFile, facts: FileFacts | BadImage) -> None:
         """Call it with the files in the layout's order: the digest depends on it."""
-        name = escape(file.name)
         if isinstance(facts, BadImage):
-            self._damaged.append(SkippedFile(path=name, reason=str(facts)))
+            self._damaged.append(SkippedFile(path=escape(file.name), reason=str(facts)))
             return
         self._counts[file.split, file.label] += 1
         self._sizes[facts.size] += 1
         self._is_grey &= facts.is_grey
         for note in facts.notes:
-            self._notes.setdefault(note, []).append(name)
+            self._notes.setdefault(note, []).append(file.name)
         if (first := self._first.setdefault(facts.digest, file)) is not file:
             self._copies.append((first, file))
         self._digest.update(f"{file.split} {file.label} {facts.digest.hex()}\n".encode())
@@ -148,24 +147,14 @@ class ReportBuilder:
         )
 
     def _warnings(self) -> Iterator[str]:
-        for note, names in self._notes.items():
-            yield f"{note}: {len(names):,} files ({listed(names)})"
-        mixed = [first for first, copy in self._copies if first.label != copy.label]
-        leaked = [first for first, copy in self._copies if first.split != copy.split]
+        for note, names in sorted(self._notes.items()):
+            yield f"{note}: {counted(len(names), 'file')} ({listed(names)})"
+        mixed = [copy.name for first, copy in self._copies if first.label != copy.label]
+        leaked = [copy.name for first, copy in self._copies if first.split != copy.split]
         if self._copies:
-            examples = _listed(copy for _, copy in self._copies)
-            yield f"{len(self._copies):,} files are copies of another file ({examples})"
+            copies = [copy.name for _, copy in self._copies]
+            yield f"{counted(len(copies), 'file')} with the same bytes as another file ({listed(copies)})"
         if mixed:
-            yield f"{len(mixed):,} copies are in another class than the first ({_listed(mixed)})"
+            yield f"{counted(len(mixed), 'copy', 'copies')} of an image of another class ({listed(mixed)})"
         if leaked:
-            yield f"{len(leaked):,} copies of training images are in the test split ({_listed(leaked)})"
-
-
-def _listed(files: Iterable[ImageFile]) -> str:
-    return listed([escape(file.name) for file in files])
-
-
-def listed(names: list[str]) -> str:
-    """`a, b, c and 7 more`"""
-    more = f" and {len(names) - NAMED_FILES:,} more" if len(names) > NAMED_FILES else ""
-    return ", ".join(names[:NAMED_FILES]) + more
+            yield f"{counted(len(leaked), 'test image')} with the same bytes as a training image ({listed(leaked)})"

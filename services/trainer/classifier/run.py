@@ -14,6 +14,7 @@ import torch
 from services.trainer.classifier.files import export_classifier
 from services.trainer.classifier.training import ClassifierState, class_accuracies, train
 from services.trainer.data.datasets import ImageDataset, has_test_split, load_dataset, load_test_split
+from services.trainer.data.device_memory import image_limit_bytes
 from services.trainer.data.progress import loading_progress
 from services.trainer.distributed.devices import reserved_gpus
 from services.trainer.runs.checkpoint import Checkpoints, check_config, describe_data, load_newest
@@ -73,7 +74,7 @@ def _train_on(
     cache, on_progress = settings.data / "cache", loading_progress(send_event)
     images = load_dataset(settings.dataset_root, spec.dataset, cache=cache, on_progress=on_progress)
     test = _load_test_images(spec.dataset, images.classes, settings, send_event)
-    images = images.to(device)
+    images = images.to(device, image_limit_bytes(device, settings.device_images_gb))
     state = ClassifierState(spec.config, len(images.classes), device)
     checkpoints = Checkpoints(ArtifactStore(settings.artifact_url), spec.run_id, spec.attempt)
     if not _restore(state, checkpoints, images, send_event):

@@ -97,11 +97,11 @@ def train(
     checkpoint_s = tick_s
     while (stop := should_stop()) is None and state.cur_nimg < total_nimg:
         count = min(config.batch_size, total_nimg - state.cur_nimg)
-        chosen = sampler.batch(state.cur_nimg, count).to(state.device)
+        chosen = sampler.batch(state.cur_nimg, count)
         position = state.cur_nimg / total_nimg
         lr = config.lr * one_cycle(config, position)
-        images = augment(dataset.images[chosen], config)
-        step(state, shrink(images, config, position), dataset.labels[chosen], lr)
+        images = augment(dataset.gather(chosen), config)
+        step(state, shrink(images, config, position), dataset.labels[chosen.to(state.device)], lr)
         before, state.cur_nimg = state.cur_nimg, state.cur_nimg + count
         now_s = time.monotonic()
         if state.cur_nimg == total_nimg or before // config.tick_nimg != state.cur_nimg // config.tick_nimg:
@@ -173,7 +173,7 @@ def class_accuracies(network: nn.Module, dataset: ImageDataset) -> Tensor:
     network.eval()
     with torch.no_grad():
         predictions = [
-            network(to_unit_range(part.to(device)))[0].argmax(1) for part in torch.split(dataset.images, EVAL_BATCH)
+            network(to_unit_range(images.to(device)))[0].argmax(1) for images, _ in dataset.batches(EVAL_BATCH)
         ]
     is_right = (torch.cat(predictions) == dataset.labels.to(device)).double().cpu()
     labels = dataset.labels.cpu()

@@ -1,7 +1,9 @@
-"""Draws the classes of generated images, always in the proportions of the training images.
+"""Draws the classes of generated images, in the proportions of the training images.
 
 The generator's training step, the batch statistics of an exported model and its evaluation follow this one rule. So
-the discriminator sees as few generated images of a rare class as real ones, and FID compares like with like.
+the discriminator sees as few generated images of a rare class as real ones, and FID compares like with like. With
+`balance_classes`, a run trains on each class equally often, and so do its generated images; evaluation still compares
+with the training images as they are.
 """
 
 from __future__ import annotations

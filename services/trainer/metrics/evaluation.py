@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from services.trainer.data.augment import to_bytes
 from services.trainer.data.datasets import (
     ImageDataset,
-    OnProgress,
     has_test_split,
     ignore_progress,
     load_test_split,
@@ -30,6 +29,7 @@ from services.trainer.metrics.distances import (
 from services.trainer.metrics.extractor import BATCH, Extracted, Extractor, OnBatch, extract, ignore_batch
 from services.trainer.metrics.reference import real_features
 from shared.configs.train import MIN_EVAL_IMAGES, TrainConfig
+from shared.datasets.report import OnProgress
 from shared.errors import BadDataset
 from shared.settings import Settings
 from shared.storage.artifacts import ArtifactStore
@@ -208,7 +208,14 @@ def open_evaluator(
     """
     test, cache = None, settings.data / "cache"
     if has_test_split(settings.dataset_root, name):
-        test = load_test_split(settings.dataset_root, name, dataset.classes, cache=cache, on_progress=on_progress)
+        test = load_test_split(
+            settings.dataset_root,
+            name,
+            dataset.classes,
+            preprocessing=dataset.preprocessing,
+            cache=cache,
+            on_progress=on_progress,
+        )
     return make_evaluator(extractor, dataset, test, ArtifactStore(f"file://{cache}"), on_batch)
 
 

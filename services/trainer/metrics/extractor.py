@@ -79,7 +79,7 @@ def extract(
 
 
 def batches_of(dataset: ImageDataset) -> Iterable[tuple[Tensor, Tensor]]:
-    return zip(torch.split(dataset.images, BATCH), torch.split(dataset.labels, BATCH), strict=True)
+    return dataset.batches(BATCH)
 
 
 def classifier_extractor(folder: Path, device: torch.device) -> Extractor:

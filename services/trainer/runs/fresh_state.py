@@ -36,7 +36,7 @@ def build_train_state(
     config: TrainConfig, dataset: ImageDataset, settings: Settings, ranks: Ranks, send_event: SendEvent
 ) -> TrainState:
     """One GAN, with the fast paths that the settings allow and this machine supports."""
-    device = dataset.images.device
+    device = dataset.device
     runtime = choose_runtime(device, settings)
     if ranks.count > 1:
         runtime = replace(runtime, capture=False, compile=False)  # neither is tested with collectives

@@ -145,10 +145,9 @@ def config_of_part(config: TrainConfig, number: int, count: int) -> TrainConfig:
 
 def images_of(dataset: ImageDataset, number: int) -> ImageDataset:
     """A data set with the images of one class only. Raises BadDataset if there are none."""
-    own = dataset.labels == number
-    if not own.any():
+    if not (dataset.labels == number).any():
         raise BadDataset(f"per_class: class {dataset.classes[number]!r} has no images")
-    return ImageDataset(dataset.images[own], torch.zeros_like(dataset.labels[own]), (dataset.classes[number],))
+    return dataset.of_class(number)
 
 
 def to_run_row(row: dict[str, float], number: int, finished_nimg: int) -> dict[str, float]:

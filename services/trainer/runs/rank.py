@@ -6,9 +6,9 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from services.trainer.data.datasets import load_dataset
 from services.trainer.distributed.processes import joined
 from services.trainer.runs.checkpoint import unpack
+from services.trainer.runs.data import load_images
 from services.trainer.runs.device import pick_device
 from services.trainer.runs.fresh_state import build_train_state
 from services.trainer.training import loop
@@ -18,7 +18,8 @@ from shared.settings import Settings
 
 def describe_run(config: TrainConfig, dataset: str, settings: Settings, devices: Sequence[int]) -> str:
     """JSON from which `train_as_rank` builds the same run."""
-    relevant = settings.model_dump(mode="json", include={"data", "datasets", "threads", "require_cuda", "fast_paths"})
+    names = {"data", "datasets", "threads", "require_cuda", "fast_paths", "device_images_gb"}
+    relevant = settings.model_dump(mode="json", include=names)
     return json.dumps(
         {"config": config.model_dump(), "dataset": dataset, "settings": relevant, "devices": list(devices)}
     )
@@ -31,7 +32,7 @@ def train_as_rank(description: str, rank: int, rendezvous: str) -> None:
     config = TrainConfig.model_validate_json(json.dumps(described["config"]))
     with joined(rank, config.gpus, rendezvous) as ranks:
         device = pick_device(settings, ranks, described["devices"])
-        dataset = load_dataset(settings.dataset_root, described["dataset"], cache=settings.data / "cache").to(device)
+        dataset = load_images(config, described["dataset"], settings, device)
         state = build_train_state(config, dataset, settings, ranks, _ignore_event)
         state.load_state_dict(unpack(ranks.broadcast_bytes(b"")))
         loop.train(state, dataset, _ignore, lambda: None)

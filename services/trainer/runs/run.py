@@ -7,13 +7,13 @@ from pathlib import Path
 
 import torch
 
-from services.trainer.data.datasets import load_dataset
 from services.trainer.data.progress import loading_progress
 from services.trainer.distributed.devices import reserved_gpus
 from services.trainer.distributed.processes import Ranks, started
 from services.trainer.metrics.in_training import open_evaluation
 from services.trainer.runs import per_class
 from services.trainer.runs.checkpoint import Checkpoints, pack, restore
+from services.trainer.runs.data import announce, load_images
 from services.trainer.runs.device import device_name, pick_device
 from services.trainer.runs.early_stop import restore_best
 from services.trainer.runs.fresh_state import build_state
@@ -62,11 +62,10 @@ def _run(
     send_event = event_sender(send)
     root = settings.dataset_root
     send_event("loading", f"loading data set {spec.dataset} from {root}; CIFAR-10 is downloaded if absent")
-    cache, on_progress = settings.data / "cache", loading_progress(send_event)
-    dataset = load_dataset(root, spec.dataset, cache=cache, on_progress=on_progress).to(device)
+    dataset = load_images(spec.config, spec.dataset, settings, device, loading_progress(send_event))
     state = build_state(spec.config, dataset, settings, ranks, send_event)
     place = device_name(device) if ranks.count == 1 else f"{ranks.count} x {device_name(device)}"
-    send_event("started", f"{len(dataset):,} images of {len(dataset.classes)} classes, on {place}")
+    announce(dataset, spec.config, place, send_event)
 
     artifacts = ArtifactStore(settings.artifact_url)
     checkpoints = Checkpoints(artifacts, spec.run_id, spec.attempt)

@@ -28,7 +28,16 @@ def make_iteration(state: TrainState, dataset: ImageDataset) -> Iterate:
 
     Raises CaptureFailed, as do calls of the result, when the device or an operation cannot be recorded.
     """
-    return CapturedIteration(state, dataset) if state.runtime.capture else partial(train_iteration, state, dataset)
+    if state.runtime.capture:
+        return CapturedIteration(state, dataset)
+    return partial(train_iteration, state, dataset) if dataset.stream is None else partial(_streamed, state, dataset)
+
+
+def _streamed(state: TrainState, dataset: ImageDataset, chosen: Tensor, watch: Stopwatch = OFF) -> None:
+    """An iteration on images that are streamed to the device."""
+    with watch.part("data"):
+        images = dataset.gather(chosen)
+    train_iteration(state, dataset, chosen, watch, images)
 
 
 class CapturedIteration:
@@ -38,16 +47,23 @@ class CapturedIteration:
         self.state, self.dataset = state, dataset
         size = state.config.n_critic * state.config.real_batch_size
         self.chosen = torch.zeros(size, dtype=torch.int64, device=state.device)  # the graph reads its indices here
+        self.images: Tensor | None = None  # and its images here, if they are streamed
+        if dataset.stream is not None:
+            self.images = torch.zeros((size, *dataset.images.shape[1:]), dtype=torch.uint8, device=state.device)
         with _capture_errors():
             self.stream = torch.cuda.Stream(state.device)  # type: ignore[no-untyped-call]
         self.graph: torch.cuda.CUDAGraph | None = None
         self.iterations = 0
 
     def __call__(self, chosen: Tensor, watch: Stopwatch = OFF) -> None:
+        if self.images is not None:
+            self.images.copy_(self.dataset.gather(chosen))
         self.chosen.copy_(chosen.pin_memory(), non_blocking=True)
         self.iterations += 1
         if watch is not OFF:
-            train_iteration(self.state, self.dataset, self.chosen, watch)  # a graph cannot be timed from within
+            train_iteration(
+                self.state, self.dataset, self.chosen, watch, self.images
+            )  # a graph cannot be timed from within
         elif self.graph is not None:
             self.graph.replay()
             self.state.steps_summed += 1
@@ -63,7 +79,7 @@ class CapturedIteration:
         """An eager iteration, on the stream that will record."""
         self.stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self.stream):
-            train_iteration(self.state, self.dataset, self.chosen)
+            train_iteration(self.state, self.dataset, self.chosen, images=self.images)
         torch.cuda.current_stream().wait_stream(self.stream)
 
     def _record(self) -> torch.cuda.CUDAGraph:
@@ -73,7 +89,7 @@ class CapturedIteration:
         graph = torch.cuda.CUDAGraph()
         # Every graph draws from the default generator: replays draw what eager steps would.
         with torch.cuda.graph(graph, stream=self.stream):
-            train_iteration(self.state, self.dataset, self.chosen)
+            train_iteration(self.state, self.dataset, self.chosen, images=self.images)
         return graph
 
 

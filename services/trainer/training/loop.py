@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from services.trainer.data.datasets import ImageDataset
-from services.trainer.data.sampler import Sampler
+from services.trainer.data.sampler import make_sampler
 from services.trainer.training.cuda_graph import make_iteration
 from services.trainer.training.sampling import sample_grid
 from services.trainer.training.schedules import training_seconds
@@ -71,8 +71,9 @@ def train(
     message is a checkpoint. Raises Diverged when a loss is not finite.
     """
     config, is_first = state.config, state.ranks.is_first
-    sampler = Sampler(len(dataset), config.seed)
+    sampler = make_sampler(dataset.labels, config.seed, balance_classes=config.balance_classes)
     nimg_per_iteration = config.n_critic * config.real_batch_size
+    chosen = sampler.batch(state.cur_nimg, nimg_per_iteration)
     iterate = make_iteration(state, dataset)
     speed = _Speedometer(state.cur_nimg)
     started_s = time.monotonic() - state.wall_seconds
@@ -86,7 +87,10 @@ def train(
         lr = state.set_learning_rates()
         is_due = shares is None or not state.runtime.capture or time.monotonic() - last_measured_s >= MEASURE_EVERY_S
         watch = Stopwatch(state.device) if is_due and state.steps_summed == 0 else OFF
-        iterate(sampler.batch(state.cur_nimg, nimg_per_iteration), watch)
+        upcoming = sampler.batch(state.cur_nimg + nimg_per_iteration, nimg_per_iteration)
+        dataset.prefetch(upcoming)
+        iterate(chosen, watch)
+        chosen = upcoming
         before, state.cur_nimg = state.cur_nimg, state.cur_nimg + nimg_per_iteration
         state.update_ema(nimg_per_iteration)
         if watch is not OFF:

@@ -34,7 +34,8 @@ def sample_grid(generator: nn.Module, config: TrainConfig, dataset: ImageDataset
 def standing_statistics(generator: nn.Module, config: TrainConfig, data_labels: Tensor, images: int) -> None:
     """Replaces the running statistics of all batch norms by plain averages over `images` generated images.
 
-    Their classes come in the proportions of `data_labels`, the labels of all training images.
+    Their classes come in the proportions of `data_labels`, the labels of all training images, or equally often with
+    `balance_classes`, as in training.
     The trained network's statistics do not fit averaged weights (Brock et al. 2019, arXiv:1809.11096, appendix C:
     "standing statistics").
     """
@@ -48,10 +49,13 @@ def standing_statistics(generator: nn.Module, config: TrainConfig, data_labels: 
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # means a cumulative average in torch
+    drawn_from = data_labels.cpu()
+    if config.balance_classes:
+        drawn_from = drawn_from.unique()  # type: ignore[no-untyped-call]
     with torch.no_grad():
         for _ in range(images // BATCH):
             z = torch.randn(BATCH, config.latent_dim, generator=rng)
-            labels = draw_labels(data_labels.cpu(), BATCH, rng)
+            labels = draw_labels(drawn_from, BATCH, rng)
             generator(z.to(device), labels.to(device))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum

@@ -29,18 +29,29 @@ class Generated:
     features: Tensor
 
 
-def train_iteration(state: TrainState, dataset: ImageDataset, chosen: Tensor, watch: Stopwatch = OFF) -> None:
-    """Trains on the images at the indices `chosen` [n_critic * real batch], and adds the losses to `state.sums`."""
-    losses_d, shared = [], None
-    for indices in chosen.to(dataset.images.device).view(state.config.n_critic, state.config.real_batch_size):
+def train_iteration(
+    state: TrainState,
+    dataset: ImageDataset,
+    chosen: Tensor,
+    watch: Stopwatch = OFF,
+    images: Tensor | None = None,
+) -> None:
+    """Trains on the images at the indices `chosen` [n_critic * real batch], and adds the losses to `state.sums`.
+
+    `images`: those images [n_critic * real batch, C, H, W], if they are on the device already.
+    """
+    losses_d, shared, real_batch = [], None, state.config.real_batch_size
+    for step, indices in enumerate(chosen.to(dataset.device).view(state.config.n_critic, real_batch)):
         with watch.part("data"):
-            real = state.ranks.local_shard(augment(dataset.images[indices], state.config))
+            batch = dataset.images[indices] if images is None else images[step * real_batch : (step + 1) * real_batch]
+            real = state.ranks.local_shard(augment(batch, state.config))
             labels = state.ranks.local_shard(dataset.labels[indices])
         if state.config.g_batch == "shared":
             with watch.part("forward"), state.autocast():
                 shared = generate(state, state.draw_latents(), labels)
         losses_d.append(discriminator_step(state, real, labels, watch, shared))
-    losses_g = generator_step(state, dataset.labels, watch, shared).double()
+    drawn_from = dataset.present_labels if state.config.balance_classes else dataset.labels
+    losses_g = generator_step(state, drawn_from, watch, shared).double()
     mean_d = torch.stack(losses_d).double().mean(0)
     state.sums.add_(torch.cat([mean_d[:1], losses_g[:1], mean_d[1:], losses_g[1:]]))  # in the order of SUMMED
     state.steps_summed += 1
