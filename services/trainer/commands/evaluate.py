@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shared.configs.train import MIN_EVAL_IMAGES
+from shared.configs.train import MIN_EVAL_IMAGES, TrainConfig
 from shared.errors import InvalidInput, KilnError
 from shared.settings import Settings
 
@@ -70,7 +70,8 @@ def evaluate(evaluation: Evaluation, settings: Settings, on_status: Callable[[st
 
     Raises InvalidInput, NotFound, CorruptArtifact, BadDataset.
     """
-    from services.trainer.data.datasets import load_dataset
+    from services.trainer.data.datasets import OnBadFile, load_dataset
+    from services.trainer.data.packing import Preprocessing
     from services.trainer.metrics.evaluation import open_evaluator
     from services.trainer.metrics.extractor import find_extractor
     from services.trainer.metrics.subjects import open_subject
@@ -84,16 +85,22 @@ def evaluate(evaluation: Evaluation, settings: Settings, on_status: Callable[[st
     cache = settings.data / "cache"
 
     @functools.cache
-    def evaluator(dataset: str) -> Evaluator:
-        on_status(f"computing features of the real images of {dataset}; they are cached in {cache}")
-        return open_evaluator(extractor, settings, dataset, load_dataset(settings.dataset_root, dataset, cache=cache))
+    def evaluator(name: str, preprocessing: Preprocessing, on_bad_file: OnBadFile) -> Evaluator:
+        on_status(f"computing features of the real images of {name}; they are cached in {cache}")
+        dataset = load_dataset(
+            settings.dataset_root, name, preprocessing=preprocessing, on_bad_file=on_bad_file, cache=cache
+        )
+        return open_evaluator(extractor, settings, name, dataset)
+
+    def evaluator_for(config: TrainConfig, name: str) -> Evaluator:
+        return evaluator(name, Preprocessing.of(config), config.on_bad_file)
 
     records = []
     for name in evaluation.models:
         # The file of a snapshot does not name its data set.
-        subject = open_subject(name, settings, lambda: evaluator(evaluation.dataset).dataset, device)
+        subject = open_subject(name, settings, lambda config: evaluator_for(config, evaluation.dataset).dataset, device)
         on_status(f"{subject.name}: {evaluation.images:,} images, on {device_name(device)}")
-        reference = evaluator(subject.dataset or evaluation.dataset)
+        reference = evaluator_for(subject.config, subject.dataset or evaluation.dataset)
         metrics = reference.evaluate(subject.generator, subject.config, evaluation.images, evaluation.seed)
         records.append({"model": subject.name, "images_seen": subject.images_seen, "metrics": metrics.model_dump()})
     return records

@@ -37,14 +37,16 @@ class Subject:
     images_seen: int
 
 
-def open_subject(name: str, settings: Settings, dataset: Callable[[], ImageDataset], device: torch.device) -> Subject:
-    """Opens a model by id or path. `dataset` is called for a snapshot only, whose file does not hold the classes.
+def open_subject(
+    name: str, settings: Settings, load_data: Callable[[TrainConfig], ImageDataset], device: torch.device
+) -> Subject:
+    """Opens a model by id or path. `load_data` is called for a snapshot only, whose file does not hold the classes.
 
     Raises InvalidInput for a path that is neither a folder nor a snapshot, UnknownModel, CorruptArtifact.
     """
     path = Path(name)
     if path.suffix == ".safetensors" and path.is_file():
-        return _open_snapshot(path, dataset(), device)
+        return _open_snapshot(path, load_data, device)
     if path.is_dir():
         return _open_folder(path, device)
     if path.exists() or path.suffix:
@@ -81,21 +83,22 @@ def _of_manifest(manifest: ModelManifest, graph: bytes, device: torch.device) ->
     return Subject(manifest.id, generator, manifest.config, manifest.dataset, manifest.images_seen)
 
 
-def _open_snapshot(path: Path, dataset: ImageDataset, device: torch.device) -> Subject:
+def _open_snapshot(path: Path, load_data: Callable[[TrainConfig], ImageDataset], device: torch.device) -> Subject:
     """The averaged generator of a snapshot, with standing batch statistics."""
+    classes = "unknown"
     try:
         with safetensors.safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
         stored = json.loads(metadata["kiln"]) if "kiln" in metadata else _before_0_1(metadata)
         config, nimg = TrainConfig.model_validate_json(json.dumps(stored["config"])), int(stored["nimg"])
         weights = safetensors.torch.load_file(path)
+        dataset = load_data(config)
+        classes = str(len(dataset.classes))
         generator, _ = build_networks(config, len(dataset.classes))
         ema = {key.removeprefix("ema."): value for key, value in weights.items() if key.startswith("ema.")}
         generator.load_state_dict(ema)
     except (safetensors.SafetensorError, KeyError, ValueError, RuntimeError) as error:
-        raise CorruptArtifact(
-            f"{path} is not a snapshot of a run on {len(dataset.classes)} classes: {error}"
-        ) from error
+        raise CorruptArtifact(f"{path} is not a snapshot of a run on {classes} classes: {error}") from error
     generator = generator.to(device).to(memory_format=torch.channels_last).requires_grad_(False)
     standing_statistics(generator, config, dataset.labels, NORM_IMAGES)
     return Subject(path.stem, generator, config, None, nimg)

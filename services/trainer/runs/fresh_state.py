@@ -46,5 +46,5 @@ def build_train_state(
         send_event("warning", f"torch.compile does not work on this machine; training continues without it: {problem}")
         state = TrainState(config, num_classes, device, replace(runtime, compile=False), ranks)
     every = max(1, len(dataset) // CALIBRATION_IMAGES)  # a data set lies in the order of its classes
-    state.discriminator.calibrate(dataset.images[::every][:CALIBRATION_IMAGES])
+    state.discriminator.calibrate(dataset.images[::every][:CALIBRATION_IMAGES].to(device))
     return state
