@@ -85,7 +85,7 @@ def _of_manifest(manifest: ModelManifest, graph: bytes, device: torch.device) ->
 
 def _open_snapshot(path: Path, load_data: Callable[[TrainConfig], ImageDataset], device: torch.device) -> Subject:
     """The averaged generator of a snapshot, with standing batch statistics."""
-    classes = "unknown"
+    kind = "a snapshot of a run"
     try:
         with safetensors.safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
@@ -93,12 +93,12 @@ def _open_snapshot(path: Path, load_data: Callable[[TrainConfig], ImageDataset],
         config, nimg = TrainConfig.model_validate_json(json.dumps(stored["config"])), int(stored["nimg"])
         weights = safetensors.torch.load_file(path)
         dataset = load_data(config)
-        classes = str(len(dataset.classes))
+        kind = f"a snapshot of a run on {len(dataset.classes)} classes"
         generator, _ = build_networks(config, len(dataset.classes))
         ema = {key.removeprefix("ema."): value for key, value in weights.items() if key.startswith("ema.")}
         generator.load_state_dict(ema)
     except (safetensors.SafetensorError, KeyError, ValueError, RuntimeError) as error:
-        raise CorruptArtifact(f"{path} is not a snapshot of a run on {classes} classes: {error}") from error
+        raise CorruptArtifact(f"{path} is not {kind}: {error}") from error
     generator = generator.to(device).to(memory_format=torch.channels_last).requires_grad_(False)
     standing_statistics(generator, config, dataset.labels, NORM_IMAGES)
     return Subject(path.stem, generator, config, None, nimg)

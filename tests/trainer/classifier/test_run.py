@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -40,7 +41,7 @@ def never() -> None:
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     folder = tmp_path_factory.mktemp("user")
     write_color_dataset(folder / "datasets", per_class=20)
-    (folder / "datasets/colors/test").symlink_to(folder / "datasets/colors/train")
+    shutil.copytree(folder / "datasets/colors/train", folder / "datasets/colors/test")
     return Settings(data=folder / "data", datasets=folder / "datasets", threads=1)
 
 
@@ -129,7 +130,7 @@ def test_a_class_without_test_images_is_trained_and_its_accuracy_left_out(settin
     # Given test images of the second of two classes only
     write_images(tmp_path / "birds/train", "crow", "finch")
     (tmp_path / "birds/test").mkdir()
-    (tmp_path / "birds/test/finch").symlink_to(tmp_path / "birds/train/finch")
+    shutil.copytree(tmp_path / "birds/train/finch", tmp_path / "birds/test/finch")
     lines: list[str] = []
     here = settings.model_copy(update={"datasets": tmp_path})
     manifest = train_classifier(ClassifierSpec("y", CONFIG, "birds", tmp_path / "out"), here, collect(lines), never)
