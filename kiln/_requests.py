@@ -192,6 +192,10 @@ def preview_png(model_id: str) -> Call[bytes]:
     return Call("GET", f"/models/{path_segment(model_id)}/preview.png", _content)
 
 
+def neighbours_png(model_id: str) -> Call[bytes]:
+    return Call("GET", f"/models/{path_segment(model_id)}/neighbours.png", _content)
+
+
 def delete_model(model_id: str) -> Call[None]:
     return Call("DELETE", f"/models/{path_segment(model_id)}", lambda _: None)
 

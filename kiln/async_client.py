@@ -309,6 +309,10 @@ class AsyncModels:
         """Ten rows of ten images. If the model has ten classes, each row shows one class."""
         return _requests.decode_image(await self._kiln.send(_requests.preview_png(model_id)))
 
+    async def neighbours(self, model_id: str) -> Image.Image:
+        """The ten generated images nearest to a training image, and that image below each. NotFound if unmeasured."""
+        return _requests.decode_image(await self._kiln.send(_requests.neighbours_png(model_id)))
+
     async def promote(self, model_id: str, alias: str = "default") -> None:
         """Points the alias at the model, after the server has loaded it. `generate` uses the alias `default`."""
         await self._kiln.send(_requests.promote(model_id, alias))

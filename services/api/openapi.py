@@ -44,7 +44,11 @@ HEADERS = {
 # OpenAPI links of GET /models. (Clients find those of jobs by `Location` and ids.)
 MODEL_LINKS = {
     name: {"operationId": f"{name}_get", "parameters": {"model_id": "$response.body#/data/0/manifest/id"}}
-    for name in ("get_model_models__model_id_", "get_preview_models__model_id__preview_png")
+    for name in (
+        "get_model_models__model_id_",
+        "get_preview_models__model_id__preview_png",
+        "get_neighbours_models__model_id__neighbours_png",
+    )
 }
 
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -24,6 +24,7 @@ from shared.storage.artifacts import ArtifactStore
 DEFAULT_ALIAS = "default"
 GENERATOR_FILE = "generator.onnx"
 PREVIEW_FILE = "preview.png"
+NEIGHBOURS_FILE = "neighbours.png"
 MANIFEST_FILE = "manifest.json"
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
@@ -41,6 +42,26 @@ class ModelMetrics(BaseModel):
     recall: float | None = None
     class_accuracy: float | None = None
     protocol: dict[str, Any] | None = None
+
+
+class Memorisation(BaseModel):
+    """Whether the model copies its training images; services/trainer/metrics/memorisation.py measures it.
+
+    All figures compare distances to the nearest training image, between features.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    images: int  # generated images that were compared
+    authenticity: float  # share of images farther from their training image than that is from its nearest other one
+    copied_share: float  # share of images as near as the nearest 1 % of reference images
+    nearer_share: float  # probability that an image is nearer than a reference image; 0.5: equally near
+    reference: Literal["test", "train"]  # real images: test images, or training images and their nearest other one
+    reference_images: int
+    reference_authenticity: float  # authenticity of the reference images
+    extractor: dict[str, Any] | None = None  # whose features were compared
+    seed: int | None = None  # of the generated images
+    warning: str | None = None  # set if the model copies
 
 
 class Parity(BaseModel):
@@ -68,6 +89,7 @@ class ModelManifest(BaseModel):
     latent_dim: int
     conditional: bool
     metrics: ModelMetrics = Field(default_factory=ModelMetrics)
+    memorisation: Memorisation | None = None  # null: not measured
     parity: Parity
     images_seen: int
     device: str

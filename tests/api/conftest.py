@@ -13,7 +13,14 @@ from shared.configs.presets import PRESETS
 from shared.configs.train import TrainConfig
 from shared.settings import Settings
 from shared.storage.artifacts import ArtifactStore
-from shared.storage.model_registry import GENERATOR_FILE, ModelManifest, ModelMetrics, ModelRegistry, Parity
+from shared.storage.model_registry import (
+    GENERATOR_FILE,
+    Memorisation,
+    ModelManifest,
+    ModelMetrics,
+    ModelRegistry,
+    Parity,
+)
 from tests.api.graphs import make_generator
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -56,7 +63,7 @@ def publish(
     registry: ModelRegistry, model_id: str, *, graph: bytes | None = None, conditional: bool = True,
     more: dict[str, bytes] | None = None, config: TrainConfig = PRESETS["tiny"].config,
     metrics: ModelMetrics | None = None, classes: tuple[str, ...] = CLASSES,
-    latent_dim: int = LATENT,
+    latent_dim: int = LATENT, memorisation: Memorisation | None = None,
 ) -> ModelManifest:  # fmt: skip
     """Publishes a model whose images depend on z and on the class; the weights depend on the id."""
     graph = graph if graph is not None else make_generator(LATENT, len(CLASSES), seed=sum(model_id.encode()))
@@ -64,7 +71,7 @@ def publish(
         id=model_id, job_id=f"job-of-{model_id}", created_at=datetime.now(UTC), preset="tiny",
         config=config, dataset="cifar10", classes=classes, latent_dim=latent_dim, conditional=conditional,
         parity=Parity(max_abs_difference=0.0, batch_sizes=(1,)), images_seen=1, device="hand", wall_seconds=0.0,
-        metrics=metrics or ModelMetrics(),
+        metrics=metrics or ModelMetrics(), memorisation=memorisation,
     )  # fmt: skip
     return registry.publish(draft, {GENERATOR_FILE: graph} | (more or {}))
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import subprocess
 from collections.abc import Iterator
 
 import pytest
+from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 
 from services.dev import free_port
 from shared.settings import Settings
 from shared.storage.artifacts import ArtifactStore
-from shared.storage.model_registry import ModelMetrics, ModelRegistry
+from shared.storage.model_registry import Memorisation, ModelMetrics, ModelRegistry
 from tests.api.conftest import CLASSES, publish
 from tests.dashboard.visitor import AXE, Visitor
 from tests.processes import ROOT, Stack, running_stack, small_overrides, wait_for, write_color_dataset
@@ -21,6 +23,12 @@ from tests.processes import ROOT, Stack, running_stack, small_overrides, wait_fo
 ARGUMENTS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
+)  # fmt: skip
+
+
+COPYING = Memorisation(
+    images=1000, authenticity=0.1, copied_share=0.9, nearer_share=0.98, reference="test", reference_images=1000,
+    reference_authenticity=0.7, warning="the model copies training images: 90% of them",
 )  # fmt: skip
 
 
@@ -85,7 +93,11 @@ def evaluated_model(stack: Stack, two_models: tuple[str, str]) -> str:
     shares = {label: number / (len(CLASSES) - 1) for number, label in enumerate(CLASSES)}
     metrics = ModelMetrics(class_accuracy=0.5, protocol={"images": 100, "class_accuracy": shares})
     registry = ModelRegistry(ArtifactStore(Settings(data=stack.data).artifact_url))
-    return publish(registry, "evaluated", metrics=metrics).id
+    picture = io.BytesIO()
+    Image.new("RGB", (320, 64), "teal").save(picture, "PNG")
+    return publish(
+        registry, "evaluated", metrics=metrics, memorisation=COPYING, more={"neighbours.png": picture.getvalue()}
+    ).id
 
 
 @pytest.fixture

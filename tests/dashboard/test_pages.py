@@ -171,6 +171,15 @@ def test_a_generated_data_set_is_downloaded_from_the_page_of_its_job(visitor: Vi
         assert len([name for name in archive.namelist() if name.endswith(".png")]) == 1500
 
 
+def test_a_model_that_copies_has_a_warning_and_shows_the_nearest_pairs(visitor: Visitor, evaluated_model: str) -> None:
+    page = visitor.open("/models")
+    card = page.get_by_role("article", name=f"Model {evaluated_model}")
+
+    expect(card.get_by_role("alert")).to_contain_text("copies training images")
+    card.locator("summary", has_text="Nearest training images").click()
+    expect(card.get_by_alt_text(f"Ten pairs of {evaluated_model}")).to_be_visible()
+
+
 MODES: dict[str, tuple[Literal["light", "dark"], ViewportSize]] = {
     f"{device}-{scheme}": (scheme, size)
     for device, size in (

@@ -12,8 +12,8 @@ from fastapi.concurrency import run_in_threadpool
 from services.api.auth import READ, TRAIN
 from services.api.schemas.models import AliasRequest, AliasView, ModelList, ModelView
 from services.api.state import AppState, State
-from shared.errors import StoreUnavailable, UnknownPreview
-from shared.storage.model_registry import PREVIEW_FILE, ModelManifest
+from shared.errors import NotFound, StoreUnavailable, UnknownNeighbours, UnknownPreview
+from shared.storage.model_registry import NEIGHBOURS_FILE, PREVIEW_FILE, ModelManifest
 
 router = APIRouter(tags=["models"])
 
@@ -41,11 +41,18 @@ def get_model(model_id: str, state: State) -> ModelView:
 )
 def get_preview(model_id: str, state: State) -> Response:
     """Returns the model's sample grid of ten rows of ten images. With ten classes, each row shows one class."""
-    manifest = state.registry.get(model_id)
-    if PREVIEW_FILE not in manifest.files:
-        raise UnknownPreview(model_id)
-    preview = state.registry.read_file(manifest, PREVIEW_FILE)
-    return Response(preview, media_type="image/png", headers={"Cache-Control": "private, max-age=86400, immutable"})
+    return _file(model_id, PREVIEW_FILE, UnknownPreview, state)
+
+
+@router.get(
+    "/models/{model_id}/neighbours.png",
+    response_class=Response,
+    responses={200: {"content": {"image/png": {}}}},
+    dependencies=[READ],
+)
+def get_neighbours(model_id: str, state: State) -> Response:
+    """Returns the ten generated images that are nearest to a training image, with that training image below each."""
+    return _file(model_id, NEIGHBOURS_FILE, UnknownNeighbours, state)
 
 
 @router.delete("/models/{model_id}", status_code=204, dependencies=[TRAIN])
@@ -68,6 +75,15 @@ async def promote(alias: str, model_id: str, state: AppState) -> AliasView:
     with suppress(StoreUnavailable):  # without the announcement, other replicas find the change at their next scan
         await run_in_threadpool(state.store.announce)
     return AliasView(alias=alias, model_id=model_id)
+
+
+def _file(model_id: str, name: str, unknown: type[NotFound], state: AppState) -> Response:
+    """A picture of a model, which never changes. Raises `unknown` if the model has none."""
+    manifest = state.registry.get(model_id)
+    if name not in manifest.files:
+        raise unknown(model_id)
+    picture = state.registry.read_file(manifest, name)
+    return Response(picture, media_type="image/png", headers={"Cache-Control": "private, max-age=86400, immutable"})
 
 
 def _view(manifest: ModelManifest, aliases: Mapping[str, str], state: AppState) -> ModelView:

@@ -67,6 +67,7 @@ class ModelsPage:
                 text(f"Not served: {model.refused}.", "p", "error")
             self._draw_facts(model)
             self._draw_figures(model.metrics)
+            _draw_memorisation(model)
             self._draw_actions(model)
 
     def _draw_facts(self, model: ModelData) -> None:
@@ -134,6 +135,23 @@ class ModelsPage:
         if await self.page.succeeded(self.page.kiln.models.delete(model_id)):
             self.page.toast(f"{model_id} deleted.")
             await self._refresh()
+
+
+def _draw_memorisation(model: ModelData) -> None:
+    """A warning if the model copies training images, and the nearest pairs."""
+    figures = model.manifest.get("memorisation") or {}
+    if figures.get("warning"):
+        text(f"Warning: {figures['warning']}.", "p", "error", role="alert")
+    if "neighbours.png" not in model.manifest["files"]:
+        return
+    with box("", "details"):
+        text("Nearest training images", "summary")
+        text("Generated images, and below each the training image that is nearest to it.", "p", "help")
+        image(f"/files/models/{model.id}/neighbours.png", f"Ten pairs of {model.id}", "pixels preview")
+        rows = [
+            (name.replace("_", " "), _protocol_value(value)) for name, value in figures.items() if name != "warning"
+        ]
+        table("Memorisation", ("Figure", "Value"), rows)
 
 
 def _draw_class_accuracy(by_class: Mapping[str, float]) -> None:

@@ -16,6 +16,7 @@ from services.trainer.export.onnx import check_parity, export_generator
 from services.trainer.metrics.evaluation import Evaluator
 from services.trainer.metrics.extractor import BATCH
 from services.trainer.metrics.in_training import final_metrics
+from services.trainer.metrics.memorisation import memorisation_of
 from services.trainer.networks.per_class_generator import PerClassGenerator
 from services.trainer.runs.device import device_name
 from services.trainer.runs.per_class import PerClassState
@@ -24,7 +25,14 @@ from services.trainer.training.sampling import NORM_IMAGES, sample_grid, standin
 from services.trainer.training.state import Resumable, TrainState
 from shared.jobs.trainer_messages import ResultLine
 from shared.settings import Settings
-from shared.storage.model_registry import GENERATOR_FILE, PREVIEW_FILE, ModelManifest, Parity, model_id_of
+from shared.storage.model_registry import (
+    GENERATOR_FILE,
+    NEIGHBOURS_FILE,
+    PREVIEW_FILE,
+    ModelManifest,
+    Parity,
+    model_id_of,
+)
 
 
 def export_model(
@@ -54,10 +62,15 @@ def export_model(
     (folder / GENERATOR_FILE).write_bytes(graph)
     grid = sample_grid(generator, config, replace(dataset, classes=classes), reestimate=False)
     (folder / PREVIEW_FILE).write_bytes(grid_png(grid))
+    memorisation = None
+    if evaluator is not None:
+        memorisation, pairs = memorisation_of(evaluator, generator, config)
+        (folder / NEIGHBOURS_FILE).write_bytes(grid_png(pairs))
     manifest = _manifest(spec, state, dataset, parity).model_copy(
         update={
             "classes": classes,
             "metrics": final_metrics(state, evaluator),
+            "memorisation": memorisation,
             "images_seen": state.cur_nimg if images_seen is None else images_seen,
         }
     )
