@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from services.trainer.__main__ import main
 from services.trainer.data.datasets import load_dataset
@@ -110,6 +112,16 @@ def test_a_model_has_all_metrics_and_they_agree_with_the_last_row(undisturbed: M
     assert metrics.protocol["real"]["fid"] == pytest.approx(0, abs=1e-6)  # its test images are its training images
 
 
+def test_a_model_has_a_picture_of_its_nearest_training_images(settings: Settings, undisturbed: Messages) -> None:
+    memorisation = undisturbed.manifest.memorisation
+    assert memorisation is not None
+    assert (memorisation.images, memorisation.reference, memorisation.warning) == (20, "train", None)
+    registry = ModelRegistry(ArtifactStore(settings.artifact_url))
+    picture = registry.read_file(registry.get("tiny-whole"), "neighbours.png")
+    with Image.open(io.BytesIO(picture)) as image:
+        assert image.size == (10 * 32, 2 * 32)
+
+
 def test_a_resumed_run_has_the_same_metrics_as_an_undisturbed_one(settings: Settings, undisturbed: Messages) -> None:
     # Given a run that stops after its second row and is resumed
     config = small_config(**EVERY_TICK)
@@ -126,6 +138,7 @@ def test_evaluation_does_not_affect_training(settings: Settings, undisturbed: Me
     figures = ("fid", "inception_score", "class_accuracy", "recall", "diversity", "class_coverage")
     assert unmeasured.rows == [{k: v for k, v in row.items() if k not in figures} for row in undisturbed.rows]
     assert unmeasured.manifest.metrics == ModelMetrics()
+    assert unmeasured.manifest.memorisation is None
     assert not [event for event in unmeasured.events if "features" in event]
     registry = ModelRegistry(ArtifactStore(settings.artifact_url))
     assert registry.get("tiny-whole").digest == registry.get("tiny-unmeasured").digest
