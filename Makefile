@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: up test docs docs-reference drills smoke lint format evaluate plots lock secrets screenshots clean bench-training bench-serving bench-side-by-side bench-gpu reproduce
+.PHONY: up test docs docs-reference drills smoke lint format evaluate plots lock secrets screenshots clean bench-training bench-serving bench-side-by-side bench-gpu bench-generation augment-study reproduce
 
 up: $(VENV)/.installed
 	$(BIN)/python -m services.dev
@@ -47,6 +47,15 @@ bench-side-by-side: $(VENV)/.installed
 # On a machine with a GPU: the CUDA tests and all benchmarks. Takes under nine minutes and writes one file.
 bench-gpu: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.gpu $(BENCH)
+
+# Does synthetic data help? Classifiers on 5, 20 and 100 % of CIFAR-10, with and without images of a model: about two
+# hours on two cores. E.g. make augment-study MODEL=models/starter STUDY="--epochs 1 --shares 0.05".
+augment-study: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.augment_study $(if $(MODEL),--model $(MODEL)) $(STUDY)
+
+# Rate and memory of a generate job, against the batcher of the API: make bench-generation BENCH="--images 50000".
+bench-generation: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.generation $(BENCH)
 
 # Reproduces both student reports through the API: docs/explanation/reproduction.md. Budgets: smoke (minutes), hours
 # (1 to 2 hours on two cores), day (a day on two cores), full (needs a GPU). Finished runs are not repeated.
