@@ -49,13 +49,13 @@ ACTIONS = {
         "It joins the queue and continues from its last checkpoint.",
     ),
     "finish": Action(
-        "Finish now", "Finish now", "Stop training and keep the model?",
-        "The model is exported and published in its present state.",
+        "Finish now", "Finish now", "Stop now and keep the result?",
+        "The model is published in its present state, or the data set with the images so far.",
         "finishing after the current step.",
     ),
     "cancel": Action(
         "Cancel", "Cancel job", "Cancel this job?",
-        "Training stops and no model is published. Sample grids and metrics are kept.",
+        "It stops and publishes nothing. Sample grids and metrics are kept.",
         "stopping.", is_destructive=True,
     ),
 }  # fmt: skip

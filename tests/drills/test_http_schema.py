@@ -30,7 +30,7 @@ def test_the_whole_openapi_document(seed: int, tmp_path: Path, drill: Drill) -> 
     preview.)
     """
     with running(tmp_path, KILN_API_KEYS=f"drill:read+generate+train:{KEY}") as server:
-        publish(server.registry, "first", more={"preview.png": b"a picture"})
+        publish(server.registry, "first", more={"preview.png": b"a picture", "neighbours.png": b"one"})
         server.wait_until_ready()
         command = [
             str(Path(sys.executable).with_name("schemathesis")),

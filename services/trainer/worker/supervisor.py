@@ -176,7 +176,7 @@ class Attempt:
                 self.kill_at_s = now_s + self.settings.stop_grace_s
                 self._announce_stop("save a checkpoint and exit")
         elif self.job.request == "finish" and process.send_signal(signal.SIGUSR1):
-            self._announce_stop("stop and export the model so far")
+            self._announce_stop("stop and publish the result so far")
         if now_s >= self.kill_at_s:
             log.warning("job %s: the trainer did not exit within %g s", self.job.id, self.settings.stop_grace_s)
             process.kill()
