@@ -71,6 +71,15 @@ def test_a_generate_job_is_queued_with_a_resolved_config(client: TestClient) -> 
     assert client.get(f"/jobs/{job['id']}/dataset").status_code == 404
 
 
+@pytest.mark.parametrize("path", ["metrics", "events", "samples", "samples.png", "losses.png"])
+def test_pages_of_training_jobs_do_not_fail_for_a_generate_job(client: TestClient, path: str) -> None:
+    job_id = client.post("/jobs", json={"kind": "generate", "n": 5}).json()["id"]
+
+    assert client.get(f"/jobs/{job_id}/{path}").status_code in (200, 404)
+    assert client.get("/compare", params={"jobs": job_id}).json()["data"][0]["config"] == {}
+    assert client.post("/jobs", json={"preset": "tiny", "overrides": {"from_checkpoint": job_id}}).status_code == 422
+
+
 def test_a_dry_run_of_a_generate_job_creates_none(client: TestClient) -> None:
     body = {"kind": "generate", "model": "default", "classes": {"cat": 5, "dog": 0}, "format": "webdataset", "seed": 9}
     answer = client.post("/jobs?dry_run=true", json=body)
