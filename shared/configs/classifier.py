@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from shared.configs.overrides import validate_overrides
 from shared.configs.presets import resolve
+from shared.configs.reading import Background, Crop, OnBadFile
 from shared.configs.train import TrainConfig
 
 CLASSIFIER = "classifier"  # the preset of a job that trains a classifier
@@ -45,6 +46,9 @@ class ClassifierConfig(BaseModel):
     ema_halflife_nimg: int = Field(
         0, ge=0, description="Half-life of the averaged weights (EMA), in images. 0: no averaging."
     )
+    crop: Crop = "centre"
+    background: Background = "#ffffff"
+    on_bad_file: OnBadFile = "fail"
     tick_nimg: int = Field(10_000, ge=1, description="Images between two rows of metrics.")
     checkpoint_every_s: float = Field(120.0, ge=0, description="Seconds between two checkpoints.")
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of all random numbers of the run.")

@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from shared.configs.reading import Background, Crop, OnBadFile
+
 # A JSON array arrives as a list. The config stores a tuple, so that it stays frozen.
 Channels = Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(strict=False, min_length=2, max_length=6)]
 
@@ -177,19 +179,9 @@ class TrainConfig(BaseModel):
         0.0, ge=0, le=180, description="Rotate each real image at random by up to this angle."
     )
     crop_padding: int = Field(0, ge=0, le=16, description="Pad by this many pixels, then crop at random.")
-    crop: Literal["centre", "resize", "pad"] = Field(
-        "centre",
-        description="How images of a folder become square. centre: the largest square in the middle. resize: width and "
-        "height are scaled separately. pad: the whole image on the background.",
-    )
-    background: str = Field(
-        "#ffffff",
-        pattern=r"^#[0-9a-fA-F]{6}$",
-        description="Colour behind transparent pixels and around padded images.",
-    )
-    on_bad_file: Literal["fail", "skip"] = Field(
-        "fail", description="What a damaged image file does. fail: end the job. skip: train without the file."
-    )
+    crop: Crop = "centre"
+    background: Background = "#ffffff"
+    on_bad_file: OnBadFile = "fail"
     balance_classes: bool = Field(
         False, description="Draw each class equally often, however many images it has. false: each image equally often."
     )

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from shared.configs.reading import Crop
 from shared.datasets.decode import WHITE, Colour, decode, read_bytes
 
-Crop = Literal["centre", "resize", "pad"]
 Channels = Literal[1, 3]
 
 # Antialiased, and with less ringing than Lanczos: the clean resizing of Parmar et al. 2022, arXiv:2104.11222.

@@ -15,6 +15,7 @@ from services.trainer.classifier.files import export_classifier
 from services.trainer.classifier.training import ClassifierState, class_accuracies, train
 from services.trainer.data.datasets import ImageDataset, has_test_split, load_dataset, load_test_split
 from services.trainer.data.device_memory import image_limit_bytes
+from services.trainer.data.packing import Preprocessing
 from services.trainer.data.progress import loading_progress
 from services.trainer.distributed.devices import reserved_gpus
 from services.trainer.runs.checkpoint import Checkpoints, check_config, describe_data, load_newest
@@ -72,8 +73,15 @@ def _train_on(
 ) -> ClassifierManifest | None:
     send_event = event_sender(send)
     cache, on_progress = settings.data / "cache", loading_progress(send_event)
-    images = load_dataset(settings.dataset_root, spec.dataset, cache=cache, on_progress=on_progress)
-    test = _load_test_images(spec.dataset, images.classes, settings, send_event)
+    images = load_dataset(
+        settings.dataset_root,
+        spec.dataset,
+        preprocessing=Preprocessing.of(spec.config),
+        on_bad_file=spec.config.on_bad_file,
+        cache=cache,
+        on_progress=on_progress,
+    )
+    test = _load_test_images(spec.dataset, images, settings, send_event)
     images = images.to(device, image_limit_bytes(device, settings.device_images_gb))
     state = ClassifierState(spec.config, len(images.classes), device)
     checkpoints = Checkpoints(ArtifactStore(settings.artifact_url), spec.run_id, spec.attempt)
@@ -145,7 +153,7 @@ def run_job(job: Job, settings: Settings, send: SendMessage, should_stop: Callab
     return True
 
 
-def _load_test_images(name: str, classes: tuple[str, ...], settings: Settings, send_event: SendEvent) -> ImageDataset:
+def _load_test_images(name: str, images: ImageDataset, settings: Settings, send_event: SendEvent) -> ImageDataset:
     """The test images, whose accuracy the classifier is judged by. Raises BadDataset; warns of classes without any."""
     if not has_test_split(settings.dataset_root, name):
         raise BadDataset(
@@ -153,9 +161,16 @@ def _load_test_images(name: str, classes: tuple[str, ...], settings: Settings, s
             f"is not trained on into {settings.dataset_root / name / 'test'}/<class>"
         )
     cache, on_progress = settings.data / "cache", loading_progress(send_event)
-    test = load_test_split(settings.dataset_root, name, classes, cache=cache, on_progress=on_progress)
-    counts = test.labels.bincount(minlength=len(classes)).tolist()
-    if empty := [label for label, count in zip(classes, counts, strict=True) if not count]:
+    test = load_test_split(
+        settings.dataset_root,
+        name,
+        images.classes,
+        preprocessing=images.preprocessing,
+        cache=cache,
+        on_progress=on_progress,
+    )
+    counts = test.labels.bincount(minlength=len(images.classes)).tolist()
+    if empty := [label for label, count in zip(images.classes, counts, strict=True) if not count]:
         send_event("warning", f"the test split has no images of {', '.join(empty)}; their accuracy is not measured")
     return test
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from shared.configs.reading import OnBadFile
 from shared.configs.train import MIN_EVAL_IMAGES, TrainConfig
 from shared.errors import InvalidInput, KilnError
 from shared.settings import Settings
@@ -70,7 +71,7 @@ def evaluate(evaluation: Evaluation, settings: Settings, on_status: Callable[[st
 
     Raises InvalidInput, NotFound, CorruptArtifact, BadDataset.
     """
-    from services.trainer.data.datasets import OnBadFile, load_dataset
+    from services.trainer.data.datasets import load_dataset
     from services.trainer.data.packing import Preprocessing
     from services.trainer.metrics.evaluation import open_evaluator
     from services.trainer.metrics.extractor import find_extractor

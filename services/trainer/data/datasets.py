@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 from urllib.error import URLError
 
 import numpy as np
@@ -23,6 +22,7 @@ from torchvision import datasets
 from services.trainer.data.cache import PackedCache
 from services.trainer.data.packing import PackedLabels, Pixels, Preprocessing, pack_in_memory
 from services.trainer.data.streaming import ImageStream
+from shared.configs.reading import OnBadFile
 from shared.datasets.layouts import Split, scan
 from shared.datasets.report import DatasetReport, OnProgress
 from shared.datasets.text import counted, listed, quoted
@@ -33,7 +33,6 @@ HASHED_IMAGES = 4096  # at a time, so that the digest of a memory-mapped set nee
 NAMED_FILES = 20  # damaged files that an error names; the report names all
 
 DEFAULT_PREPROCESSING = Preprocessing()
-OnBadFile = Literal["fail", "skip"]
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageColor
 
+from shared.configs.classifier import ClassifierConfig
+from shared.configs.reading import Crop
 from shared.configs.train import TrainConfig
 from shared.datasets.decode import WHITE, BadImage, Colour, decode, read_bytes
 from shared.datasets.layouts import ImageFile, Layout
-from shared.datasets.pixels import Channels, Crop, to_pixels
+from shared.datasets.pixels import Channels, to_pixels
 from shared.datasets.report import DatasetReport, FileFacts, OnProgress, ReportBuilder, facts_of, in_order
 
 Pixels = NDArray[np.uint8]
@@ -30,7 +32,7 @@ class Preprocessing:
     background: Colour = WHITE
 
     @classmethod
-    def of(cls, config: TrainConfig) -> Self:
+    def of(cls, config: TrainConfig | ClassifierConfig) -> Self:
         red, green, blue = ImageColor.getrgb(config.background)[:3]
         return cls(crop=config.crop, background=(red, green, blue))
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -139,6 +140,18 @@ def test_a_class_without_test_images_is_trained_and_its_accuracy_left_out(settin
     assert (manifest.classes, list(manifest.class_accuracy)) == (("crow", "finch"), ["finch"])
     assert manifest.test_accuracy == manifest.class_accuracy["finch"]
     assert "the test split has no images of crow; their accuracy is not measured" in lines
+
+
+def test_damaged_files_end_a_classifiers_job_unless_it_skips_them(settings: Settings, tmp_path: Path) -> None:
+    write_images(tmp_path / "birds/train", "crow", "finch")
+    write_images(tmp_path / "birds/test", "crow", "finch")
+    (tmp_path / "birds/train/crow/damaged.png").write_bytes(b"no image")
+    here = settings.model_copy(update={"datasets": tmp_path})
+    spec = ClassifierSpec("z", CONFIG, "birds", tmp_path / "out")
+    with pytest.raises(BadDataset, match=r"train/crow/damaged\.png"):
+        train_classifier(spec, here, collect([]), never)
+    skipping = replace(spec, config=CONFIG.model_copy(update={"on_bad_file": "skip"}))
+    assert train_classifier(skipping, here, collect([]), never) is not None
 
 
 def test_the_command_stops_on_sigterm_and_trains_to_the_end(settings: Settings, tmp_path: Path) -> None:
