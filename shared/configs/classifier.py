@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -16,35 +16,36 @@ CLASSIFIER = "classifier"  # the preset of a job that trains a classifier
 
 
 class ClassifierConfig(BaseModel):
-    """All values that determine the training of a classifier. Frozen; rejects unknown fields."""
+    """All values that determine the training of a classifier. Frozen; rejects unknown fields.
+
+    The defaults are those of Jordan 2024, arXiv:2404.00498, with two more epochs.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
-    # Below 8, torch 2.15 writes out of bounds in the backward pass of strided 1x1 convolutions (CPU, channels-last).
-    width: int = Field(64, ge=8, le=256, description="Channels of the first stage. ResNet-18 has 64.")
-    epochs: int = Field(30, ge=1, le=1000, description="Passes over the training images.")
-    batch_size: int = Field(128, ge=2, le=4096, description="Images per step.")
-    lr: float = Field(0.2, gt=0, le=10, description="Maximum learning rate of SGD.")
+    width: int = Field(64, ge=8, le=256, description="Channels of the first block; the others have four times as many.")
+    epochs: int = Field(12, ge=1, le=1000, description="Passes over the training images.")
+    batch_size: int = Field(1024, ge=2, le=4096, description="Images per step.")
+    lr: float = Field(
+        1.5, gt=0, le=10, description="Maximum learning rate of SGD for 1,024 images per step; in proportion to them."
+    )
+    lr_start: float = Field(0.2, ge=0, le=1, description="Learning rate of the first step, as a fraction of lr.")
+    lr_end: float = Field(0.07, ge=0, le=1, description="Learning rate of the last step, as a fraction of lr.")
     warmup: float = Field(
-        0.2, ge=0, lt=1, description="Fraction of the budget over which the learning rate rises to its maximum."
+        0.23, gt=0, lt=1, description="Fraction of the budget over which the learning rate rises to its maximum."
     )
-    momentum: float = Field(0.9, gt=0, lt=1, description="Nesterov momentum.")
-    weight_decay: float = Field(5e-4, ge=0, le=1, description="Weight decay. Batch norms and biases have none.")
-    label_smoothing: float = Field(0.1, ge=0, lt=1, description="Label smoothing: probability spread over all classes.")
-    flip: bool = Field(True, description="Flip half of the images horizontally.")
-    crop_padding: int = Field(4, ge=0, le=16, description="Pad by this many pixels, then crop at random.")
-    cutout_px: int = Field(0, ge=0, le=32, description="Side of the black square on each image, in pixels. 0: none.")
-    small_px: int = Field(
-        32,
-        ge=8,
-        le=32,
-        description="Side of the images at the start of training, in pixels. 32: full size from the start.",
+    bias_lr_factor: float = Field(64.0, gt=0, le=1000, description="Learning rate of the biases, as a multiple of lr.")
+    momentum: float = Field(0.85, gt=0, lt=1, description="Nesterov momentum.")
+    weight_decay: float = Field(1.33e-3, ge=0, le=1, description="Weight decay.")
+    label_smoothing: float = Field(0.2, ge=0, lt=1, description="Label smoothing: probability spread over all classes.")
+    flip: bool = Field(True, description="Mirror each image in every second epoch.")
+    crop_padding: int = Field(2, ge=0, le=16, description="Move each image at random by up to this many pixels.")
+    lookahead_every: int = Field(5, ge=1, le=1000, description="Steps between two updates of Lookahead's slow weights.")
+    lookahead_decay: float = Field(
+        0.95, ge=0, lt=1, description="Decay of the slow weights per step, at the end of the run. 0: no averaging."
     )
-    small_share: float = Field(
-        0.6, ge=0, lt=1, description="Fraction of the budget during which images have the side `small_px`."
-    )
-    ema_halflife_nimg: int = Field(
-        0, ge=0, description="Half-life of the averaged weights (EMA), in images. 0: no averaging."
+    precision: Literal["fp32", "bf16"] = Field(
+        "bf16", description="Arithmetic of the network in training. Weights stay fp32, and so does every evaluation."
     )
     crop: Crop = "centre"
     background: Background = "#ffffff"

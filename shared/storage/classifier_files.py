@@ -31,6 +31,7 @@ class ClassifierManifest(BaseModel):
     feature_dim: int  # length of the pooled features
     test_images: int
     test_accuracy: float
+    multicrop_accuracy: float | None = None  # with the mean over six views of each image; None in older manifests
     class_accuracy: dict[str, float]  # accuracy on the test images, by class
     images_seen: int
     wall_seconds: float  # training time over all attempts

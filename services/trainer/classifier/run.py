@@ -87,7 +87,7 @@ def _train_on(
     checkpoints = Checkpoints(ArtifactStore(settings.artifact_url), spec.run_id, spec.attempt)
     if not _restore(state, checkpoints, images, send_event):
         with torch.random.fork_rng(devices=[]):
-            export_classifier(state.result)  # what cannot be exported fails before training
+            export_classifier(state.network)  # what cannot be exported fails before training
     started_s = time.monotonic() - state.wall_seconds
     total_nimg = spec.config.epochs * len(images)
     size = f"{len(images):,} images of {len(images.classes)} classes, {total_nimg:,} images to train on"
@@ -113,8 +113,9 @@ def _measure_and_write(
     spec: ClassifierSpec, state: ClassifierState, images: ImageDataset, test: ImageDataset
 ) -> ClassifierManifest:
     """Measures the trained classifier on the test images and writes its files. Raises ParityFailed."""
-    accuracies = class_accuracies(state.result, test)
-    files, parity = export_classifier(state.result)
+    accuracies = class_accuracies(state.network, test)
+    crops = class_accuracies(state.network, test, multicrop=True)
+    files, parity = export_classifier(state.network)
     counts = test.labels.bincount(minlength=len(images.classes))
     correct = (accuracies * counts)[counts > 0]
     draft = ClassifierManifest(
@@ -123,9 +124,10 @@ def _measure_and_write(
         classes=images.classes,
         data_digest=images.digest,
         config=spec.config,
-        feature_dim=state.result.linear.in_features,
+        feature_dim=state.network.linear.in_features,
         test_images=len(test),
         test_accuracy=round(correct.sum().item() / len(test), 6),
+        multicrop_accuracy=round((crops[counts > 0] * counts[counts > 0]).sum().item() / len(test), 6),
         class_accuracy={
             name: accuracy
             for name, accuracy, count in zip(images.classes, accuracies.tolist(), counts.tolist(), strict=True)
