@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from shared.configs.train import CLASSIFIER, TrainConfig
+from shared.configs.train import TrainConfig
 
 # Two runs can share weights only if these fields are equal: they decide the shapes of the networks.
 DISCRIMINATOR_FIELDS = (
-    "architecture", "conditional", "per_class", "d_channels", "d_halvings", "spectral_norm", "batch_norm",
+    "architecture", "discriminator", "feature_px", "conditional", "per_class", "d_channels", "d_halvings",
+    "spectral_norm", "batch_norm",
 )  # fmt: skip
 NETWORK_FIELDS = (*DISCRIMINATOR_FIELDS, "latent_dim", "g_channels")
 
 
 def job_of(reference: str) -> str:
     return reference.partition("@")[0]
-
-
-def is_classifier(reference: str) -> bool:
-    return reference == CLASSIFIER
 
 
 def differences(config: TrainConfig, other: TrainConfig, fields: Iterable[str]) -> list[str]:

@@ -19,13 +19,11 @@ DiffAugment = Annotated[tuple[Literal["color", "translation", "cutout"], ...], F
 
 MIN_EVAL_IMAGES = 10  # fewer images have too few neighbours and no useful covariance
 
-CLASSIFIER = "classifier"  # the value of init_discriminator_from that names the evaluation classifier
 _START = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}(@[0-9]{1,12})?$"
 
 # By architecture: the number of values in g_channels, and the range of the number in d_channels.
 _STAGES = {
     "dcgan": (3, range(3, 4)), "keras-dcgan": (3, range(2, 3)), "resnet": (4, range(2, 5)),
-    "resnet-18": (4, range(4, 5)),
 }  # fmt: skip
 # Fields that only one architecture has: the value that means 'unused', and the architecture.
 _OPTIONS: dict[str, tuple[Any, str]] = {
@@ -60,7 +58,7 @@ class TrainConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     # Networks
-    architecture: Literal["dcgan", "keras-dcgan", "resnet", "resnet-18"] = Field(
+    architecture: Literal["dcgan", "keras-dcgan", "resnet"] = Field(
         description="Architecture of both networks; see services/trainer/networks."
     )
     discriminator: Literal["own", "projected"] = Field(
@@ -224,8 +222,8 @@ class TrainConfig(BaseModel):
     init_discriminator_from: str | None = Field(
         None,
         pattern=_START,
-        description="Initialise the discriminator from another job's (`<job>`, `<job>@<images>`), or a resnet-18 from "
-        "the `classifier`.",
+        description="Initialise the discriminator from another job's checkpoint: `<job>` (the newest) or "
+        "`<job>@<images>`.",
     )
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of all random numbers of the run.")
 
@@ -233,15 +231,12 @@ class TrainConfig(BaseModel):
     def _networks_fit_32_pixels(self) -> Self:
         # The tuple has one value per resolution up to 32x32. Another length would mean another image size.
         name, (g_stages, d_stages) = self.architecture, _STAGES[self.architecture]
+        _check("g_channels", self.g_channels, len(self.g_channels) == g_stages, f"{name} takes {g_stages} values")
         if self.discriminator == "projected":
             d_stages = range(2, 5)
+        owner = name if self.discriminator == "own" else self.discriminator
         lengths = " to ".join(str(n) for n in sorted({d_stages.start, d_stages.stop - 1}))
-        _check("g_channels", self.g_channels, len(self.g_channels) == g_stages, f"{name} takes {g_stages} values")
-        _check("d_channels", self.d_channels, len(self.d_channels) in d_stages, f"{name} takes {lengths} values")
-        if name == "resnet-18" and self.discriminator == "own":
-            doubled = tuple(self.d_channels[0] * 2**stage for stage in range(4))
-            _check("d_channels", self.d_channels, self.d_channels == doubled, f"resnet-18 doubles them: {doubled}")
-            _check("spectral_norm", self.spectral_norm, not self.spectral_norm, "resnet-18 has batch norm instead")
+        _check("d_channels", self.d_channels, len(self.d_channels) in d_stages, f"{owner} takes {lengths} values")
         return self
 
     @model_validator(mode="after")
@@ -348,13 +343,6 @@ class TrainConfig(BaseModel):
             start,
             not (start and self.from_checkpoint),
             "from_checkpoint already sets the discriminator; remove one of the two",
-        )
-        fits = start != CLASSIFIER or self.architecture == "resnet-18"
-        _check(
-            "init_discriminator_from",
-            start,
-            fits,
-            "the classifier can initialise a discriminator of architecture resnet-18 only",
         )
         return self
 

@@ -44,14 +44,21 @@ def random_images(count: int = 100, num_classes: int = 10) -> ImageDataset:
     return ImageDataset(images, torch.arange(count) % num_classes, tuple(f"class-{i}" for i in range(num_classes)))
 
 
+def untrained_classifier(width: int, num_classes: int) -> Classifier:
+    """Initial weights, always the same, behind a whitening layer that fits noise."""
+    torch.manual_seed(0)
+    classifier = Classifier(width, num_classes)
+    classifier.whiten(torch.rand(20, 3, 32, 32) * 2 - 1)
+    return classifier
+
+
 def small_classifier(folder: Path, classes: tuple[str, ...] = (), *, width: int = 8) -> Classifier:
     """An untrained classifier over `class-0` to `class-9`, with its files in the folder."""
-    torch.manual_seed(0)
     classes = classes or random_images().classes
-    classifier = Classifier(width, len(classes))
+    classifier = untrained_classifier(width, len(classes))
     files, parity = export_classifier(classifier)
     draft = ClassifierManifest(
-        created_at=datetime(2026, 1, 1, tzinfo=UTC), dataset="noise", classes=classes, feature_dim=8 * width,
+        created_at=datetime(2026, 1, 1, tzinfo=UTC), dataset="noise", classes=classes, feature_dim=4 * width,
         config=ClassifierConfig(width=width), test_images=10, test_accuracy=0.1, class_accuracy={}, images_seen=0,
         wall_seconds=0, images_per_second=0, device="none", command="none", parity=parity,
     )  # fmt: skip

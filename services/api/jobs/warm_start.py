@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from services.api.jobs.class_names import ClassNames, shown
-from shared.configs.checkpoint_refs import DISCRIMINATOR_FIELDS, NETWORK_FIELDS, differences, is_classifier, job_of
+from shared.configs.checkpoint_refs import DISCRIMINATOR_FIELDS, NETWORK_FIELDS, differences, job_of
 from shared.configs.train import TrainConfig
 from shared.errors import InvalidInput, UnknownJob
 from shared.jobs.record import JobConfig
@@ -27,7 +27,7 @@ class SourceRun:
 
 def find_source_run(reference: str | None, store: JobStore, registry: ModelRegistry) -> SourceRun | None:
     """None without a reference, and for a run that is in neither the job store nor the registry."""
-    if reference is None or is_classifier(reference):
+    if reference is None:
         return None
     job_id = job_of(reference)
     manifest = next((manifest for manifest in registry.list() if manifest.job_id == job_id), None)
@@ -46,9 +46,8 @@ def check_warm_start(config: TrainConfig, source: SourceRun | None, artifacts: A
         if point.nimg >= config.total_nimg:
             message = f"must be more than the {point.nimg} images that {config.from_checkpoint} has seen already"
             raise InvalidInput.of("overrides.total_nimg", config.total_nimg, message)
-    start = config.init_discriminator_from
-    if start is not None and not is_classifier(start):
-        _find("init_discriminator_from", start, artifacts)
+    if config.init_discriminator_from is not None:
+        _find("init_discriminator_from", config.init_discriminator_from, artifacts)
         _check_networks("init_discriminator_from", config, DISCRIMINATOR_FIELDS, source)
 
 

@@ -64,15 +64,3 @@ def crop(images: Tensor, top: Tensor, left: Tensor, padding: int) -> Tensor:
     index = torch.arange(count, device=images.device)[:, None, None]
     cut = padded.permute(0, 2, 3, 1)[index, rows[:, :, None], columns[:, None, :]]  # [N, H, W, C]
     return cut.permute(0, 3, 1, 2)
-
-
-def cutout(images: Tensor, top: Tensor, left: Tensor, side_px: int) -> Tensor:
-    """Blackens a square of image i with its corner at (top[i], left[i]); DeVries and Taylor 2017, arXiv:1708.04552.
-
-    Squares may extend beyond the border, as in the paper.
-    """
-    rows = torch.arange(images.shape[2], device=images.device)
-    columns = torch.arange(images.shape[3], device=images.device)
-    in_rows = (rows >= top[:, None]) & (rows < top[:, None] + side_px)  # [N, H]
-    in_columns = (columns >= left[:, None]) & (columns < left[:, None] + side_px)  # [N, W]
-    return images.masked_fill((in_rows[:, :, None] & in_columns[:, None, :])[:, None], 0)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from services.trainer.networks import dcgan, keras_dcgan, projected, resnet, resnet18
+from services.trainer.networks import dcgan, keras_dcgan, projected, resnet
 from services.trainer.networks.discriminator import Discriminator
 from services.trainer.networks.strided import PLAIN_PRODUCTS, Products
 from shared.configs.train import TrainConfig
@@ -20,7 +20,6 @@ _FAMILIES = {
     "dcgan": (dcgan.Generator, dcgan.Discriminator),
     "keras-dcgan": (keras_dcgan.Generator, keras_dcgan.Discriminator),
     "resnet": (resnet.Generator, resnet.Discriminator),
-    "resnet-18": (resnet.Generator, resnet18.Discriminator),
 }
 
 

@@ -10,29 +10,23 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from services.trainer.classifier.files import load_classifier
-from services.trainer.networks import resnet18
 from services.trainer.runs.checkpoint import unpack
 from services.trainer.training.state import TrainState
-from shared.configs.checkpoint_refs import DISCRIMINATOR_FIELDS, NETWORK_FIELDS, differences, is_classifier
+from shared.configs.checkpoint_refs import DISCRIMINATOR_FIELDS, NETWORK_FIELDS, differences
 from shared.configs.train import TrainConfig
-from shared.errors import BadConfig, CorruptArtifact, UnknownClassifier
+from shared.errors import BadConfig, CorruptArtifact
 from shared.jobs.trainer_messages import SendEvent
-from shared.settings import Settings
 from shared.storage.artifacts import ArtifactStore
 from shared.storage.starting_points import StartingPoint, find_starting_points
 
 
 def apply_starting_point(
-    state: TrainState, classes: tuple[str, ...], artifacts: ArtifactStore, settings: Settings, send_event: SendEvent
+    state: TrainState, classes: tuple[str, ...], artifacts: ArtifactStore, send_event: SendEvent
 ) -> None:
     """Loads what `from_checkpoint` or `init_discriminator_from` names into a fresh state. Raises BadConfig."""
     config = state.config
     if config.from_checkpoint is not None:
         continue_from(config.from_checkpoint, state, classes, artifacts, send_event)
-    elif config.init_discriminator_from is not None and is_classifier(config.init_discriminator_from):
-        _load_classifier_trunk(state, settings)
-        send_event("initialized", "the discriminator starts with the classifier's weights")
     elif config.init_discriminator_from is not None:
         reference = config.init_discriminator_from
         saved, point = _read(reference, artifacts, send_event)
@@ -70,19 +64,6 @@ def continue_from(
     if source.early_stop != state.config.early_stop:
         state.best = None  # the other run compared by another rule
     send_event("resumed", f"continuing from {reference} after {state.cur_nimg:,} images")
-
-
-def _load_classifier_trunk(state: TrainState, settings: Settings) -> None:
-    try:
-        classifier, manifest = load_classifier(settings.classifier)
-    except (UnknownClassifier, CorruptArtifact) as error:
-        raise BadConfig(f"init_discriminator_from: {error}") from None
-    width = state.config.d_channels[0]
-    if not isinstance(state.discriminator, resnet18.Discriminator) or width != manifest.config.width:
-        expected = [manifest.config.width * 2**stage for stage in range(4)]
-        raise BadConfig(f"init_discriminator_from: the classifier needs architecture=resnet-18, d_channels={expected}")
-    trunk = {name: value for name, value in classifier.state_dict().items() if not name.startswith("linear.")}
-    state.discriminator.trunk.load_state_dict(trunk, strict=False)  # without the last layer, which predicts classes
 
 
 def _read(reference: str, artifacts: ArtifactStore, send_event: SendEvent) -> tuple[dict[str, Any], StartingPoint]:

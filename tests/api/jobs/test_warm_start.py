@@ -52,8 +52,6 @@ def test_an_existing_checkpoint_is_accepted(client: TestClient, first: str, fiel
          "must be more than the 4000 images that {} has seen already"),
         ({"init_discriminator_from": "{}", "d_channels": [8, 8, 8]}, "init_discriminator_from",
          "its networks have another shape; set these overrides as in that job: d_channels=(48, 96, 192)"),
-        ({"init_discriminator_from": "classifier"}, "init_discriminator_from",
-         "the classifier can initialise a discriminator of architecture resnet-18 only"),
         ({"init_discriminator_from": "{}", "from_checkpoint": "{}"}, "init_discriminator_from",
          "from_checkpoint already sets the discriminator; remove one of the two"),
         ({"from_checkpoint": "../etc"}, "from_checkpoint", "String should match pattern"),

@@ -258,7 +258,7 @@ def test_an_unknown_override_gets_a_suggestion_if_a_field_is_similar(name: str, 
 # Rules over several fields
 
 RESNET = {"architecture": "resnet", "g_channels": [8] * 4}
-RESNET_18 = {"architecture": "resnet-18", "g_channels": [8] * 4, "d_channels": [8, 16, 32, 64]}
+PROJECTED = RESNET | {"discriminator": "projected", "spectral_norm": True}
 STOP = {"early_stop": {"metric": "class_accuracy", "patience": 3, "minimum": 0.0}}
 KERAS = {"architecture": "keras-dcgan", "g_channels": [8] * 3, "d_channels": [8] * 2}
 
@@ -297,8 +297,15 @@ KERAS = {"architecture": "keras-dcgan", "g_channels": [8] * 3, "d_channels": [8]
             STOP["early_stop"],
             "an unconditional model has no class_accuracy",
         ),
-        (RESNET_18 | {"d_channels": [8] * 4}, "d_channels", (8,) * 4, "resnet-18 doubles them: (8, 16, 32, 64)"),
-        (RESNET_18 | {"spectral_norm": True}, "spectral_norm", True, "resnet-18 has batch norm instead"),
+        (PROJECTED | {"d_channels": [8] * 5}, "d_channels", (8,) * 5, "projected takes 2 to 4 values"),
+        (
+            PROJECTED | {"spectral_norm": False, "gp_weight": 1.0},
+            "gp_weight",
+            1.0,
+            "frozen features cannot be differentiated twice; set it to 0",
+        ),
+        ({"feature_px": 64}, "feature_px", 64, "only discriminator=projected enlarges images"),
+        ({"g_batch": "shared", "n_critic": 2}, "g_batch", "shared", "shared needs n_critic=1 and d_batch=full"),
         ({"architecture": "resnet"}, "g_channels", PRESETS["tiny"].config.g_channels, "resnet takes 4 values"),
         (RESNET | {"d_channels": [8] * 5}, "d_channels", (8,) * 5, "resnet takes 2 to 4 values"),
         (

@@ -25,7 +25,7 @@ from shared.settings import Settings
 from shared.storage.classifier_files import GRAPH_FILE, MANIFEST_FILE, WEIGHTS_FILE, read_manifest
 from tests.processes import write_color_dataset
 
-CONFIG = ClassifierConfig(width=8, epochs=4, batch_size=8, lr=0.05, tick_nimg=40)
+CONFIG = ClassifierConfig(width=8, epochs=4, batch_size=8, tick_nimg=40)
 FILES = [GRAPH_FILE, WEIGHTS_FILE, MANIFEST_FILE]
 
 
@@ -60,7 +60,7 @@ def test_a_run_writes_a_classifier_with_its_accuracy(undisturbed: tuple[Path, li
     folder, lines = undisturbed
     assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
     manifest = read_manifest(folder)
-    assert (manifest.classes, manifest.feature_dim, manifest.test_images) == (("blue", "red"), 64, 40)
+    assert (manifest.classes, manifest.feature_dim, manifest.test_images) == (("blue", "red"), 32, 40)
     assert (manifest.images_seen, manifest.config, manifest.command) == (160, CONFIG, "python -m 'a b'")
     assert (manifest.test_accuracy, manifest.class_accuracy) == (1.0, {"blue": 1.0, "red": 1.0})
     assert manifest.wall_seconds > 0

@@ -1,4 +1,4 @@
-"""Warm starts from another run's checkpoint, or from the classifier."""
+"""Warm starts from another run's checkpoint, or with its discriminator."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from services.trainer.classifier.files import load_classifier
-from services.trainer.networks import resnet18
 from services.trainer.runs.checkpoint import Checkpoints, pack_weights
 from services.trainer.runs.starting_points import apply_starting_point
 from services.trainer.training import loop
@@ -20,7 +18,7 @@ from shared.configs.train import TrainConfig
 from shared.errors import BadConfig
 from shared.settings import Settings
 from shared.storage.artifacts import ArtifactStore
-from tests.trainer.small import CPU, EventLog, random_images, small_config, small_resnet
+from tests.trainer.small import CPU, EventLog, random_images, small_config
 
 DATASET = random_images()
 HALF: dict[str, Any] = {"total_nimg": 64, "tick_nimg": 16, "snapshot_nimg": 10**6}
@@ -36,7 +34,7 @@ class Place:
 
     def begin(self, config: TrainConfig, num_classes: int = 10) -> TrainState:
         state = TrainState(config, num_classes, CPU)
-        apply_starting_point(state, DATASET.classes, self.artifacts, self.settings, self.events)
+        apply_starting_point(state, DATASET.classes, self.artifacts, self.events)
         return state
 
     def leave(self, run_id: str, state: TrainState, *, snapshot: bool = False) -> TrainState:
@@ -188,30 +186,3 @@ def test_a_discriminator_of_another_shape_is_refused(place: Place) -> None:
     place.leave("first", trained(small_config(**HALF), 32))
     with pytest.raises(BadConfig, match=r"init_discriminator_from: .* d_channels=\(8, 8, 8\)"):
         place.begin(small_config(d_channels=[8, 8, 4], init_discriminator_from="first"))
-
-
-def trunk_config(width: int = 8, **overrides: Any) -> TrainConfig:
-    channels = [width * 2**stage for stage in range(4)]
-    return small_resnet(architecture="resnet-18", d_channels=channels, **overrides)
-
-
-def test_the_discriminator_starts_as_the_classifier_and_trains(place: Place) -> None:
-    state = place.begin(trunk_config(total_nimg=16, init_discriminator_from="classifier"))
-    classifier, _ = load_classifier(place.settings.classifier)
-    assert isinstance(state.discriminator, resnet18.Discriminator)
-    images = torch.randn(4, 3, 32, 32)
-    _, expected = classifier(images)
-    _, features = state.discriminator.trunk.eval()(images)
-    torch.testing.assert_close(features, expected)
-    # And it trains like any other discriminator
-    before = weights(state.discriminator)
-    train(state, 16)
-    assert not torch.equal(state.discriminator.state_dict()["trunk.stem.0.weight"], before["trunk.stem.0.weight"])
-
-
-def test_a_classifier_of_another_width_or_a_missing_one_is_named(place: Place, tmp_path: Path) -> None:
-    with pytest.raises(BadConfig, match=r"architecture=resnet-18, d_channels=\[8, 16, 32, 64\]"):
-        place.begin(trunk_config(width=4, init_discriminator_from="classifier"))
-    place.settings = Settings(data=tmp_path, classifier=tmp_path / "none")
-    with pytest.raises(BadConfig, match="there is no classifier in"):
-        place.begin(trunk_config(init_discriminator_from="classifier"))

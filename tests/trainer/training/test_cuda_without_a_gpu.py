@@ -42,7 +42,6 @@ CASES: dict[str, TrainConfig] = {
         g_batch="shared",
         diffaugment=["color", "translation", "cutout"],
     ),
-    "resnet-18": small_config("tiny", architecture="resnet-18", g_channels=[8, 8, 8, 4], d_channels=[8, 16, 32, 64]),
 }
 
 
