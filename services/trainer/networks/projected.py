@@ -15,6 +15,7 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
 
 from services.trainer.data.augment import to_unit_range
 from services.trainer.networks import discriminator
@@ -23,6 +24,7 @@ from services.trainer.networks.layers import add_spectral_norm
 from services.trainer.networks.strided import PLAIN_PRODUCTS, Products
 from shared.configs.train import TrainConfig
 
+LOGIT_SCALE = 4.0  # of class logits; spectral norm would keep them too small for a confident prediction
 HEAD_PX = 4  # a head halves its features down to this size, then scores each position
 
 
@@ -60,7 +62,7 @@ class Discriminator(discriminator.Discriminator):
             cast(MixedScale, scale).calibrate(tap)
 
     def forward_with_logits(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Scores [N, positions], and class logits [N, classes]: the mean over the heads."""
+        """Scores [N, positions of all heads], and class logits [N, classes, heads]."""
         scores, logits = [], []
         coarser: Tensor | None = None
         taps = self._split(features)
@@ -69,7 +71,7 @@ class Discriminator(discriminator.Discriminator):
             score, of_classes = self.heads[index](coarser, labels)
             scores.append(score)
             logits.append(of_classes)
-        return torch.cat(scores, 1), None if logits[0] is None else torch.stack(logits).float().mean(0)
+        return torch.cat(scores, 1), None if logits[0] is None else torch.stack(logits, 2)
 
     def _split(self, features: Tensor) -> list[Tensor]:
         """[N, F] -> [N, C, H, W] per scale, with the channels of a pixel next to each other in memory."""
@@ -132,13 +134,13 @@ class Head(nn.Module):
         # to change the score as much as the image.
         self.filters = nn.Embedding(num_classes or 1, width)
         nn.init.normal_(self.filters.weight, std=width**-0.5)
-        self.classify = nn.Linear(width, cast(int, num_classes)) if has_class_loss else None
+        self.classify = spectral_norm(nn.Linear(width, cast(int, num_classes))) if has_class_loss else None
 
     def forward(self, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
         x = cast(Tensor, self.body(x))
         chosen = self.filters(labels if self.filters.num_embeddings > 1 else torch.zeros_like(labels))  # [N, C]
         scores = (x * chosen[:, :, None, None].to(x.dtype)).sum(1, dtype=torch.float32)
-        return scores.flatten(1), None if self.classify is None else self.classify(x.mean((2, 3)))
+        return scores.flatten(1), None if self.classify is None else LOGIT_SCALE * self.classify(x.mean((2, 3)))
 
 
 def _random_filters(c_out: int, c_in: int, size: int) -> Tensor:

@@ -43,11 +43,13 @@ LOSSES: dict[str, Loss] = {
 
 
 def class_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """-log P(class | image) [N] of logits [N, K]: the auxiliary classifier's term in both networks' losses.
+    """-log P(class | image) [N] of logits [N, K], or [N, heads] of [N, K, heads]: the auxiliary classifier's loss.
 
     Odena et al. 2017, arXiv:1610.09585, eq. 3. The discriminator learns classes from real images only; generated ones
     would teach it the generator's mistakes.
     """
+    if logits.dim() == 3:
+        labels = labels[:, None].expand(-1, logits.shape[2])
     return F.cross_entropy(logits.float(), labels, reduction="none")
 
 

@@ -14,6 +14,7 @@ from services.trainer.networks.build import build_networks
 from services.trainer.networks.cpu.depthwise import frozen_depthwise
 from services.trainer.networks.efficientnet import load_efficientnet
 from services.trainer.networks.frozen_features import TAPS, FrozenFeatures
+from services.trainer.training.losses import class_loss
 from shared.configs.train import TrainConfig
 from shared.errors import BadConfig
 from tests.trainer.small import random_images, small_resnet
@@ -144,13 +145,16 @@ def test_the_score_depends_on_the_class_and_without_classes_on_the_image_alone()
     assert torch.equal(first, second)
 
 
-def test_a_class_loss_gives_every_head_logits_of_which_the_mean_counts() -> None:
+def test_a_class_loss_gives_every_head_logits_of_its_own() -> None:
     images, labels = torch.rand(2, 3, 32, 32) * 2 - 1, torch.tensor([0, 1])
     without, with_loss = (discriminator_of(small_projected(class_weight=w)).eval() for w in (0.0, 0.5))
     assert without.forward_with_logits(without.features(images), labels)[1] is None
     logits = with_loss.forward_with_logits(with_loss.features(images), labels)[1]
     assert logits is not None
-    assert logits.shape == (2, 10)
+    assert logits.shape == (2, 10, 2)
+    # And the loss is that of each head alone
+    expected = torch.stack([F.cross_entropy(logits[:, :, head], labels, reduction="none") for head in (0, 1)], 1)
+    torch.testing.assert_close(class_loss(logits, labels), expected)
 
 
 def test_calibration_gives_every_feature_of_real_images_mean_zero_and_variance_one() -> None:
