@@ -31,7 +31,11 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 
 
 class ModelMetrics(BaseModel):
-    """Quality metrics, with the protocol that measured them. null: not measured."""
+    """Quality metrics, with the protocol that measured them. null: not measured.
+
+    Names without a prefix are measured with the features of Kiln's classifier, names with `imagenet_` with those of a
+    network that was trained on ImageNet and knows nothing of the data set's classes.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -40,7 +44,15 @@ class ModelMetrics(BaseModel):
     inception_score: float | None = None
     precision: float | None = None
     recall: float | None = None
+    density: float | None = None
+    coverage: float | None = None
     class_accuracy: float | None = None
+    imagenet_fid: float | None = None
+    imagenet_kid: float | None = None
+    imagenet_precision: float | None = None
+    imagenet_recall: float | None = None
+    imagenet_density: float | None = None
+    imagenet_coverage: float | None = None
     protocol: dict[str, Any] | None = None
 
 

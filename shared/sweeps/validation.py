@@ -13,9 +13,10 @@ from pydantic import ValidationError
 from shared.configs.presets import find_preset, resolve
 from shared.configs.train import TrainConfig
 from shared.errors import FieldProblem, InvalidInput, did_you_mean
+from shared.storage.model_registry import ModelMetrics
 from shared.sweeps.record import Choice, Parameter, SweepSpec
 
-MEASURED = ("fid", "kid", "inception_score", "precision", "recall", "class_accuracy")  # all need `eval_images`
+MEASURED = tuple(name for name in ModelMetrics.model_fields if name != "protocol")  # all need `eval_images`
 SERIES = ("loss_d", "loss_g", "gradient_penalty", "d_accuracy_real", "d_accuracy_fake", "lr")
 COMBINATIONS = 256  # of extreme values to try; at least one of them must be a valid config
 

@@ -17,8 +17,10 @@ POLL_S = 5.0
 FIGURES = {  # metric -> (label, tooltip)
     "fid": ("FID", "lower is better"), "kid": ("KID", "lower is better"),
     "inception_score": ("Inception Score", "higher is better"), "precision": ("Precision", "higher is better"),
-    "recall": ("Recall", "higher is better"), "class_accuracy": ("Class accuracy", "higher is better"),
+    "recall": ("Recall", "higher is better"), "density": ("Density", "about 1 for real images"),
+    "coverage": ("Coverage", "higher is better"), "class_accuracy": ("Class accuracy", "higher is better"),
 }  # fmt: skip
+JUDGES = {"": "Features of Kiln's classifier", "imagenet_": "Features of ImageNet (EfficientNet-lite2)"}
 
 
 def register(connection: Connection) -> None:
@@ -90,14 +92,18 @@ class ModelsPage:
                 link(manifest["job_id"], f"/jobs/{manifest['job_id']}")
 
     def _draw_figures(self, metrics: Mapping[str, Any]) -> None:
-        known = {name: metrics[name] for name in FIGURES if metrics.get(name) is not None}
-        if not known:
+        if metrics.get("fid") is None:
             text("Not evaluated. Set eval_images in a job to evaluate its model.", "p", "help")
             return
-        with box("figures"):
-            for name, value in known.items():
-                label, tooltip = FIGURES[name]
-                figure(format_value(float(value)), label, title=tooltip)
+        for prefix, judge in JUDGES.items():
+            known = {name: metrics[prefix + name] for name in FIGURES if metrics.get(prefix + name) is not None}
+            if not known:
+                continue
+            text(judge, "p", "help")
+            with box("figures"):
+                for name, value in known.items():
+                    label, tooltip = FIGURES[name]
+                    figure(format_value(float(value)), label, title=tooltip)
         protocol = metrics.get("protocol") or {}
         if isinstance(protocol.get("class_accuracy"), Mapping):
             _draw_class_accuracy(protocol["class_accuracy"])

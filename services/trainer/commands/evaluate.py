@@ -26,7 +26,15 @@ COLUMNS = (  # (field, heading, format)
     ("inception_score", "IS", "{:.3f}"),
     ("precision", "precision", "{:.3f}"),
     ("recall", "recall", "{:.3f}"),
+    ("density", "density", "{:.3f}"),
+    ("coverage", "coverage", "{:.3f}"),
     ("class_accuracy", "class accuracy", "{:.3f}"),
+    ("imagenet_fid", "ImageNet: FID", "{:.1f}"),
+    ("imagenet_kid", "KID", "{:.4f}"),
+    ("imagenet_precision", "precision", "{:.3f}"),
+    ("imagenet_recall", "recall", "{:.3f}"),
+    ("imagenet_density", "density", "{:.3f}"),
+    ("imagenet_coverage", "coverage", "{:.3f}"),
 )
 
 
@@ -37,16 +45,21 @@ class Evaluation:
     models: tuple[str, ...]
     images: int
     seed: int
-    extractor: str
+    judges: tuple[str, ...]
     weights: Path | None
     dataset: str  # of snapshots; models name their own
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("models", nargs="+", metavar="MODEL", help="a model's id, its folder, or weights/*.safetensors")
-    parser.add_argument("-n", "--images", type=int, default=50_000, help="images to generate (default: 50,000)")
+    parser.add_argument("-n", "--images", type=int, default=10_000, help="images to generate (default: 10,000)")
     parser.add_argument("--seed", type=int, default=0, help="seed of their latents and classes (default: 0)")
-    parser.add_argument("--extractor", default="classifier", help="classifier (Kiln's own, the default) or inception")
+    parser.add_argument(
+        "--judges",
+        default="classifier,imagenet",
+        help="networks whose features are compared, the first for all measures (default: classifier,imagenet): "
+        "classifier (Kiln's own), imagenet (EfficientNet-lite2), inception",
+    )
     parser.add_argument("--weights", type=Path, help="file with the weights of Inception")
     parser.add_argument("--dataset", default="cifar10", help="training data of snapshots; models name their own")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
@@ -54,9 +67,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(settings: Settings, options: argparse.Namespace) -> int:
     """Returns the exit status. Raises InvalidInput."""
-    fields = {name: value for name, value in vars(options).items() if name not in ("command", "call", "json", "models")}
+    judges = tuple(name.strip() for name in options.judges.split(","))
+    evaluation = Evaluation(
+        tuple(options.models), options.images, options.seed, judges, options.weights, options.dataset
+    )
     try:
-        records = evaluate(Evaluation(models=tuple(options.models), **fields), settings, _print_status)
+        records = evaluate(evaluation, settings, _print_status)
     except InvalidInput:
         raise
     except KilnError as error:
@@ -81,7 +97,7 @@ def evaluate(evaluation: Evaluation, settings: Settings, on_status: Callable[[st
     if evaluation.images < MIN_EVAL_IMAGES:
         raise InvalidInput.of("images", evaluation.images, f"must be at least {MIN_EVAL_IMAGES}")
     device = pick_device(settings)
-    extractor = find_extractor(evaluation.extractor, evaluation.weights, settings, device)
+    extractors = [find_extractor(name, evaluation.weights, settings, device) for name in evaluation.judges]
 
     cache = settings.data / "cache"
 
@@ -91,7 +107,7 @@ def evaluate(evaluation: Evaluation, settings: Settings, on_status: Callable[[st
         dataset = load_dataset(
             settings.dataset_root, name, preprocessing=preprocessing, on_bad_file=on_bad_file, cache=cache
         )
-        return open_evaluator(extractor, settings, name, dataset)
+        return open_evaluator(extractors, settings, name, dataset)
 
     def evaluator_for(config: TrainConfig, name: str) -> Evaluator:
         return evaluator(name, Preprocessing.of(config), config.on_bad_file)
@@ -120,7 +136,9 @@ def table(records: Iterable[dict[str, Any]]) -> str:
         rows.append(
             [record["model"], f"{record['images_seen']:,}", *_cells(metrics, None if real is None else real["fid"])]
         )
-        shown = {name: value for name, value in protocol.items() if name not in ("class_accuracy", "kid_std")}
+        shown = {
+            name: value for name, value in protocol.items() if name != "class_accuracy" and not name.endswith("kid_std")
+        }
         protocols[json.dumps(shown)] = None
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]

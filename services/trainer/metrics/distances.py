@@ -1,4 +1,4 @@
-"""Computes FID, KID, Inception Score, precision and recall from features and logits. Pure functions in float64.
+"""Computes FID, KID, Inception Score, precision, recall, density and coverage. Pure functions in float64.
 
 Features are [N, D] of any float type, one row per image. Their order matters only for the Inception Score's splits.
 """
@@ -116,6 +116,25 @@ def precision_and_recall(real: Tensor, fake: Tensor, k: int = 3, chunk: int = 20
     real, fake = real.double(), fake.double()
     real_radii, fake_radii = _radii(real, k, chunk), _radii(fake, k, chunk)
     return _covered(fake, real, real_radii, chunk), _covered(real, fake, fake_radii, chunk)
+
+
+def density_and_coverage(real: Tensor, fake: Tensor, k: int = 5, chunk: int = 2000) -> tuple[float, float]:
+    """How densely generated images fill the real manifold, and how much of it; Naeem et al. 2020, arXiv:2002.09797.
+
+    Density (eq. 3): real balls that hold a generated image, per k, on average over the generated images; about 1 for
+    real images. Coverage (eq. 4): share of real images whose ball holds a generated one. Unlike precision and recall,
+    neither depends on outliers among the generated images. Raises ValueError if real images are k or fewer.
+    """
+    if len(real) <= k:
+        raise ValueError(f"density needs more than {k} real features; there are {len(real)}")
+    real, fake = real.double(), fake.double()
+    radii = _radii(real, k, chunk)
+    counts, is_covered = 0.0, torch.zeros(len(real), dtype=torch.bool)
+    for part in torch.split(fake, chunk):
+        is_inside = _distances(part, real) < radii  # [n, N]
+        counts += float(is_inside.sum())
+        is_covered |= is_inside.any(0)
+    return counts / (k * len(fake)), float(is_covered.double().mean())
 
 
 def _radii(features: Tensor, k: int, chunk: int) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,13 +20,14 @@ from services.trainer.data.labels import labels_in_proportion
 from services.trainer.data.sampler import Sampler
 from services.trainer.metrics.collapse import collapse_signals
 from services.trainer.metrics.distances import (
+    density_and_coverage,
     frechet_distance,
     inception_score,
     kernel_distance,
     moments,
     precision_and_recall,
 )
-from services.trainer.metrics.extractor import BATCH, Extracted, Extractor, OnBatch, extract, ignore_batch
+from services.trainer.metrics.extractor import BATCH, Extracted, Extractor, OnBatch, extract_all, ignore_batch
 from services.trainer.metrics.reference import real_features
 from shared.configs.train import MIN_EVAL_IMAGES, TrainConfig
 from shared.datasets.report import OnProgress
@@ -37,6 +38,7 @@ from shared.storage.model_registry import ModelMetrics
 
 KID_SUBSETS, KID_SUBSET_SIZE = 100, 1000  # as in Binkowski et al. and torchmetrics
 NEIGHBOURS, NEIGHBOUR_IMAGES = 3, 10_000  # k of Kynkaanniemi et al.; all pairs of 50,000 take an hour on a CPU
+COVERAGE_NEIGHBOURS = 5  # k of Naeem et al.
 SCORE_SPLITS = 10
 
 # (z [N, latent] float32, labels [N] int64) -> images [N, 3, 32, 32] in [-1, 1]
@@ -71,11 +73,14 @@ def inception(fake: Extracted, reference: Extracted) -> Figures:
 
 def manifold(fake: Extracted, reference: Extracted) -> Figures:
     real = reference.features[Sampler(len(reference), seed=0).batch(0, min(NEIGHBOUR_IMAGES, len(reference)))]
-    precision, recall = precision_and_recall(real, fake.features[:NEIGHBOUR_IMAGES], NEIGHBOURS)
-    return {"precision": precision, "recall": recall}
+    generated = fake.features[:NEIGHBOUR_IMAGES]
+    precision, recall = precision_and_recall(real, generated, NEIGHBOURS)
+    density, coverage = density_and_coverage(real, generated, COVERAGE_NEIGHBOURS)
+    return {"precision": precision, "recall": recall, "density": density, "coverage": coverage}
 
 
 ALL_MEASURES = (fid, kid, inception, manifold)
+IMAGENET_MEASURES = (fid, kid, manifold)
 QUICK_MEASURES = (fid, inception)  # for measurements during a run
 
 Measure = Callable[[Extracted, Extracted], Figures]
@@ -103,65 +108,106 @@ def accuracy(extracted: Extracted) -> float:
 
 
 @dataclass(frozen=True)
-class Evaluator:
-    """Measures generators against the features of a data set's training images."""
+class Judge:
+    """A network, its features of real images, and the measures that it takes. `prefix` begins the figures' names."""
 
     extractor: Extractor
-    dataset: ImageDataset
     reference: Extracted
-    test: Extracted | None  # real images that the generator was not trained on
+    test: Extracted | None  # real images that no generator was trained on
+    measures: tuple[Measure, ...] = ALL_MEASURES
+    prefix: str = ""
+
+    def figures(self, fake: Extracted, measures: Iterable[Measure] | None = None) -> Figures:
+        values = measure(fake, self.reference, self.measures if measures is None else measures)
+        return {self.prefix + name: value for name, value in values.items()}
+
+    def real_figures(self) -> Figures:
+        """The figures of real test images: the floor of FID and KID, and the scale of the others."""
+        return {} if self.test is None else self.figures(self.test)
+
+    def protocol(self) -> dict[str, Any]:
+        return self.extractor.as_protocol() | {"features": self.reference.features.shape[1]}
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """Measures generators against the features of a data set's training images, by one judge or by two.
+
+    The first judge's logits are classes of the data set where it was trained on them. The second one, which takes ten
+    times as long, takes part in final evaluations only.
+    """
+
+    dataset: ImageDataset
+    judges: tuple[Judge, ...]
     on_batch: OnBatch = ignore_batch
 
-    def extract(self, generator: Generator, config: TrainConfig, count: int, seed: int = 0) -> Extracted:
-        """Features of `count` generated images."""
+    @property
+    def first(self) -> Judge:
+        return self.judges[0]
+
+    def extract(
+        self, generator: Generator, config: TrainConfig, count: int, seed: int = 0, *, judges: Sequence[Judge] = ()
+    ) -> list[Extracted]:
+        """Features of `count` generated images, per judge; by default the first alone."""
         if isinstance(generator, nn.Module):
             generator.eval()
         labels = labels_in_proportion(self.dataset.labels, count, seed)
-        images = generate(generator, config.latent_dim, labels, seed, self.extractor.device)
-        return extract(self.extractor, images, self.on_batch)
+        extractors = [judge.extractor for judge in judges or self.judges[:1]]
+        images = generate(generator, config.latent_dim, labels, seed, extractors[0].device)
+        return extract_all(extractors, images, self.on_batch)
 
     def quick(self, generator: Generator, config: TrainConfig, count: int) -> Figures:
         """FID, Inception Score, class accuracy and collapse signals, for a row of the metrics series."""
-        fake = self.extract(generator, config, count)
-        figures = measure(fake, self.reference, QUICK_MEASURES)
+        (fake,) = self.extract(generator, config, count)
+        figures = self.first.figures(fake, QUICK_MEASURES)
         if self._knows_classes(config):
             figures["class_accuracy"] = accuracy(fake)
-        return figures | collapse_signals(fake, self.reference, conditional=config.conditional)
+        return figures | collapse_signals(fake, self.first.reference, conditional=config.conditional)
 
     def evaluate(self, generator: Generator, config: TrainConfig, count: int, seed: int = 0) -> ModelMetrics:
-        """All metrics, with their protocol."""
-        fake = self.extract(generator, config, count, seed)
-        figures = measure(fake, self.reference)
-        protocol = self.protocol(count, seed) | {"kid_std": figures.pop("kid_std"), "real": self.real_figures()}
+        """All metrics by all judges, with their protocol."""
+        extracted = self.extract(generator, config, count, seed, judges=self.judges)
+        figures: Figures = {}
+        for judge, fake in zip(self.judges, extracted, strict=True):
+            figures |= judge.figures(fake)
+        deviations = {name: figures.pop(name) for name in list(figures) if name.endswith("kid_std")}
+        protocol = self.protocol(count, seed) | deviations | {"real": self.real_figures()}
         if self._knows_classes(config):
-            figures["class_accuracy"] = accuracy(fake)
-            protocol["class_accuracy"] = class_accuracies(fake, self.dataset.classes)
+            figures["class_accuracy"] = accuracy(extracted[0])
+            protocol["class_accuracy"] = class_accuracies(extracted[0], self.dataset.classes)
         return ModelMetrics(**figures, protocol=protocol)
 
     def real_figures(self) -> dict[str, Any] | None:
         """The same metrics of the test images: the floor of FID and KID, and the scale of the others."""
-        if self.test is None:
+        test = self.first.test
+        if test is None:
             return None
-        figures: dict[str, Any] = measure(self.test, self.reference)
-        if self.extractor.classes == self.dataset.classes:
-            figures["class_accuracy"] = accuracy(self.test)
-        return {"split": "test", "images": len(self.test)} | figures
+        figures: dict[str, Any] = {"split": "test", "images": len(test)}
+        for judge in self.judges:
+            figures |= judge.real_figures()
+        if self.first.extractor.classes == self.dataset.classes:
+            figures["class_accuracy"] = accuracy(test)
+        return figures
 
     def protocol(self, count: int, seed: int) -> dict[str, Any]:
         """How the metrics were measured, in enough detail to repeat it."""
+        reference_images = len(self.first.reference)
+        others = {f"{judge.prefix}extractor": judge.protocol() for judge in self.judges[1:]}
         return {
-            "extractor": self.extractor.as_protocol() | {"features": self.reference.features.shape[1]},
+            "extractor": self.first.protocol(),
+            **others,
             "images": count,
             "seed": seed,
             "labels": "drawn as in the reference",
-            "reference": {"split": "train", "images": len(self.reference), "digest": self.dataset.digest},
-            "kid": {"subsets": KID_SUBSETS, "subset_size": min(KID_SUBSET_SIZE, count, len(self.reference)), "seed": 0},
+            "reference": {"split": "train", "images": reference_images, "digest": self.dataset.digest},
+            "kid": {"subsets": KID_SUBSETS, "subset_size": min(KID_SUBSET_SIZE, count, reference_images), "seed": 0},
             "inception_score": {"splits": SCORE_SPLITS},
             "precision_recall": {
                 "k": NEIGHBOURS,
                 "images": min(NEIGHBOUR_IMAGES, count),
-                "reference_images": min(NEIGHBOUR_IMAGES, len(self.reference)),
+                "reference_images": min(NEIGHBOUR_IMAGES, reference_images),
             },
+            "density_coverage": {"k": COVERAGE_NEIGHBOURS},
         }
 
     def quick_metrics(self, config: TrainConfig) -> set[str]:
@@ -170,11 +216,11 @@ class Evaluator:
         return names | {"class_accuracy"} if self._knows_classes(config) else names
 
     def _knows_classes(self, config: TrainConfig) -> bool:
-        return (config.conditional or config.per_class) and self.extractor.classes == self.dataset.classes
+        return (config.conditional or config.per_class) and self.first.extractor.classes == self.dataset.classes
 
 
 def make_evaluator(
-    extractor: Extractor,
+    extractors: Sequence[Extractor],
     dataset: ImageDataset,
     test: ImageDataset | None,
     cache: ArtifactStore,
@@ -182,19 +228,25 @@ def make_evaluator(
 ) -> Evaluator:
     """Reads the real images' features from the cache, or computes them, which takes minutes on a CPU.
 
-    Raises BadDataset if there are too few real images.
+    The first extractor takes all measures; a second one, `imagenet`, those that need no classes. Raises BadDataset if
+    there are too few real images.
     """
     if len(dataset) < MIN_EVAL_IMAGES:
         raise BadDataset(f"evaluation needs at least {MIN_EVAL_IMAGES} real images; the data set has {len(dataset)}")
     if test is not None and len(test) < MIN_EVAL_IMAGES:
         test = None
-    real = real_features(extractor, dataset, cache, on_batch)
-    real_test = None if test is None else real_features(extractor, test, cache, on_batch)
-    return Evaluator(extractor, dataset, real, real_test, on_batch)
+    judges = []
+    for extractor in extractors:
+        real = real_features(extractor, dataset, cache, on_batch)
+        real_test = None if test is None else real_features(extractor, test, cache, on_batch)
+        is_second = extractor is not extractors[0]
+        measures, prefix = (IMAGENET_MEASURES, f"{extractor.name}_") if is_second else (ALL_MEASURES, "")
+        judges.append(Judge(extractor, real, real_test, measures, prefix))
+    return Evaluator(dataset, tuple(judges), on_batch)
 
 
 def open_evaluator(
-    extractor: Extractor,
+    extractors: Sequence[Extractor],
     settings: Settings,
     name: str,
     dataset: ImageDataset,
@@ -216,14 +268,14 @@ def open_evaluator(
             cache=cache,
             on_progress=on_progress,
         )
-    return make_evaluator(extractor, dataset, test, ArtifactStore(f"file://{cache}"), on_batch)
+    return make_evaluator(extractors, dataset, test, ArtifactStore(f"file://{cache}"), on_batch)
 
 
 def evaluate_generator(
     generator: Generator,
     config: TrainConfig,
     dataset: ImageDataset,
-    extractor: Extractor,
+    extractors: Sequence[Extractor],
     count: int,
     *,
     cache: ArtifactStore,
@@ -234,4 +286,4 @@ def evaluate_generator(
 
     Uses the generator's batch statistics as they are; those of averaged weights must be re-estimated before.
     """
-    return make_evaluator(extractor, dataset, test, cache).evaluate(generator, config, count, seed)
+    return make_evaluator(extractors, dataset, test, cache).evaluate(generator, config, count, seed)

@@ -1,24 +1,27 @@
-"""Feature extractors for the metrics: Kiln's own classifier, or Inception-v3."""
+"""Feature extractors for the metrics: Kiln's own classifier, EfficientNet-lite2 or Inception-v3."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from services.trainer.classifier.files import load_classifier
 from services.trainer.data.augment import to_unit_range
 from services.trainer.data.datasets import ImageDataset
+from services.trainer.networks.efficientnet import efficientnet_digest, load_efficientnet
 from shared.errors import InvalidInput
 from shared.settings import Settings
 
 BATCH = 250
+IMAGENET_PX = 96
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 INCEPTION_DIGEST = "6726825d"  # the first digits of its SHA-256
 
@@ -66,16 +69,23 @@ def extract(
     extractor: Extractor, batches: Iterable[tuple[Tensor, Tensor]], on_batch: OnBatch = ignore_batch
 ) -> Extracted:
     """Runs the network over (images uint8 [N, 3, H, W], labels [N]), batch after batch."""
+    return extract_all([extractor], batches, on_batch)[0]
+
+
+def extract_all(
+    extractors: Sequence[Extractor], batches: Iterable[tuple[Tensor, Tensor]], on_batch: OnBatch = ignore_batch
+) -> list[Extracted]:
+    """Runs several networks over the same images. Results are in the order of `extractors`."""
     count = 0
-    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    columns: list[list[tuple[Tensor, Tensor, Tensor]]] = [[] for _ in extractors]
     with torch.no_grad():
         for images, labels in batches:
-            features, logits = extractor.run(images.to(extractor.device))
-            parts.append((features.float().cpu(), logits.float().cpu(), labels.cpu()))
+            for extractor, parts in zip(extractors, columns, strict=True):
+                features, logits = extractor.run(images.to(extractor.device))
+                parts.append((features.float().cpu(), logits.float().cpu(), labels.cpu()))
             count += len(labels)
             on_batch(count)
-    features, logits, labels = (torch.cat(column) for column in zip(*parts, strict=True))
-    return Extracted(features, logits, labels)
+    return [Extracted(*(torch.cat(column) for column in zip(*parts, strict=True))) for parts in columns]
 
 
 def batches_of(dataset: ImageDataset) -> Iterable[tuple[Tensor, Tensor]]:
@@ -92,6 +102,21 @@ def classifier_extractor(folder: Path, device: torch.device) -> Extractor:
         return features, logits
 
     return Extractor("classifier", manifest.digest, 32, manifest.classes, manifest.test_accuracy, run, device)
+
+
+def imagenet_extractor(device: torch.device) -> Extractor:
+    """EfficientNet-lite2, trained on ImageNet: the judge that took no part in anything else here.
+
+    Features are the 1280 pooled ones, of images enlarged to 96 pixels. Raises BadConfig if its weights are missing.
+    """
+    network: Any = load_efficientnet("lite2").to(device).to(memory_format=torch.channels_last)
+
+    def run(images: Tensor) -> tuple[Tensor, Tensor]:
+        large = F.interpolate(to_unit_range(images), size=(IMAGENET_PX, IMAGENET_PX), mode="bilinear", antialias=True)
+        features = network.forward_head(network.forward_features(large), pre_logits=True)
+        return features, network.get_classifier()(features)
+
+    return Extractor("imagenet", efficientnet_digest("lite2"), IMAGENET_PX, None, None, run, device)
 
 
 def inception_extractor(weights: Path | None, device: torch.device) -> Extractor:
@@ -122,12 +147,14 @@ def inception_extractor(weights: Path | None, device: torch.device) -> Extractor
 
 
 def find_extractor(name: str, weights: Path | None, settings: Settings, device: torch.device) -> Extractor:
-    """`classifier`, Kiln's own, or `inception`, whose weights are a file.
+    """`classifier`, Kiln's own; `imagenet`, EfficientNet-lite2; or `inception`, whose weights are a file.
 
-    Raises InvalidInput, UnknownClassifier, CorruptArtifact.
+    Raises InvalidInput, UnknownClassifier, CorruptArtifact, BadConfig.
     """
     if name == "classifier":
         return classifier_extractor(settings.classifier, device)
     if name == "inception":
         return inception_extractor(weights, device)
-    raise InvalidInput.of("extractor", name, "must be classifier or inception")
+    if name == "imagenet":
+        return imagenet_extractor(device)
+    raise InvalidInput.of("extractor", name, "must be classifier, imagenet or inception")

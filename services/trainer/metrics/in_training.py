@@ -32,11 +32,15 @@ def open_evaluation(
         return None
     send_event("evaluation", f"computing features of the real images; they are cached in {settings.data / 'cache'}")
     try:
-        extractor = find_extractor("classifier", None, settings, state.device)
+        extractors = [find_extractor("classifier", None, settings, state.device)]
+        try:
+            extractors.append(find_extractor("imagenet", None, settings, state.device))
+        except BadConfig as error:
+            send_event("warning", f"the model will have no figures of the second judge: {error}")
         on_batch = at_most_every(HEARTBEAT_S, lambda count: send_event("evaluation", f"{count:,} images measured"))
         on_progress = loading_progress(send_event)
         evaluator = open_evaluator(
-            extractor, settings, dataset_name, dataset, on_progress=on_progress, on_batch=on_batch
+            extractors, settings, dataset_name, dataset, on_progress=on_progress, on_batch=on_batch
         )
     except KilnError as error:
         if rule := state.config.early_stop:

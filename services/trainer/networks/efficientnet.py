@@ -6,6 +6,7 @@ converted to torch under other names. Their tensors have timm's order and shapes
 
 from __future__ import annotations
 
+import hashlib
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -30,6 +31,11 @@ def load_efficientnet(size: Literal["lite0", "lite2"]) -> nn.Module:
         raise RuntimeError(f"timm's tf_efficientnet_{size} has changed, and its weights no longer fit")
     network.load_state_dict(dict(zip(own, saved.values(), strict=True)), assign=True)
     return network.eval().requires_grad_(False)
+
+
+def efficientnet_digest(size: Literal["lite0", "lite2"]) -> str:
+    """SHA-256 of the file with the weights."""
+    return hashlib.sha256(_weights_file(size).read_bytes()).hexdigest()
 
 
 def _weights_file(size: str) -> Path:

@@ -13,6 +13,7 @@ from torchmetrics.image.kid import poly_mmd
 
 from services.trainer.metrics.distances import (
     Moments,
+    density_and_coverage,
     frechet_distance,
     inception_score,
     kernel_distance,
@@ -218,3 +219,26 @@ def slow_coverage(points: Tensor, centres: Tensor, k: int) -> float:
 
 def tensors(mean: list[float], covariance: list[list[float]]) -> tuple[Tensor, Tensor]:
     return torch.tensor(mean, dtype=torch.float64), torch.tensor(covariance, dtype=torch.float64)
+
+
+def test_density_and_coverage_by_hand() -> None:
+    # Given real points at 0, 1, 2 and 10 on a line; with k = 1 their balls reach to 1, 1, 1 and 8
+    real = torch.tensor([[0.0], [1.0], [2.0], [10.0]])
+    # When the generated points are 0.5, inside the balls of 0 and 1, and 20, inside none
+    density, coverage = density_and_coverage(real, torch.tensor([[0.5], [20.0]]), k=1)
+    # Then 2 balls per 2 points, and 2 of 4 real points are covered
+    assert (density, coverage) == (1.0, 0.5)
+    with pytest.raises(ValueError, match="density needs more than 5 real features; there are 4"):
+        density_and_coverage(real, real)
+
+
+def test_one_outlier_raises_precision_but_hardly_density() -> None:
+    # Given real images in a cluster, one far outlier whose ball holds everything, and generated images halfway to it
+    rng = torch.Generator().manual_seed(0)
+    real = torch.cat([torch.randn(99, 4, generator=rng), torch.full((1, 4), 100.0)])
+    fake = torch.randn(50, 4, generator=rng) + 60
+    precision, _ = precision_and_recall(real, fake, k=3)
+    density, coverage = density_and_coverage(real, fake, k=5)
+    assert precision == 1.0
+    assert density <= 0.2
+    assert coverage == 0.01

@@ -95,7 +95,7 @@ def test_generated_images_depend_on_the_seed_only() -> None:
 def test_the_training_images_themselves_are_perfect(extractor: Extractor, cache: ArtifactStore) -> None:
     # Given a generator that returns the training images
     train = patterns(60, seed=0)
-    metrics = evaluate_generator(copyist(train), small_config(), train, extractor, 60, cache=cache)
+    metrics = evaluate_generator(copyist(train), small_config(), train, [extractor], 60, cache=cache)
     # Then FID is zero and precision is one; KID, which compares no image with itself, is at most zero
     assert metrics.fid == pytest.approx(0, abs=1e-9)
     assert (metrics.precision, metrics.recall) == (1.0, 1.0)
@@ -108,8 +108,8 @@ def test_the_training_images_themselves_are_perfect(extractor: Extractor, cache:
 
 def test_one_grey_image_has_a_high_fid_and_no_diversity(extractor: Extractor, cache: ArtifactStore) -> None:
     train = patterns(60, seed=0)
-    worse = evaluate_generator(grey, small_config(), train, extractor, 40, cache=cache)
-    other = evaluate_generator(copyist(patterns(60, seed=1)), small_config(), train, extractor, 40, cache=cache)
+    worse = evaluate_generator(grey, small_config(), train, [extractor], 40, cache=cache)
+    other = evaluate_generator(copyist(patterns(60, seed=1)), small_config(), train, [extractor], 40, cache=cache)
     assert worse.inception_score == pytest.approx(1.0)
     assert (worse.precision, worse.recall) == (0.0, 0.0)
     assert worse.fid is not None
@@ -118,7 +118,7 @@ def test_one_grey_image_has_a_high_fid_and_no_diversity(extractor: Extractor, ca
 
 
 def test_an_evaluation_is_reproducible(extractor: Extractor, cache: ArtifactStore) -> None:
-    evaluator = make_evaluator(extractor, TRAIN, random_images(20), cache)
+    evaluator = make_evaluator([extractor], TRAIN, random_images(20), cache)
     first = evaluator.evaluate(first_latents, small_config(), 30)
     torch.rand(1)
     assert evaluator.evaluate(first_latents, small_config(), 30) == first
@@ -127,17 +127,18 @@ def test_an_evaluation_is_reproducible(extractor: Extractor, cache: ArtifactStor
 
 def test_every_metric_carries_its_protocol(extractor: Extractor, cache: ArtifactStore) -> None:
     metrics = evaluate_generator(
-        first_latents, small_config(), TRAIN, extractor, 30, cache=cache, test=random_images(20), seed=5
+        first_latents, small_config(), TRAIN, [extractor], 30, cache=cache, test=random_images(20), seed=5
     )
     protocol = metrics.protocol
     assert protocol is not None
     assert protocol["extractor"] == {
-        "name": "classifier", "digest": extractor.digest, "resolution": 32, "test_accuracy": 0.1, "features": 64
+        "name": "classifier", "digest": extractor.digest, "resolution": 32, "test_accuracy": 0.1, "features": 32
     }  # fmt: skip
     assert (protocol["images"], protocol["seed"]) == (30, 5)
     assert protocol["reference"] == {"split": "train", "images": 60, "digest": TRAIN.digest}
     assert protocol["kid"] == {"subsets": 100, "subset_size": 30, "seed": 0}
     assert protocol["precision_recall"] == {"k": 3, "images": 30, "reference_images": 60}
+    assert protocol["density_coverage"] == {"k": 5}
     assert protocol["class_accuracy"].keys() == set(TRAIN.classes)
     # And the same figures of real images, for scale
     real = protocol["real"]
@@ -146,7 +147,7 @@ def test_every_metric_carries_its_protocol(extractor: Extractor, cache: Artifact
 
 
 def test_without_test_images_the_protocol_has_no_real_metrics(extractor: Extractor, cache: ArtifactStore) -> None:
-    metrics = evaluate_generator(first_latents, small_config(), TRAIN, extractor, 30, cache=cache)
+    metrics = evaluate_generator(first_latents, small_config(), TRAIN, [extractor], 30, cache=cache)
     assert metrics.protocol is not None
     assert metrics.protocol["real"] is None
 
@@ -156,12 +157,51 @@ def test_class_accuracy_needs_a_conditional_model_and_known_classes(
     extractor: Extractor, cache: ArtifactStore, preset: str
 ) -> None:
     config = small_config(preset)
-    known = evaluate_generator(first_latents, config, TRAIN, extractor, 30, cache=cache)
+    known = evaluate_generator(first_latents, config, TRAIN, [extractor], 30, cache=cache)
     assert (known.class_accuracy is not None) == config.conditional == (preset == "tiny")
     others = dataclasses.replace(TRAIN, classes=tuple("abcdefghij"))
-    unknown = evaluate_generator(first_latents, config, others, extractor, 30, cache=cache)
+    unknown = evaluate_generator(first_latents, config, others, [extractor], 30, cache=cache)
     assert unknown.class_accuracy is None
     assert unknown.fid is not None
+
+
+def test_a_second_judge_measures_the_same_images_under_names_of_its_own(
+    extractor: Extractor, cache: ArtifactStore
+) -> None:
+    # Given the classifier and a second network, whose features are the mean colours
+    def colors(images: Tensor) -> tuple[Tensor, Tensor]:
+        features = images.float().mean((2, 3))
+        return features, features
+
+    second = dataclasses.replace(extractor, name="imagenet", digest="c" * 64, classes=None, run=colors)
+    config, test = small_config(), random_images(20)
+    both = evaluate_generator(first_latents, config, TRAIN, [extractor, second], 30, cache=cache, test=test)
+    first = evaluate_generator(first_latents, config, TRAIN, [extractor], 30, cache=cache, test=test)
+    alone = evaluate_generator(first_latents, config, TRAIN, [second], 30, cache=cache, test=test)
+    # Then each measures what it measures alone, without the second one's classes
+    names = ("fid", "kid", "precision", "recall", "density", "coverage")
+    assert [getattr(both, name) for name in names] == [getattr(first, name) for name in names]
+    assert [getattr(both, f"imagenet_{name}") for name in names] == [getattr(alone, name) for name in names]
+    assert both.class_accuracy == first.class_accuracy
+    assert first.imagenet_fid is None
+    # And the protocol names both networks, and has the floor under both
+    assert both.protocol is not None
+    assert (both.protocol["extractor"]["name"], both.protocol["imagenet_extractor"]["digest"]) == (
+        "classifier",
+        "c" * 64,
+    )
+    assert {"fid", "imagenet_fid", "imagenet_coverage"} < both.protocol["real"].keys()
+
+
+def test_the_imagenet_judge_pools_features_of_enlarged_images() -> None:
+    judge = find_extractor("imagenet", None, Settings(), CPU)
+    images = patterns(4, seed=0).images
+    features, logits = judge.run(images)
+    assert (features.shape, logits.shape) == ((4, 1280), (4, 1000))
+    assert (judge.name, judge.resolution, judge.classes, len(judge.digest)) == ("imagenet", 96, None, 64)
+    # An image of 64 pixels that shows the same has nearly the same features
+    large, _ = judge.run(images.repeat_interleave(2, 2).repeat_interleave(2, 3))
+    assert (large - features).norm() < 0.5 * (features - features.flip(0)).norm()
 
 
 def test_accuracy_by_class_by_hand() -> None:
@@ -172,7 +212,7 @@ def test_accuracy_by_class_by_hand() -> None:
 
 def test_too_few_real_images_are_refused(extractor: Extractor, cache: ArtifactStore) -> None:
     with pytest.raises(BadDataset, match="evaluation needs at least 10 real images; the data set has 9"):
-        make_evaluator(extractor, random_images(9), None, cache)
+        make_evaluator([extractor], random_images(9), None, cache)
 
 
 # Features of real images ---------------------------------------------------------------------------------------------
@@ -228,7 +268,7 @@ def test_an_unavailable_extractor_is_named(tmp_path: Path) -> None:
     settings = Settings(data=tmp_path, classifier=tmp_path / "none")
     with pytest.raises(UnknownClassifier, match="there is no classifier in"):
         find_extractor("classifier", None, settings, CPU)
-    with pytest.raises(InvalidInput, match="extractor: must be classifier or inception"):
+    with pytest.raises(InvalidInput, match="extractor: must be classifier, imagenet or inception"):
         find_extractor("resnet", None, settings, CPU)
     with pytest.raises(InvalidInput, match=r"weights: expected a file: .*weights-inception-2015-12-05-6726825d\.pth"):
         find_extractor("inception", None, settings, CPU)
@@ -239,7 +279,7 @@ def test_an_unavailable_extractor_is_named(tmp_path: Path) -> None:
 
 def test_evaluation_uses_8_bit_images(extractor: Extractor, cache: ArtifactStore) -> None:
     """Users get PNGs, so metrics of finer values would be misleading."""
-    evaluator: Evaluator = make_evaluator(extractor, TRAIN, None, cache)
-    exact = evaluator.extract(first_latents, small_config(), 20)
-    rounded = evaluator.extract(lambda z, y: to_unit_range(to_bytes(first_latents(z, y))), small_config(), 20)
+    evaluator: Evaluator = make_evaluator([extractor], TRAIN, None, cache)
+    (exact,) = evaluator.extract(first_latents, small_config(), 20)
+    (rounded,) = evaluator.extract(lambda z, y: to_unit_range(to_bytes(first_latents(z, y))), small_config(), 20)
     assert torch.equal(exact.features, rounded.features)

@@ -292,8 +292,8 @@ def test_the_command_prints_a_table(
     [
         (["nobody"], 1, "UnknownModel: there is no model 'nobody'"),
         (["nobody", "-n", "9"], 2, "images: must be at least 10 (got 9)"),
-        (["nobody", "--extractor", "vgg"], 2, "extractor: must be classifier or inception (got 'vgg')"),
-        (["nobody", "--extractor", "inception"], 2, "weights: expected a file: torch-fidelity's"),
+        (["nobody", "--judges", "vgg"], 2, "extractor: must be classifier, imagenet or inception (got 'vgg')"),
+        (["nobody", "--judges", "inception"], 2, "weights: expected a file: torch-fidelity's"),
         (["no.onnx"], 2, "MODEL: must be a model's id, its folder, or a run's weights/*.safetensors (got 'no.onnx')"),
         (["tests"], 2, "MODEL: the folder has no manifest.json (got 'tests')"),
     ],
