@@ -20,7 +20,7 @@ from shared.settings import Settings
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--width", type=int, help="channels of the first stage (64 as in ResNet-18)")
+    parser.add_argument("--width", type=int, help="channels of the first block (default: 64)")
     parser.add_argument("--epochs", type=int, help="passes over the training images")
     parser.add_argument("-o", "--override", action="append", default=[], metavar="FIELD=VALUE", help="change a value")
     parser.add_argument("--dataset", default="cifar10", help="folder below KILN_DATASETS (default: cifar10)")

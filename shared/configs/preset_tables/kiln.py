@@ -136,7 +136,7 @@ ROWS = (
     ),
     Preset(
         name="cpu-hours",
-        summary="Class-conditional, with a projected discriminator, for two CPU cores and two hours, as models/starter.",
+        summary="Class-conditional, with a projected discriminator, for two hours of two CPU cores: models/starter.",
         config=_CPU_HOURS,
         parameters={"generator": 904_899, "discriminator": 349_672},
         sources=_CPU_HOURS_SOURCES,
