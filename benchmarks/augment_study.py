@@ -138,13 +138,13 @@ def train_and_test(study: Study, images: ImageDataset, test: ImageDataset, devic
     epochs = max(1, round(study.budget_nimg / len(images)))
     batch_size = min(64, max(2, len(images) // 8))
     config = ClassifierConfig(
-        width=study.width, epochs=epochs, batch_size=batch_size, lr=0.1, seed=study.seed, checkpoint_every_s=86_400,
+        width=study.width, epochs=epochs, batch_size=batch_size, seed=study.seed, checkpoint_every_s=86_400,
         tick_nimg=study.budget_nimg,
     )  # fmt: skip
     state = ClassifierState(config, len(images.classes), device)
     train(state, images.to(device), lambda _: None, lambda: None, lambda: None)
     counts = test.labels.bincount(minlength=len(test.classes)).double()
-    correct = (class_accuracies(state.result, test) * counts)[counts > 0]
+    correct = (class_accuracies(state.network, test) * counts)[counts > 0]
     return correct.sum().item() / len(test)
 
 
@@ -153,7 +153,7 @@ def table(rows: Sequence[dict[str, Any]], manifest: ModelManifest, study: Study)
     found = {(row["share"], row["synthetic"]): row["accuracy"] for row in rows}
     lines = [
         f"Model {manifest.id}, trained on all of {manifest.dataset}; {study.synthetic:,} synthetic images, seed "
-        f"{study.seed}; each classifier (ResNet-18, width {study.width}) sees about {study.budget_nimg:,} images.",
+        f"{study.seed}; each classifier (width {study.width}) sees about {study.budget_nimg:,} images.",
         "",
         "| real training images | accuracy without synthetic images | with synthetic images | difference |",
         "| ---: | ---: | ---: | ---: |",

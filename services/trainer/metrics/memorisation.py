@@ -51,20 +51,21 @@ def memorisation_of(evaluator: Evaluator, generator: Generator, config: TrainCon
     """
     if isinstance(generator, nn.Module):
         generator.eval()
+    judge = evaluator.judges[-1]  # ImageNet's features, if there are two: they see more than what tells classes apart
     count = min(SAMPLE, config.eval_images)
     labels = labels_in_proportion(evaluator.dataset.labels, count, SEED)
-    batches = generate(generator, config.latent_dim, labels, SEED, evaluator.extractor.device)
+    batches = generate(generator, config.latent_dim, labels, SEED, judge.extractor.device)
     images = torch.cat([batch.cpu() for batch, _ in batches])
     parts = zip(torch.split(images, BATCH), torch.split(labels, BATCH), strict=True)
-    features = extract(evaluator.extractor, parts).features
-    training = evaluator.reference.features
+    features = extract(judge.extractor, parts).features
+    training = judge.reference.features
     neighbours = nearest(features, training)
-    reference = reference_of(None if evaluator.test is None else evaluator.test.features, training)
+    reference = reference_of(None if judge.test is None else judge.test.features, training)
     figures = describe(neighbours, reference, training)
     pairs = neighbours.distances.argsort()[:PAIRS]
     real = evaluator.dataset.images[neighbours.indices[pairs].to(evaluator.dataset.images.device)]
     return (
-        figures.model_copy(update={"extractor": evaluator.extractor.as_protocol(), "seed": SEED}),
+        figures.model_copy(update={"extractor": judge.extractor.as_protocol(), "seed": SEED}),
         torch.cat([images[pairs], real.cpu()]),
     )
 

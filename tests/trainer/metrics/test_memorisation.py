@@ -113,7 +113,7 @@ def test_duplicates_among_the_training_images_hide_no_copies() -> None:
 def evaluator(classifier_folder: Path, tmp_path: Path) -> Evaluator:
     """Real images are noise, and the classifier is untrained."""
     cache = ArtifactStore(f"file://{tmp_path / 'cache'}")
-    return make_evaluator(classifier_extractor(classifier_folder, CPU), random_images(300), None, cache)
+    return make_evaluator([classifier_extractor(classifier_folder, CPU)], random_images(300), None, cache)
 
 
 def test_the_picture_shows_each_copy_above_its_training_image(evaluator: Evaluator) -> None:
@@ -129,7 +129,7 @@ def test_the_picture_shows_each_copy_above_its_training_image(evaluator: Evaluat
     # Then all images are copies, and the picture shows each of ten twice
     assert (figures.images, figures.copied_share, figures.authenticity) == (40, 1.0, 0.0)
     assert figures.warning is not None
-    assert figures.extractor == evaluator.extractor.as_protocol()
+    assert figures.extractor == evaluator.first.extractor.as_protocol()
     assert pairs.shape == (20, 3, 32, 32)
     assert torch.equal(pairs[:10], pairs[10:])
 
