@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--shares", type=float, nargs="+", default=[0.05, 0.2, 1.0], help="parts of the real images")
     parser.add_argument("--synthetic", type=int, default=50_000, help="synthetic images")
     parser.add_argument("--epochs", type=float, default=4, help="budget: passes over all real training images")
-    parser.add_argument("--width", type=int, default=16, help="channels of the first stage of the ResNet-18")
+    parser.add_argument("--width", type=int, default=16, help="channels of the first block of the classifier")
     parser.add_argument("--seed", type=int, default=0, help="of the parts, the synthetic images and the classifiers")
     parser.add_argument("--output", type=Path, help="a JSON file for the figures")
     options = parser.parse_args()
