@@ -12,6 +12,8 @@ KilnError
 │   ├── UnknownSweep
 │   ├── UnknownClassifier
 │   ├── UnknownGeneratedDataset
+│   ├── UnknownDataset
+│   ├── UnknownDatasetPreview
 │   └── UnknownNeighbours
 ├── Conflict                 a valid request that the present state does not allow
 │   ├── IllegalTransition
@@ -26,6 +28,9 @@ KilnError
 │   ├── NoModelReady
 │   ├── Overloaded
 │   └── Draining
+├── BodyTooLarge             a body above the limit of its route
+├── BodyTooSlow              a body that stopped arriving
+├── StorageFull              no room on the disk of the server
 ├── CorruptArtifact          stored bytes that do not match their digest
 └── TrainingFailed           a run that cannot continue; carries a Reason
     ├── BadConfig
@@ -160,6 +165,21 @@ class UnknownGeneratedDataset(NotFound):
     kind = "complete data set of job"
 
 
+class UnknownDataset(NotFound):
+    """No folder and no pushed data set has this name."""
+
+    kind = "data set"
+
+    def __init__(self, name: str, existing: Iterable[str] = ()) -> None:
+        super().__init__(name)
+        if names := sorted(existing):
+            self.args = (f"{self.args[0]}; the data sets are {', '.join(names)}",)
+
+
+class UnknownDatasetPreview(NotFound):
+    kind = "preview of data set"
+
+
 class UnknownNeighbours(NotFound):
     kind = "picture of nearest neighbours of model"
 
@@ -227,6 +247,18 @@ class Overloaded(Unavailable):
 
 class Draining(Unavailable):
     """This process is shutting down and accepts no new clients."""
+
+
+class BodyTooLarge(KilnError):
+    """The body of a request is larger than the limit of its route."""
+
+
+class BodyTooSlow(KilnError):
+    """The client stopped sending the body of its request."""
+
+
+class StorageFull(KilnError):
+    """The disk of the server has no room for what the caller sent."""
 
 
 class CorruptArtifact(KilnError):

@@ -70,6 +70,12 @@ class Settings(BaseSettings):
         ge=1024,
         description="Maximum size of a PNG for `POST /verify`, in bytes. 4 MiB hold 1024 images without compression.",
     )
+    max_dataset_gb: float = Field(
+        10.0,
+        gt=0,
+        le=10_000,
+        description="Maximum size of a pushed data set in GiB, both as the archive and unpacked.",
+    )
     model_memory_mb: int = Field(
         1024,
         ge=1,

@@ -25,6 +25,7 @@ from services.api.middleware.draining import CloseWhenDraining, Drain
 from services.api.middleware.repeated_parameters import RepeatedParameters
 from services.api.periodic import PeriodicTask
 from services.api.routes import (
+    datasets,
     docs,
     events,
     generate,
@@ -93,8 +94,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     errors.install(app)
     _add_middleware(app, settings)
     modules = (  # routes are matched in this order; the one whose speed matters most comes first
-        generate, jobs, generated, events, training_plots, interpolate, verify, models, sweeps, presets, health,
-        metrics, docs,
+        generate, jobs, generated, events, training_plots, interpolate, verify, models, datasets, sweeps, presets,
+        health, metrics, docs,
     )  # fmt: skip
     for module in modules:
         app.include_router(module.router)
@@ -107,7 +108,7 @@ def _add_middleware(app: FastAPI, settings: Settings) -> None:
     """Adds the middleware from the innermost to the outermost."""
     app.add_middleware(RepeatedParameters)
     larger = {"/verify": settings.max_png_bytes}
-    app.add_middleware(BodyLimit, settings.max_body_bytes, settings.body_timeout_s, larger)
+    app.add_middleware(BodyLimit, settings.max_body_bytes, settings.body_timeout_s, larger, streamed="/datasets/")
     app.add_middleware(AuthorizeBody, settings.keys, app.state.routes)
     if settings.cors_origins:
         app.add_middleware(

@@ -39,6 +39,9 @@ STATUS: dict[type[KilnError], HTTPStatus] = {
     errors.Unauthenticated: HTTPStatus.UNAUTHORIZED,
     errors.Forbidden: HTTPStatus.FORBIDDEN,
     errors.Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.BodyTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    errors.BodyTooSlow: HTTPStatus.REQUEST_TIMEOUT,
+    errors.StorageFull: HTTPStatus.INSUFFICIENT_STORAGE,
     errors.CorruptArtifact: HTTPStatus.SERVICE_UNAVAILABLE,
     # No route raises these errors of workers; they are here to complete the table.
     errors.StaleFence: HTTPStatus.CONFLICT,
@@ -80,6 +83,8 @@ async def _on_kiln_error(request: Request, error: Exception) -> JSONResponse:
 def _headers(error: KilnError) -> dict[str, str]:
     if isinstance(error, errors.CorruptArtifact):
         return {"Retry-After": "60"}  # an operator has to repair it
+    if isinstance(error, errors.BodyTooLarge | errors.BodyTooSlow):
+        return {"Connection": "close"}  # the rest of the body stays unread
     if isinstance(error, errors.Unavailable):
         return {"Retry-After": str(error.retry_after_s)}
     if isinstance(error, errors.Unauthenticated):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated
 
 from fastapi import Depends, Request
 
+from services.api.datasets.listing import DatasetCatalog
+from services.api.datasets.push import Pusher
 from services.api.images.render import encoder_pool
 from services.api.images.response_cache import ResponseCache
 from services.api.inference.bounded_pool import BoundedPool
@@ -23,6 +26,7 @@ from shared.jobs.store import JobStore, RedisJobStore
 from shared.settings import Settings
 from shared.storage.artifacts import ArtifactStore
 from shared.storage.celery_app import Broker
+from shared.storage.datasets import PushedDatasets
 from shared.storage.model_registry import ModelRegistry
 from shared.sweeps.store import RedisSweepStore, SweepStore
 
@@ -39,6 +43,8 @@ class AppState:
     broker: Broker
     artifacts: ArtifactStore
     registry: ModelRegistry
+    datasets: DatasetCatalog
+    pusher: Pusher
     models: ModelPool
     classifier: LazyClassifier
     response_cache: ResponseCache
@@ -58,7 +64,9 @@ def open_state(settings: Settings, drain: Drain) -> AppState:
     registry, telemetry, broker = ModelRegistry(artifacts), Telemetry(), Broker(settings)
     store = RedisJobStore(settings.redis_url, timeout_s=STORE_TIMEOUT_S)
     sweeps = RedisSweepStore(settings.redis_url, timeout_s=STORE_TIMEOUT_S)
-    class_names = ClassNames(settings.dataset_root, settings.classifier, registry)
+    pushed = PushedDatasets(artifacts)
+    datasets = DatasetCatalog(settings.dataset_root, pushed)
+    class_names = ClassNames(settings.dataset_root, pushed, settings.classifier, registry)
     return AppState(
         settings=settings,
         store=store,
@@ -68,6 +76,8 @@ def open_state(settings: Settings, drain: Drain) -> AppState:
         broker=broker,
         artifacts=artifacts,
         registry=registry,
+        datasets=datasets,
+        pusher=Pusher(settings, pushed, store, sweeps, threading.Lock()),
         models=ModelPool(registry, settings, telemetry),
         response_cache=ResponseCache(settings.answer_cache_mb << 20, telemetry.count_cache),
         encoders=encoder_pool(),

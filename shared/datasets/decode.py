@@ -11,8 +11,6 @@ import numpy as np
 import pillow_heif
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
-from shared.errors import KilnError
-
 Colour = tuple[int, int, int]  # red, green and blue, 0 to 255
 WHITE: Colour = (255, 255, 255)
 
@@ -35,7 +33,7 @@ _NOCACHE = ImageCms.Flags.NOCACHE  # a transform with a cache must not be used b
 pillow_heif.register_heif_opener()
 
 
-class BadImage(KilnError):
+class BadImage(Exception):
     """A file is damaged, or holds pixels that Kiln does not read. The message is the reason, without the name."""
 
 

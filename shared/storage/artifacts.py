@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 _UNFINISHED = ".unfinished-"  # the leading dot keeps it out of listings
+COPIED_BYTES = 1 << 20  # at a time
 _SEGMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -52,6 +54,18 @@ class ArtifactStore:
         """The object under the key. Raises FileNotFoundError."""
         data: bytes = self._fs.cat_file(self._path(key))
         return data
+
+    def copy_in(self, path: Path, key: str) -> None:
+        """Stores the content of a file of any size, as `write` does. Raises OSError."""
+        if self._is_local:
+            with path.open("rb") as source:
+                _write_durably(Path(self._path(key)), source, replace=True)
+        else:
+            self._fs.put_file(str(path), self._path(key))
+
+    def copy_out(self, key: str, path: Path) -> None:
+        """Writes an object of any size to a file. Raises FileNotFoundError, OSError."""
+        self._fs.get_file(self._path(key), str(path))
 
     def exists(self, key: str) -> bool:
         return bool(self._fs.exists(self._path(key)))
@@ -92,13 +106,16 @@ class ArtifactStore:
         return f"{self._root}/{key}"
 
 
-def _write_durably(path: Path, data: bytes, *, replace: bool) -> None:
+def _write_durably(path: Path, data: bytes | BinaryIO, *, replace: bool) -> None:
     """Writes a temporary file beside the target, flushes it to the disk, renames it, and flushes the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=_UNFINISHED)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
+            if isinstance(data, bytes):
+                file.write(data)
+            else:
+                shutil.copyfileobj(data, file, COPIED_BYTES)
             file.flush()
             os.fsync(file.fileno())
         Path(temporary).chmod(0o644)  # mkstemp's 0600 would hide it from services of other users

@@ -87,6 +87,8 @@ def test_an_unknown_name_is_quoted_in_the_error() -> None:
         "UnknownSweep": "there is no sweep 'x'",
         "UnknownClassifier": "there is no classifier in 'x'",
         "UnknownGeneratedDataset": "there is no complete data set of job 'x'",
+        "UnknownDataset": "there is no data set 'x'",
+        "UnknownDatasetPreview": "there is no preview of data set 'x'",
         "UnknownNeighbours": "there is no picture of nearest neighbours of model 'x'",
     }
 

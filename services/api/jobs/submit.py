@@ -59,6 +59,8 @@ class Submitter:
         config, dataset = resolve_job(request.preset, request.overrides), request.dataset
         if isinstance(config, TrainConfig):
             dataset = self._check_run(config, request)
+        else:
+            self.class_names.require_dataset(dataset)
         return ResolvedJob(preset=request.preset, dataset=dataset, config=config)
 
     def resolve_sweep(self, request: SweepRequest) -> ResolvedSweep:
@@ -79,6 +81,7 @@ class Submitter:
         check_warm_start(config, source, self.artifacts)
         is_default = "dataset" not in request.model_fields_set
         dataset = source.dataset if source and config.from_checkpoint and is_default else request.dataset
+        self.class_names.require_dataset(dataset)
         check_classes(config, dataset, source, self.class_names)
         if config.early_stop is not None and config.early_stop.metric == "class_accuracy":
             self._check_class_accuracy("overrides.early_stop", config.early_stop.model_dump(), dataset)

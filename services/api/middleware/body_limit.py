@@ -14,14 +14,18 @@ from services.api.errors import problem
 class BodyLimit:
     """ASGI middleware: 413 for a body of more than `max_bytes`, 408 for one that takes longer than `timeout_s`.
 
-    `larger` maps paths to a higher limit.
+    `larger` maps paths to a higher limit. A PUT below the path `streamed` passes: its route reads the body piece by
+    piece, with limits of its own.
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: int, timeout_s: float, larger: Mapping[str, int]) -> None:
+    def __init__(
+        self, app: ASGIApp, max_bytes: int, timeout_s: float, larger: Mapping[str, int], streamed: str
+    ) -> None:
         self._app, self._max_bytes, self._timeout_s, self._larger = app, max_bytes, timeout_s, dict(larger)
+        self._streamed = streamed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] != "http" or (scope["method"] == "PUT" and scope["path"].startswith(self._streamed)):
             await self._app(scope, receive, send)
             return
         max_bytes = self._larger.get(scope["path"], self._max_bytes)

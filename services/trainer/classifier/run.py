@@ -17,6 +17,7 @@ from services.trainer.data.datasets import ImageDataset, has_test_split, load_da
 from services.trainer.data.device_memory import image_limit_bytes
 from services.trainer.data.packing import Preprocessing
 from services.trainer.data.progress import loading_progress
+from services.trainer.data.pushed import locate_dataset
 from services.trainer.distributed.devices import reserved_gpus
 from services.trainer.runs.checkpoint import Checkpoints, check_config, describe_data, load_newest
 from services.trainer.runs.device import device_name, pick_device
@@ -73,9 +74,10 @@ def _train_on(
 ) -> ClassifierManifest | None:
     send_event = event_sender(send)
     cache, on_progress = settings.data / "cache", loading_progress(send_event)
+    folder = locate_dataset(spec.dataset, settings)
     images = load_dataset(
-        settings.dataset_root,
-        spec.dataset,
+        folder.parent,
+        folder.name,
         preprocessing=Preprocessing.of(spec.config),
         on_bad_file=spec.config.on_bad_file,
         cache=cache,
@@ -157,15 +159,16 @@ def run_job(job: Job, settings: Settings, send: SendMessage, should_stop: Callab
 
 def _load_test_images(name: str, images: ImageDataset, settings: Settings, send_event: SendEvent) -> ImageDataset:
     """The test images, whose accuracy the classifier is judged by. Raises BadDataset; warns of classes without any."""
-    if not has_test_split(settings.dataset_root, name):
+    folder = locate_dataset(name, settings)
+    if not has_test_split(folder.parent, folder.name):
         raise BadDataset(
             f"data set {name} has no test split, which a classifier needs to measure its accuracy: put images that it "
-            f"is not trained on into {settings.dataset_root / name / 'test'}/<class>"
+            f"is not trained on into {folder / 'test'}/<class>"
         )
     cache, on_progress = settings.data / "cache", loading_progress(send_event)
     test = load_test_split(
-        settings.dataset_root,
-        name,
+        folder.parent,
+        folder.name,
         images.classes,
         preprocessing=images.preprocessing,
         cache=cache,

@@ -89,6 +89,7 @@ def evaluate(evaluation: Evaluation, settings: Settings, on_status: Callable[[st
     """
     from services.trainer.data.datasets import load_dataset
     from services.trainer.data.packing import Preprocessing
+    from services.trainer.data.pushed import locate_dataset
     from services.trainer.metrics.evaluation import open_evaluator
     from services.trainer.metrics.extractor import find_extractor
     from services.trainer.metrics.subjects import open_subject
@@ -104,8 +105,9 @@ def evaluate(evaluation: Evaluation, settings: Settings, on_status: Callable[[st
     @functools.cache
     def evaluator(name: str, preprocessing: Preprocessing, on_bad_file: OnBadFile) -> Evaluator:
         on_status(f"computing features of the real images of {name}; they are cached in {cache}")
+        folder = locate_dataset(name, settings)
         dataset = load_dataset(
-            settings.dataset_root, name, preprocessing=preprocessing, on_bad_file=on_bad_file, cache=cache
+            folder.parent, folder.name, preprocessing=preprocessing, on_bad_file=on_bad_file, cache=cache
         )
         return open_evaluator(extractors, settings, name, dataset)
 

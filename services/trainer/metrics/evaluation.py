@@ -17,6 +17,7 @@ from services.trainer.data.datasets import (
     load_test_split,
 )
 from services.trainer.data.labels import labels_in_proportion
+from services.trainer.data.pushed import locate_dataset
 from services.trainer.data.sampler import Sampler
 from services.trainer.metrics.collapse import collapse_signals
 from services.trainer.metrics.distances import (
@@ -259,10 +260,11 @@ def open_evaluator(
     `on_progress` is called after each test image that is read, `on_batch` after each batch that is measured.
     """
     test, cache = None, settings.data / "cache"
-    if has_test_split(settings.dataset_root, name):
+    folder = locate_dataset(name, settings)
+    if has_test_split(folder.parent, folder.name):
         test = load_test_split(
-            settings.dataset_root,
-            name,
+            folder.parent,
+            folder.name,
             dataset.classes,
             preprocessing=dataset.preprocessing,
             cache=cache,

@@ -18,7 +18,7 @@ from shared.settings import Settings
 
 def describe_run(config: TrainConfig, dataset: str, settings: Settings, devices: Sequence[int]) -> str:
     """JSON from which `train_as_rank` builds the same run."""
-    names = {"data", "datasets", "threads", "require_cuda", "fast_paths", "device_images_gb"}
+    names = {"data", "datasets", "artifacts", "threads", "require_cuda", "fast_paths", "device_images_gb"}
     relevant = settings.model_dump(mode="json", include=names)
     return json.dumps(
         {"config": config.model_dump(), "dataset": dataset, "settings": relevant, "devices": list(devices)}

@@ -60,8 +60,7 @@ def _run(
     device: torch.device,
 ) -> bool:
     send_event = event_sender(send)
-    root = settings.dataset_root
-    send_event("loading", f"loading data set {spec.dataset} from {root}; CIFAR-10 is downloaded if absent")
+    send_event("loading", f"loading data set {spec.dataset}; CIFAR-10 is downloaded if absent")
     dataset = load_images(spec.config, spec.dataset, settings, device, loading_progress(send_event))
     state = build_state(spec.config, dataset, settings, ranks, send_event)
     place = device_name(device) if ranks.count == 1 else f"{ranks.count} x {device_name(device)}"

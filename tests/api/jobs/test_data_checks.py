@@ -133,8 +133,16 @@ def test_only_the_number_of_classes_matters_to_a_discriminator_and_none_to_uncon
     assert status("pets", init_discriminator_from=job.id) == 202
     assert status("birds", init_discriminator_from=job.id) == 422
     assert status("birds", from_checkpoint=plain.id, conditional=False) == 202
-    # The API does not see every data set; the trainer checks the others
-    assert status("elsewhere", from_checkpoint=job.id) == 202
+    # The API has a folder of data sets, so it knows that there is no other
+    assert status("elsewhere", from_checkpoint=job.id) == 422
+
+
+def test_an_api_without_a_folder_of_data_sets_leaves_the_check_to_the_trainer(
+    client: TestClient, settings: Settings
+) -> None:
+    assert not settings.dataset_root.exists()
+
+    assert client.post("/jobs", json={"preset": "tiny", "dataset": "elsewhere"}).status_code == 202
 
 
 @pytest.mark.parametrize("query", ["", "?dry_run=true"])
