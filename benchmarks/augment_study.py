@@ -150,7 +150,7 @@ def train_and_test(study: Study, images: ImageDataset, test: ImageDataset, devic
 
 def table(rows: Sequence[dict[str, Any]], manifest: ModelManifest, study: Study) -> str:
     """Markdown: a line per share of the real images, and what the synthetic images changed."""
-    found = {(row["share"], row["synthetic"]): row["accuracy"] for row in rows}
+    accuracies = {(row["share"], row["synthetic"]): row["accuracy"] for row in rows}
     lines = [
         f"Model {manifest.id}, trained on all of {manifest.dataset}; {study.synthetic:,} synthetic images, seed "
         f"{study.seed}; each classifier (width {study.width}) sees about {study.budget_nimg:,} images.",
@@ -159,12 +159,12 @@ def table(rows: Sequence[dict[str, Any]], manifest: ModelManifest, study: Study)
         "| ---: | ---: | ---: | ---: |",
     ]
     for share in study.shares:
-        without, together = found[share, False], found[share, True]
+        without, together = accuracies[share, False], accuracies[share, True]
         count = next(row["real_images"] for row in rows if row["share"] == share)
         lines.append(
             f"| {count:,} ({share:.0%}) | {without:.2%} | {together:.2%} | {100 * (together - without):+.2f} |"
         )
-    lines.append(f"| none | | {found[0.0, True]:.2%} | |")
+    lines.append(f"| none | | {accuracies[0.0, True]:.2%} | |")
     return "\n".join(lines)
 
 

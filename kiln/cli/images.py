@@ -34,7 +34,7 @@ def generate(
     columns: Columns = None,
     scale: Scale = 1,
     output: Output = None,
-    many: Annotated[int | None, typer.Option(min=1, help="Make a data set of so many images as a job.")] = None,
+    many: Annotated[int | None, typer.Option(min=1, help="Make a data set with this many images, as a job.")] = None,
     balance: Annotated[
         str | None, typer.Option(help="Make what the smaller classes of this data set lack, as a job.")
     ] = None,

@@ -69,7 +69,7 @@ class DatasetManifest(_Record):
     compress: Compression
     min_confidence: float | None
     classifier: str | None  # SHA-256 of the classifier that filtered the images
-    rejected: int  # images that it rejected
+    rejected: int  # images that were drawn and left out
     rejected_by_class: dict[str, int]  # empty for an unconditional model, whose draws belong to no class
     shards: tuple[Shard, ...]
 

@@ -1,4 +1,4 @@
-"""Resolves a request for a data set: which model, and how many images of which class. Checks what can be checked."""
+"""Resolves a request for a data set: which model, and how many images of which class."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def _check_classes(
     if manifest.conditional:
         _check_known(counts, manifest.classes, f"model '{manifest.id}'", field)
     elif request.min_confidence is not None and not counts:
-        message = f"model '{manifest.id}' takes no class, so there is none to check; name classes, or leave this out"
+        message = f"model '{manifest.id}' makes images without a class; name classes, or leave this out"
         raise InvalidInput.of("min_confidence", request.min_confidence, message)
     elif request.min_confidence is not None and request.min_confidence < MIN_THRESHOLD:
         message = f"must be at least {MIN_THRESHOLD:g} for an unconditional model, so that no image has two classes"

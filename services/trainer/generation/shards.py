@@ -57,12 +57,17 @@ def pack_zip(images: Sequence[EncodedImage], config: GenerateConfig, first: int)
 
 
 def pack_tar(images: Sequence[EncodedImage], config: GenerateConfig, first: int) -> bytes:
-    """`<seed>-<number>.png`, `.cls` and `.json` of each sample; a number is a position in the whole data set."""
+    """`<seed>-<number>.png`, `.cls` and `.json` of each sample; a number is a position in the data set."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
         for number, (image, png) in enumerate(images, first):
-            about = {"class": image.name or None, "index": image.index, "seed": config.seed, "model": config.model}
-            parts = {"png": png, "json": json.dumps(about | _confidence(image), ensure_ascii=False).encode()}
+            description = {
+                "class": image.name or None,
+                "index": image.index,
+                "seed": config.seed,
+                "model": config.model,
+            }
+            parts = {"png": png, "json": json.dumps(description | _confidence(image), ensure_ascii=False).encode()}
             if image.label is not None:
                 parts["cls"] = str(image.label).encode()
             for suffix, data in parts.items():

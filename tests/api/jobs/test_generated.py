@@ -103,7 +103,7 @@ def test_a_dry_run_of_a_generate_job_creates_none(client: TestClient) -> None:
         ({"n": 5, "model": "gone"}, "model", "no model or alias"),
         ({"n": 5, "preset": "tiny"}, "preset", "unknown field"),
         ({"n": 5, "min_confidence": 0.9}, "classes", "the classifier has 3 classes: red, green, blue"),
-        ({"model": "free", "n": 5, "min_confidence": 0.9}, "min_confidence", "takes no class"),
+        ({"model": "free", "n": 5, "min_confidence": 0.9}, "min_confidence", "images without a class"),
         ({"model": "free", "classes": {"red": 5}, "min_confidence": 0.4}, "min_confidence", "at least 0.5"),
         ({"model": "free", "classes": {"cat": 5}}, "classes", "the classifier has"),
         ({"balance": {"dataset": "mine"}}, "balance.dataset", "no folder of this data set"),

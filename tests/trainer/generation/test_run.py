@@ -128,11 +128,11 @@ def test_a_webdataset_has_an_image_a_label_and_a_description_of_each_sample(gene
                 samples.setdefault(key, {})[suffix] = file.read()
     assert sorted(samples) == [f"5-{number:09d}" for number in range(14)]
     for sample in samples.values():
-        about = json.loads(sample["json"])
-        assert CLASSES[int(sample["cls"])] == about["class"]
+        description = json.loads(sample["json"])
+        assert CLASSES[int(sample["cls"])] == description["class"]
         provenance = read_provenance(sample["png"])
         assert provenance is not None
-        assert (provenance["class"], provenance["first_index"]) == (about["class"], about["index"])
+        assert (provenance["class"], provenance["first_index"]) == (description["class"], description["index"])
 
 
 @pytest.mark.parametrize("file_format", ["imagefolder", "webdataset"])
@@ -178,14 +178,14 @@ def test_the_classifier_filters_images_and_the_manifest_says_how_many(tmp_path: 
     unfiltered, filtered = generation.job({"red": 30}, n=30), generation.job({"red": 30}, min_confidence=0.6)
 
     generation.run(unfiltered)
-    kept = {name for name, png in generation.pngs(unfiltered).items() if redness(png) >= 0.6}
+    accepted = {name for name, png in generation.pngs(unfiltered).items() if redness(png) >= 0.6}
     generation.run(filtered)
 
     # Then the accepted draws among the first 30 are the same, and further ones follow
     names = generation.pngs(filtered)
     assert len(names) == 30
-    assert {name for name in names if int(name[-10:-4]) < 30} == kept
-    assert 0 < len(kept) < 30
+    assert {name for name in names if int(name[-10:-4]) < 30} == accepted
+    assert 0 < len(accepted) < 30
     assert all(redness(png) >= 0.6 for png in names.values())
     manifest = generation.manifest
     assert manifest.rejected == manifest.rejected_by_class["red"] == max(int(name[-10:-4]) for name in names) + 1 - 30
@@ -245,6 +245,14 @@ def test_a_class_that_the_classifier_never_accepts_fails_the_job(
 
     with pytest.raises(BadConfig, match="none of 200 images in a row as red at min_confidence 1"):
         generation.run(generation.job({"red": 5}, min_confidence=1.0))
+
+
+def test_a_model_that_was_replaced_after_the_submission_is_refused(generation: Generation) -> None:
+    job = generation.job({"cat": 5})
+    other = job.model_copy(update={"config": job.config.model_copy(update={"model_digest": "0" * 64})})
+
+    with pytest.raises(BadConfig, match="model first has been replaced"):
+        generation.run(other)
 
 
 def test_a_model_that_was_deleted_or_damaged_fails_with_a_reason(generation: Generation) -> None:
