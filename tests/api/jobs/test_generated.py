@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tarfile
+import tracemalloc
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,12 +15,19 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from services.api.app import create_app
-from services.api.jobs.dataset_archive import merge_zips
+from services.api.jobs.dataset_archive import merge_zips, stream_archive
 from services.trainer.generation.run import run_job
+from shared.configs.generate import DatasetFormat
 from shared.jobs.trainer_messages import DatasetLine, TrainerLine
 from shared.settings import Settings
 from shared.storage.artifacts import ArtifactStore
-from shared.storage.generated_datasets import GeneratedDatasets
+from shared.storage.generated_datasets import (
+    DatasetManifest,
+    GeneratedDatasets,
+    Position,
+    ShardRecord,
+    describe_shard,
+)
 from shared.storage.model_registry import ModelRegistry
 from tests.api.conftest import CLASSES, publish, wait_until_ready
 from tests.api.graphs import make_generator, write_color_classifier
@@ -213,6 +221,34 @@ def test_a_missing_shard_is_refused_and_a_damaged_one_is_not_sent(client: TestCl
     damaged = client.get(f"/jobs/{job_id}/dataset/shard-00001.zip")
     assert damaged.status_code == 503
     assert "does not match the digest" in damaged.json()["detail"]
+
+
+@pytest.mark.parametrize("file_format", ["imagefolder", "webdataset"])
+def test_a_download_holds_only_a_few_shards_in_memory(tmp_path: Path, file_format: DatasetFormat) -> None:
+    # Given a data set of 24 shards of a megabyte each
+    datasets, shards = GeneratedDatasets(ArtifactStore(f"file://{tmp_path}")), []
+    for number in range(24):
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w") as part:
+            part.writestr(f"{number}.bin", bytes(1 << 20))
+        shard = describe_shard(number, file_format, buffer.getvalue(), images=1)
+        datasets.write_shard("job", number, buffer.getvalue(), ShardRecord(shard=shard, position=Position()))
+        shards.append(shard)
+    manifest = DatasetManifest(
+        model="m", model_digest="d", trained_on="cifar10", classes={}, images=24, requested=24, format=file_format,
+        seed=0, truncation=None, compress="none", min_confidence=None, classifier=None, rejected=0,
+        rejected_by_class={}, shards=tuple(shards),
+    )  # fmt: skip
+
+    # When it is sent
+    tracemalloc.start()
+    sent = sum(map(len, stream_archive("job", manifest, datasets)))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    # Then the memory is that of a few shards
+    assert sent > 24 << 20
+    assert peak < 6 << 20
 
 
 def test_a_merged_zip_beyond_four_gigabytes_has_64_bit_offsets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
