@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from services.generator.classifier import Classifier
 from services.trainer.generation.images import ImageMaker
 from services.trainer.generation.selection import Selected, select_shard
-from services.trainer.generation.shards import PACKERS, encode
+from services.trainer.generation.shards import PACKERS, ImageEncoder
 from shared.configs.generate import GenerateConfig
 from shared.errors import BadConfig, CorruptArtifact, EnvironmentFailed, NoModelReady, UnknownModel
 from shared.jobs.record import Job
@@ -27,6 +27,7 @@ from shared.storage.generated_datasets import (
 from shared.storage.model_registry import GENERATOR_FILE, ModelManifest, ModelRegistry
 
 PROGRESS_EVERY_S = 0.5
+ENCODED_TOGETHER = 50  # images; a task of a thread pool costs as much time as the encoding of an image
 
 
 class _Left(Exception):
@@ -79,6 +80,7 @@ class _Run:
     ) -> None:  # fmt: skip
         self._job_id, self._config, self._maker, self._datasets = job_id, config, maker, datasets
         self._send, self._should_stop = send, should_stop
+        self._encoder = ImageEncoder(config, maker)
         self._shards: list[Shard] = []
         self._position = Position()
         self._began_s = self._sent_s = time.monotonic()
@@ -113,7 +115,8 @@ class _Run:
     def _write(
         self, images: Sequence[Selected], start: Position, end: Position, number: int, encoders: ThreadPoolExecutor
     ) -> Shard:
-        encoded = list(encoders.map(lambda image: encode(image, self._config, self._maker), images))
+        parts = [images[i : i + ENCODED_TOGETHER] for i in range(0, len(images), ENCODED_TOGETHER)]
+        encoded = [image for part in encoders.map(self._encoder.encode, parts) for image in part]
         data = PACKERS[self._config.format](encoded, self._config, start.images)
         shard = describe_shard(number, self._config.format, data, len(images))
         self._datasets.write_shard(self._job_id, number, data, ShardRecord(shard=shard, position=end))

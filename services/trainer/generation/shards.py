@@ -22,28 +22,35 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date that a ZIP can hold
 EncodedImage = tuple[Selected, bytes]
 
 
-def provenance_of(image: Selected, config: GenerateConfig, maker: ImageMaker) -> dict[str, Any]:
-    """What /generate writes into a PNG of this image alone, so that /verify can check the file."""
-    common = {
-        "model": config.model, "digest": config.model_digest, "seed": config.seed, "truncation": config.truncation,
-        "class": None if image.name == NO_CLASS else image.name, "first_index": image.index, "n": 1, "columns": None,
-        "scale": 1, "compress": config.compress,
-    }  # fmt: skip
-    if image.name == NO_CLASS:
-        return common
-    if maker.manifest.conditional:
-        return common | {"class_method": "per-class" if maker.manifest.config.per_class else "conditional"}
-    assert maker.classifier is not None
-    assert image.confidence is not None
-    return common | {
-        "class_method": "classifier", "indices": [image.draw], "draws": image.draw + 1,
-        "confidences": [round(image.confidence, 4)], "classifier": maker.classifier.digest,
-        "threshold": config.min_confidence or THRESHOLD,
-    }  # fmt: skip
+class ImageEncoder:
+    """Writes the PNG files, each with what /generate writes into a file of this image alone, so that /verify works."""
 
+    def __init__(self, config: GenerateConfig, maker: ImageMaker) -> None:
+        self._compress, self._classifier = config.compress, maker.classifier
+        self._common: dict[str, Any] = {
+            "model": config.model, "digest": config.model_digest, "seed": config.seed, "truncation": config.truncation,
+            "n": 1, "columns": None, "scale": 1, "compress": config.compress,
+        }  # fmt: skip
+        self._is_by_rejection = bool(config.classes) and not maker.manifest.conditional
+        if self._is_by_rejection:
+            threshold = config.min_confidence or THRESHOLD
+            self._common |= {"class_method": "classifier", "threshold": threshold}
+        elif config.classes:
+            self._common["class_method"] = "per-class" if maker.manifest.config.per_class else "conditional"
 
-def encode(image: Selected, config: GenerateConfig, maker: ImageMaker) -> EncodedImage:
-    return image, encode_png(image.pixels, provenance_of(image, config, maker), config.compress)
+    def encode(self, images: Sequence[Selected]) -> list[EncodedImage]:
+        return [(image, encode_png(image.pixels, self._provenance(image), self._compress)) for image in images]
+
+    def _provenance(self, image: Selected) -> dict[str, Any]:
+        own = {"class": None if image.name == NO_CLASS else image.name, "first_index": image.index}
+        if not self._is_by_rejection:
+            return self._common | own
+        assert self._classifier is not None
+        assert image.confidence is not None
+        return self._common | own | {
+            "indices": [image.draw], "draws": image.draw + 1, "classifier": self._classifier.digest,
+            "confidences": [round(image.confidence, 4)],
+        }  # fmt: skip
 
 
 def pack_zip(images: Sequence[EncodedImage], config: GenerateConfig, first: int) -> bytes:
