@@ -50,9 +50,8 @@ def main() -> None:
         rounds += [batcher() for _ in range(options.rounds)]
     rates, cpu_ms = ([one[i] for one in rounds] for i in range(2))
     own, own_cpu_ms = statistics.median(rates), statistics.median(cpu_ms)
-    print(
-        f"batcher: {own:,.0f} images/s (median; {min(rates):,.0f} to {max(rates):,.0f}), {own_cpu_ms:.2f} ms of CPU each"
-    )
+    spread = f"median; {min(rates):,.0f} to {max(rates):,.0f}"
+    print(f"batcher: {own:,.0f} images/s ({spread}), {own_cpu_ms:.2f} ms of CPU each")
     print(
         f"generate job: {job_rate:,.0f} images/s, {job_rate / own:.2f} of the batcher's rate; "
         f"{job_cpu_ms:.2f} ms of CPU each, {own_cpu_ms / job_cpu_ms:.2f} by CPU time"
