@@ -18,7 +18,7 @@ from kiln.cli.output import colored, duration, format_value
 from kiln.cli.pictures import curve, half_blocks
 from kiln.types import JobData
 
-TILE, SMALL_TILE, GRID_ROWS = 32, 16, 2  # pixels of an image in the grid; the same as shown; number of rows shown
+GRID_COLUMNS, GRID_ROWS, SMALL_TILE = 10, 2, 16  # of a sample grid; rows that are shown; pixels of a shown image
 
 
 class LiveView:
@@ -57,10 +57,11 @@ class LiveView:
 
     def show_grid(self, png: bytes, caption: str) -> None:
         """The upper left part of a sample grid, as much as fits."""
-        columns = max(1, min(10, self._console.width // SMALL_TILE))
+        columns = max(1, min(GRID_COLUMNS, self._console.width // SMALL_TILE))
         with Image.open(io.BytesIO(png)) as grid:
-            part = grid.convert("RGB").crop((0, 0, columns * TILE, min(grid.height, GRID_ROWS * TILE)))
-        small = part.resize((columns * SMALL_TILE, part.height * SMALL_TILE // TILE), Image.Resampling.BOX)
+            tile = grid.width // GRID_COLUMNS
+            part = grid.convert("RGB").crop((0, 0, columns * tile, min(grid.height, GRID_ROWS * tile)))
+        small = part.resize((columns * SMALL_TILE, part.height * SMALL_TILE // tile), Image.Resampling.BOX)
         self._grid = Group(Text(caption, style="dim"), half_blocks(small))
         if self._job is not None:
             self.show(self._job)

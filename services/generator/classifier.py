@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
+from PIL import Image
 
 from shared.errors import CorruptArtifact, NoModelReady, UnknownClassifier
 from shared.settings import Settings
@@ -26,7 +27,8 @@ class Classifier:
         try:
             graph = read_file(settings.classifier, self.manifest, GRAPH_FILE)
             self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-            self.probabilities(np.zeros((1, 32, 32, 3), dtype=np.uint8))
+            side = self.manifest.resolution
+            self.probabilities(np.zeros((1, side, side, 3), dtype=np.uint8))
         except CorruptArtifact:
             raise
         except Exception as error:  # onnxruntime's exceptions have no common base
@@ -41,11 +43,12 @@ class Classifier:
         return self.manifest.digest
 
     def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Pixels [N, 32, 32, 3] -> probability of each class [N, K].
+        """Pixels [N, H, W, C] -> probability of each class [N, K]; resized to the classifier's resolution if need be.
 
         One image at a time: in a batch the last bits could differ, which could change acceptance at the threshold.
         This is hardly slower (docs/explanation/decisions/0014-images-by-class.md).
         """
+        images = at_resolution(images, self.manifest.resolution)
         unit = images.transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1  # [N, H, W, C] -> [N, C, H, W]
         logits = np.concatenate(
             [self._session.run(["logits"], {"images": unit[i : i + 1]})[0] for i in range(len(unit))]
@@ -53,3 +56,11 @@ class Classifier:
         odds = np.exp(logits - logits.max(axis=1, keepdims=True))
         softmax: NDArray[np.float32] = odds / odds.sum(axis=1, keepdims=True)
         return softmax
+
+
+def at_resolution(images: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """Pixels [N, H, W, C] as a classifier of images of `side` pixels expects them: [N, side, side, 3], antialiased."""
+    if images.shape[1:] == (side, side, 3):
+        return images
+    squares = [Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image).convert("RGB") for image in images]
+    return np.stack([np.asarray(square.resize((side, side), Image.Resampling.BILINEAR)) for square in squares])

@@ -14,8 +14,9 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from services.generator.devices import CPU, CUDA, CUDA_NOT_LOADED, has_cuda_device, providers_for
-from services.generator.io_bindings import IMAGE_SHAPE, Binding, CpuBinding, CudaBinding
+from services.generator.io_bindings import Binding, CpuBinding, CudaBinding
 from services.generator.soft_labels import SOFT_LABELS
+from shared.configs.train import RESOLUTIONS
 from shared.errors import CorruptArtifact, NoModelReady
 from shared.settings import Settings
 
@@ -65,7 +66,7 @@ class OnnxEngine:
         enough = min(size for size in self.buckets if rates[size] >= 0.95 * max(rates.values()))
         self.max_batch = max(MIN_BATCH, enough)
         images = self.workers * sum(self.buckets)
-        self.memory_bytes = 2 * len(graph) + images * (latent_dim + np.prod(IMAGE_SHAPE).item()) * 4
+        self.memory_bytes = 2 * len(graph) + images * (latent_dim + np.prod(self.image_shape).item()) * 4
 
     @property
     def expected_buckets(self) -> Sequence[int]:
@@ -91,8 +92,9 @@ class OnnxEngine:
         return seconds
 
     def run(self, z: NDArray[np.float32], classes: NDArray[Any]) -> NDArray[np.uint8]:
-        """z [N, latent], labels [N] or soft labels [N, classes] -> pixels [N, 32, 32, 3], 0..255."""
-        pixels = np.empty((len(z), IMAGE_SHAPE[1], IMAGE_SHAPE[2], IMAGE_SHAPE[0]), dtype=np.uint8)
+        """z [N, latent], labels [N] or soft labels [N, classes] -> pixels [N, H, W, C], 0..255."""
+        channels, height, width = self.image_shape
+        pixels = np.empty((len(z), height, width, channels), dtype=np.uint8)
         slot = self._slots.pop()  # there is one for each worker
         try:
             start = 0
@@ -128,10 +130,20 @@ class OnnxEngine:
         expected = {"z": ("tensor(float)", 2)} | classes
         if inputs != expected or outputs != {"images": "tensor(float)"}:
             raise CorruptArtifact(f"not a generator: inputs {inputs}, outputs {outputs}")
+        self.image_shape = self._read_image_shape()
         # Checked before the sizes in the manifest allocate any memory.
         (length,) = (i.shape[1] for i in self._session.get_inputs() if i.name == "z")
         if (isinstance(length, int) and length != self.latent_dim) or self.latent_dim > MAX_LATENT:
             raise CorruptArtifact(f"the graph takes {length} latent values, but the manifest says {self.latent_dim}")
+
+    def _read_image_shape(self) -> tuple[int, int, int]:
+        """[C, H, W] of the graph's images. Raises CorruptArtifact unless they are square, grey or in colour."""
+        _, *shape = self._session.get_outputs()[0].shape
+        if shape not in [[channels, side, side] for channels in (1, 3) for side in RESOLUTIONS]:
+            raise CorruptArtifact(
+                f"the generator makes images of the shape {shape}; Kiln serves squares of {RESOLUTIONS}"
+            )
+        return shape[0], shape[1], shape[2]
 
     def _check_images(self) -> None:
         """Runs one batch that contains every class, because a damaged row of an embedding affects one class only."""
@@ -145,7 +157,7 @@ class OnnxEngine:
             (images,) = self._session.run(["images"], {"z": z, self._class_input: classes}, options)
         except Exception as error:
             raise CorruptArtifact(f"the generator fails on its first batch: {error}") from error
-        if images.shape != (len(z), *IMAGE_SHAPE):
+        if images.shape != (len(z), *self.image_shape):
             raise CorruptArtifact(f"the generator's first batch has the shape {images.shape}")
         if not np.isfinite(images).all():
             raise CorruptArtifact("the generator's first batch has values that are not finite")
@@ -196,9 +208,11 @@ class OnnxEngine:
         shape = (size, self.num_classes) if self._takes_soft_labels else (size,)
         classes = np.zeros(shape, dtype=np.float32 if self._takes_soft_labels else np.int64)
         if self.provider != CUDA:
-            return CpuBinding(self._session, size, self.latent_dim, classes, self._class_input)
+            return CpuBinding(self._session, (size, *self.image_shape), self.latent_dim, classes, self._class_input)
         graph_id = size if self._uses_cuda_graphs else None
-        return CudaBinding(self._session, size, self.latent_dim, classes, self._class_input, graph_id=graph_id)
+        return CudaBinding(
+            self._session, (size, *self.image_shape), self.latent_dim, classes, self._class_input, graph_id=graph_id
+        )
 
     def _probe(self, count: int) -> tuple[NDArray[np.float32], NDArray[Any]]:
         """Latent vectors and classes to try the model with; every class if `count` allows."""
@@ -235,7 +249,7 @@ def min_cost_buckets(seconds: Mapping[int, float]) -> list[tuple[int, ...]]:
 
 
 def to_pixels(images: NDArray[np.float32], out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
-    """[N, 3, H, W] in [-1, 1] -> [N, H, W, 3] in 0..255, rounded to nearest. Overwrites `images`."""
+    """[N, C, H, W] in [-1, 1] -> [N, H, W, C] in 0..255, rounded to nearest. Overwrites `images`."""
     count, channels, height, width = images.shape
     pixels = np.empty((count, height, width, channels), dtype=np.uint8) if out is None else out
     np.add(images, 1, out=images)

@@ -12,8 +12,6 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-IMAGE_SHAPE = (3, 32, 32)
-
 
 class Binding(Protocol):
     """Fill `z` [size, latent] and `classes`, then call `run`; its images are valid until the next run."""
@@ -27,11 +25,14 @@ class Binding(Protocol):
 class CpuBinding:
     """Buffers in this process's memory."""
 
-    def __init__(self, session: Any, size: int, latent_dim: int, classes: NDArray[Any], name: str) -> None:
+    def __init__(
+        self, session: Any, images: tuple[int, ...], latent_dim: int, classes: NDArray[Any], name: str
+    ) -> None:
+        """`images` is the shape of the output: [size, C, H, W]."""
         self._session, self._binding = session, session.io_binding()
-        self.z = np.zeros((size, latent_dim), dtype=np.float32)
+        self.z = np.zeros((images[0], latent_dim), dtype=np.float32)
         self.classes = classes
-        self._images = np.zeros((size, *IMAGE_SHAPE), dtype=np.float32)
+        self._images = np.zeros(images, dtype=np.float32)
         for bind, key, array in (
             (self._binding.bind_ortvalue_input, "z", self.z),
             (self._binding.bind_ortvalue_input, name, self.classes),
@@ -52,14 +53,22 @@ class CudaBinding:
     """
 
     def __init__(
-        self, session: Any, size: int, latent_dim: int, classes: NDArray[Any], name: str, *, graph_id: int | None
+        self,
+        session: Any,
+        images: tuple[int, ...],
+        latent_dim: int,
+        classes: NDArray[Any],
+        name: str,
+        *,
+        graph_id: int | None,
     ) -> None:
+        """`images` is the shape of the output: [size, C, H, W]."""
         self._session, self._binding = session, session.io_binding()
-        self.z = np.zeros((size, latent_dim), dtype=np.float32)
+        self.z = np.zeros((images[0], latent_dim), dtype=np.float32)
         self.classes = classes
         on_device = onnxruntime.OrtValue.ortvalue_from_numpy
         self._z, self._classes = on_device(self.z, "cuda", 0), on_device(self.classes, "cuda", 0)
-        self._images = onnxruntime.OrtValue.ortvalue_from_shape_and_type([size, *IMAGE_SHAPE], np.float32, "cuda", 0)
+        self._images = onnxruntime.OrtValue.ortvalue_from_shape_and_type(list(images), np.float32, "cuda", 0)
         self._binding.bind_ortvalue_input("z", self._z)
         self._binding.bind_ortvalue_input(name, self._classes)
         self._binding.bind_ortvalue_output("images", self._images)

@@ -23,12 +23,12 @@ PROVENANCE_KEYWORD = "kiln"
 # Keyword; not compressed; no method, language or translated keyword. The text follows in UTF-8.
 _ITXT_HEAD = PROVENANCE_KEYWORD.encode() + b"\0\0\0\0\0"
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_RGB8 = (8, 2, 0, 0, 0)  # bits, colour type, compression, filter method, no interlace
+_COLOR_TYPES = {1: 0, 3: 2}  # channels -> grey, RGB
 _UP = 2  # the filter that takes the difference from the row above
 
 
 def tile(images: NDArray[np.uint8], columns: int | None = None, scale: int = 1) -> NDArray[np.uint8]:
-    """[N, H, W, 3] -> one grid, row by row, of `ceil(sqrt(N))` columns by default. Empty tiles are black.
+    """[N, H, W, C] -> one grid, row by row, of `ceil(sqrt(N))` columns by default. Empty tiles are black.
 
     `scale` enlarges each pixel to scale x scale pixels.
     """
@@ -47,13 +47,13 @@ def enlarge(images: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
 
 
 def encode_png(pixels: NDArray[np.uint8], provenance: dict[str, Any], compress: str = "none") -> bytes:
-    """[H, W, 3] -> PNG, by one of COMPRESSIONS. The same pixels and provenance give the same bytes."""
+    """[H, W, C], grey or RGB -> PNG, by one of COMPRESSIONS. The same pixels and provenance give the same bytes."""
     return COMPRESSIONS[compress](pixels, json.dumps(provenance, sort_keys=True))
 
 
 def encode_apng(frames: NDArray[np.uint8], provenance: dict[str, Any], frame_ms: int) -> bytes:
-    """[N, H, W, 3] -> an animated PNG that loops."""
-    first, *rest = (Image.fromarray(frame) for frame in frames)
+    """[N, H, W, C] -> an animated PNG that loops."""
+    first, *rest = (_image(frame) for frame in frames)
     buffer = io.BytesIO()
     # `blend=0`: each frame replaces the one before. By default Pillow drops frames that are equal.
     first.save(
@@ -92,7 +92,7 @@ def read_size(png: bytes) -> tuple[int, int, int]:
 
 
 def read_frames(png: bytes, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """The pixels of a PNG, animated or not: [frames, H, W, 3].
+    """The pixels of a PNG, animated or not: [frames, H, W, C]; C is that of `shape`, or else 1 for a grey file.
 
     Raises ValueError for a damaged file, and, before any pixel is decoded, for another shape than the expected one: a
     small file may claim a large part of the memory.
@@ -102,13 +102,14 @@ def read_frames(png: bytes, shape: tuple[int, ...]) -> NDArray[np.uint8]:
         raise ValueError(f"the file is {claimed} (frames x width x height), but this server generates {expected}")
     try:
         with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
-            pixels = []
+            is_grey = image.mode == "L" if len(shape) < 4 else shape[3] == 1
+            mode, pixels = "L" if is_grey else "RGB", []
             for number in range(size[0]):
                 image.seek(number)
-                pixels.append(np.asarray(image.convert("RGB")))
+                pixels.append(np.asarray(image.convert(mode)))
     except (OSError, SyntaxError, EOFError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"the PNG is damaged: {error}") from error
-    return np.stack(pixels)
+    return np.stack(pixels).reshape(*shape[:3], -1)
 
 
 def _chunks(png: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -130,27 +131,31 @@ def _chunks(png: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 def _stored(pixels: NDArray[np.uint8], text: str) -> bytes:
     """Uncompressed blocks, no filters."""
-    height, width, _ = pixels.shape
-    rows = np.zeros((height, 1 + 3 * width), dtype=np.uint8)  # each row starts with its filter, 0: none
-    rows[:, 1:] = pixels.reshape(height, 3 * width)
-    return _assemble(width, height, zlib.compress(rows.data, 0), text)
+    height, width, channels = pixels.shape
+    rows = np.zeros((height, 1 + channels * width), dtype=np.uint8)  # each row starts with its filter, 0: none
+    rows[:, 1:] = pixels.reshape(height, channels * width)
+    return _assemble(pixels.shape, zlib.compress(rows.data, 0), text)
 
 
 def _fast(pixels: NDArray[np.uint8], text: str) -> bytes:
     """Differences from the row above, deflated at the lowest level."""
-    height, width, _ = pixels.shape
-    flat = pixels.reshape(height, 3 * width)
-    rows = np.full((height, 1 + 3 * width), _UP, dtype=np.uint8)
+    height, width, channels = pixels.shape
+    flat = pixels.reshape(height, channels * width)
+    rows = np.full((height, 1 + channels * width), _UP, dtype=np.uint8)
     rows[0, 1:] = flat[0]
     np.subtract(flat[1:], flat[:-1], out=rows[1:, 1:])  # modulo 256, as the format requires
-    return _assemble(width, height, zlib.compress(rows.data, 1), text)
+    return _assemble(pixels.shape, zlib.compress(rows.data, 1), text)
 
 
 def _small(pixels: NDArray[np.uint8], text: str) -> bytes:
     """By Pillow: a filter chosen for each row, deflated at the highest level."""
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG", pnginfo=_text(text), optimize=True)
+    _image(pixels).save(buffer, "PNG", pnginfo=_text(text), optimize=True)
     return buffer.getvalue()
+
+
+def _image(pixels: NDArray[np.uint8]) -> Image.Image:
+    return Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels)
 
 
 def _text(text: str) -> PngInfo:
@@ -162,8 +167,10 @@ def _text(text: str) -> PngInfo:
 COMPRESSIONS: dict[str, Callable[[NDArray[np.uint8], str], bytes]] = {"none": _stored, "fast": _fast, "small": _small}
 
 
-def _assemble(width: int, height: int, data: bytes, text: str) -> bytes:
-    header = struct.pack(">IIBBBBB", width, height, *_RGB8)
+def _assemble(shape: tuple[int, ...], data: bytes, text: str) -> bytes:
+    height, width, channels = shape
+    # 8 bits, colour type, compression, filter method, no interlace
+    header = struct.pack(">IIBBBBB", width, height, 8, _COLOR_TYPES[channels], 0, 0, 0)
     itxt = _ITXT_HEAD + text.encode()
     chunks = ((b"IHDR", header), (b"iTXt", itxt), (b"IDAT", data), (b"IEND", b""))
     return _SIGNATURE + b"".join(_chunk(name, content) for name, content in chunks)

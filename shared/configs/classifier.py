@@ -24,6 +24,7 @@ class ClassifierConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     width: int = Field(64, ge=8, le=256, description="Channels of the first block; the others have four times as many.")
+    resolution: Literal[32, 64, 128, 256] = Field(32, description="Side of the images in pixels.")
     epochs: int = Field(12, ge=1, le=1000, description="Passes over the training images.")
     batch_size: int = Field(1024, ge=2, le=4096, description="Images per step.")
     lr: float = Field(

@@ -13,7 +13,7 @@ from pydantic_core import PydanticCustomError
 from shared.configs.reading import Background, Crop, OnBadFile
 
 # A JSON array arrives as a list. The config stores a tuple, so that it stays frozen.
-Channels = Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(strict=False, min_length=2, max_length=6)]
+Channels = Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(strict=False, min_length=2, max_length=8)]
 
 DiffAugment = Annotated[tuple[Literal["color", "translation", "cutout"], ...], Field(strict=False, max_length=3)]
 
@@ -21,10 +21,7 @@ MIN_EVAL_IMAGES = 10  # fewer images have too few neighbours and no useful covar
 
 _START = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}(@[0-9]{1,12})?$"
 
-# By architecture: the number of values in g_channels, and the range of the number in d_channels.
-_STAGES = {
-    "dcgan": (3, range(3, 4)), "keras-dcgan": (3, range(2, 3)), "resnet": (4, range(2, 5)),
-}  # fmt: skip
+RESOLUTIONS = (32, 64, 128, 256)
 # Fields that only one architecture has: the value that means 'unused', and the architecture.
 _OPTIONS: dict[str, tuple[Any, str]] = {
     "batch_norm": (False, "keras-dcgan"),
@@ -72,11 +69,15 @@ class TrainConfig(BaseModel):
         le=512,
         multiple_of=32,
         description="projected: side of the enlarged images that the frozen network sees, in pixels. null: twice the "
-        "images' own.",
+        "images' own, but at most 256.",
     )
     conditional: bool = Field(description="Condition both networks on the class.")
     per_class: bool = Field(
         False, description="Train one GAN per class, one after another, and publish them as one model."
+    )
+    resolution: Literal[32, 64, 128, 256] = Field(32, description="Side of the images in pixels.")
+    channels: Literal[1, 3] | None = Field(
+        None, description="1: grey images, 3: colour. null: grey if all images of the data set are, otherwise colour."
     )
     latent_dim: int = Field(ge=1, le=1024, description="Length of the latent vector z.")
     g_channels: Channels = Field(description="Generator channels, from the lowest resolution to the highest.")
@@ -86,7 +87,7 @@ class TrainConfig(BaseModel):
     d_halvings: int | None = Field(
         None,
         ge=1,
-        le=4,
+        le=6,
         description="resnet: number of discriminator blocks that halve the resolution, from the first on. null: all.",
     )
     spectral_norm: bool = Field(False, description="Divide each weight of the discriminator by its spectral norm.")
@@ -228,15 +229,22 @@ class TrainConfig(BaseModel):
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of all random numbers of the run.")
 
     @model_validator(mode="after")
-    def _networks_fit_32_pixels(self) -> Self:
-        # The tuple has one value per resolution up to 32x32. Another length would mean another image size.
-        name, (g_stages, d_stages) = self.architecture, _STAGES[self.architecture]
-        _check("g_channels", self.g_channels, len(self.g_channels) == g_stages, f"{name} takes {g_stages} values")
+    def _networks_fit_the_resolution(self) -> Self:
+        # One value per resolution from 4x4, or from 8x8, up to the images' own. Another length makes other images.
+        name, doublings = self.architecture, RESOLUTIONS.index(self.resolution) + 3
+        is_possible = name != "keras-dcgan" or self.resolution == 32
+        _check("resolution", self.resolution, is_possible, "keras-dcgan makes 32 pixels only; choose resnet or dcgan")
+        g_stages = doublings + 1 if name == "resnet" else doublings
+        d_stages = {"dcgan": range(doublings, doublings + 1), "keras-dcgan": range(2, 3)}.get(
+            name, range(2, doublings + 2)
+        )
         if self.discriminator == "projected":
             d_stages = range(2, 5)
         owner = name if self.discriminator == "own" else self.discriminator
+        at = f" at {self.resolution} pixels"
+        _check("g_channels", self.g_channels, len(self.g_channels) == g_stages, f"{name} takes {g_stages} values{at}")
         lengths = " to ".join(str(n) for n in sorted({d_stages.start, d_stages.stop - 1}))
-        _check("d_channels", self.d_channels, len(self.d_channels) in d_stages, f"{owner} takes {lengths} values")
+        _check("d_channels", self.d_channels, len(self.d_channels) in d_stages, f"{owner} takes {lengths} values{at}")
         return self
 
     @model_validator(mode="after")
@@ -254,7 +262,12 @@ class TrainConfig(BaseModel):
     @property
     def projected_px(self) -> int:
         """Side of the images that the frozen network of a projected discriminator sees."""
-        return self.feature_px or 64
+        return self.feature_px or min(256, 2 * self.resolution)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """[C, H, W] of the images, in colour unless the config says grey."""
+        return self.channels or 3, self.resolution, self.resolution
 
     @model_validator(mode="after")
     def _options_go_together(self) -> Self:

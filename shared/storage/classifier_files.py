@@ -28,6 +28,7 @@ class ClassifierManifest(BaseModel):
     classes: tuple[str, ...]
     data_digest: str | None = None  # as in a model's manifest
     config: ClassifierConfig
+    resolution: int = 32  # pixels, both ways, of the images that it was trained on
     feature_dim: int  # length of the pooled features
     test_images: int
     test_accuracy: float

@@ -98,6 +98,8 @@ class ModelManifest(BaseModel):
     dataset: str
     classes: tuple[str, ...]
     data_digest: str | None = None  # SHA-256 of the training images, labels and class names; null for older models
+    resolution: int = 32  # pixels, both ways
+    channels: int = 3  # 1: grey
     latent_dim: int
     conditional: bool
     metrics: ModelMetrics = Field(default_factory=ModelMetrics)

@@ -57,7 +57,7 @@ class ClassSamples:
     Only rejection sampling fills the fields below `method`.
     """
 
-    images: Pixels  # [N, 32, 32, 3]
+    images: Pixels  # [N, H, W, C]
     name: str | None
     method: Method | None
     indices: Sequence[int] = ()  # [N], which draws of the seed were accepted

@@ -26,7 +26,6 @@ from services.generator.latents import stream_of
 from shared.errors import InvalidInput
 
 MAX_GRID_PIXELS = 1 << 24  # 4096 x 4096
-TILE = 32
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class GenerationRequest:
 
     @property
     def pixels(self) -> int:
-        return len(self.names) * self.query.n * (TILE * self.query.scale) ** 2
+        return len(self.names) * self.query.n * (self.model.manifest.resolution * self.query.scale) ** 2
 
     @property
     def is_stored(self) -> bool:
@@ -100,7 +99,7 @@ async def resolve_generation(
     if len(requested) * query.n > MAX_IMAGES:
         count = f"{query.n:,} images of {len(requested)} classes are {len(requested) * query.n:,}"
         raise InvalidInput.of("n", query.n, f"{count}; at most {MAX_IMAGES:,} images per request")
-    check_size(len(requested) * query.n, query.columns, query.scale)
+    check_size(len(requested) * query.n, query.columns, manifest.resolution, query.scale)
     names: list[str | None] = [None]
     labels = [0]  # an unconditional model ignores it
     if manifest.conditional or opened is not None:
@@ -124,10 +123,14 @@ def _refuse_rejection_fields(query: GenerateQuery | GenerateBody, model: LoadedM
             raise InvalidInput.of(field, getattr(query, field), message)
 
 
-def check_size(count: int, columns: int | None, scale: int) -> None:
+def check_size(count: int, columns: int | None, resolution: int, scale: int) -> None:
     """Raises InvalidInput when a grid of `count` tiles, black ones included, has too many pixels."""
     tiles = count if columns is None else max(count, columns * math.ceil(count / columns))
-    pixels = tiles * (TILE * scale) ** 2
+    pixels = tiles * (resolution * scale) ** 2
     if pixels > MAX_GRID_PIXELS:
-        message = f"{tiles} tiles at scale {scale} are {pixels:,} pixels; at most {MAX_GRID_PIXELS:,} are allowed"
-        raise InvalidInput.of("scale", scale, message)
+        field, value = ("scale", scale) if scale > 1 else ("n", count)
+        message = (
+            f"{tiles} tiles of {resolution} pixels at scale {scale} are {pixels:,} pixels; at most "
+            f"{MAX_GRID_PIXELS:,} are allowed"
+        )
+        raise InvalidInput.of(field, value, message)

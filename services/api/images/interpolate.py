@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from services.api.images.class_names import class_index
-from services.api.images.generate import TILE, check_size
+from services.api.images.generate import check_size
 from services.api.images.response_cache import ImageResponse, etag_of
 from services.api.inference.loaded_model import LoadedModel, Pixels
 from services.api.schemas.images import InterpolateQuery
@@ -34,14 +34,14 @@ class InterpolationRequest:
 
     @property
     def pixels(self) -> int:
-        return self.query.steps * (TILE * self.query.scale) ** 2
+        return self.query.steps * (self.model.manifest.resolution * self.query.scale) ** 2
 
     @property
     def is_stored(self) -> bool:
         return self.query.format == "png" and self.query.compress == "none"
 
     async def sample(self) -> Pixels:
-        """[steps, 32, 32, 3]; the first and the last are images of /generate. Raises Overloaded."""
+        """[steps, H, W, C]; the first and the last are images of /generate. Raises Overloaded."""
         query, (start, end) = self.query, self.labels
         positions = np.linspace(0.0, 1.0, query.steps)
         latents = [
@@ -72,7 +72,7 @@ class InterpolationRequest:
 
 def resolve_interpolation(query: InterpolateQuery, model: LoadedModel) -> InterpolationRequest:
     """Raises InvalidInput for classes that the model does not have, and for more pixels than allowed."""
-    check_size(query.steps, query.columns, query.scale)
+    check_size(query.steps, query.columns, model.manifest.resolution, query.scale)
     labels = _label(model, "from", query.from_), _label(model, "to", query.to)
     seed = secrets.randbelow(2**32) if query.seed is None else query.seed
     etag = None

@@ -83,7 +83,7 @@ class LoadedModel:
         return len(self._graph) + self._engine.memory_bytes + (soft.memory_bytes if soft else 0)
 
     async def sample(self, latents: Sequence[Latent], labels: Sequence[int] | NDArray[np.float32]) -> Pixels:
-        """latents [N], labels [N] or soft labels [N, classes] -> pixels [N, 32, 32, 3].
+        """latents [N], labels [N] or soft labels [N, classes] -> pixels [N, H, W, C].
 
         A model without an embedding of its classes generates the class with the largest weight. Raises Overloaded when
         the queue is full, and InvalidInput for more images than the queue holds.

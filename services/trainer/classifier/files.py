@@ -19,16 +19,16 @@ from shared.storage.model_registry import Parity
 PARITY_LIMIT = 1e-4  # relative to the largest logit or feature, but at least to 1
 
 
-def export_classifier(classifier: Classifier) -> tuple[dict[str, bytes], Parity]:
+def export_classifier(classifier: Classifier, resolution: int = 32) -> tuple[dict[str, bytes], Parity]:
     """The bytes of both files, and the largest difference between the graph and torch. Raises ParityFailed.
 
-    The graph: images [N, 3, 32, 32] float32 in [-1, 1] -> logits [N, classes], features [N, D]; any N.
+    The graph: images [N, 3, H, W] float32 in [-1, 1], H = W = `resolution` -> logits [N, classes], features [N, D].
     """
     network = copy.deepcopy(classifier).cpu().eval().to(memory_format=torch.contiguous_format)
-    graph = to_onnx(network, {"images": torch.randn(2, 3, 32, 32)}, ["logits", "features"])
+    graph = to_onnx(network, {"images": torch.randn(2, 3, resolution, resolution)}, ["logits", "features"])
     weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
     files = {GRAPH_FILE: graph, WEIGHTS_FILE: safetensors.torch.save(weights)}
-    return files, _check_parity(graph, network)
+    return files, _check_parity(graph, network, resolution)
 
 
 def load_classifier(folder: Path) -> tuple[Classifier, ClassifierManifest]:
@@ -40,12 +40,12 @@ def load_classifier(folder: Path) -> tuple[Classifier, ClassifierManifest]:
     return network.eval().requires_grad_(False).to(memory_format=torch.channels_last), manifest
 
 
-def _check_parity(graph: bytes, network: Classifier) -> Parity:
+def _check_parity(graph: bytes, network: Classifier, resolution: int) -> Parity:
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
     rng = torch.Generator().manual_seed(0)
     worst = worst_relative = 0.0
     for size in PARITY_BATCH_SIZES:
-        images = torch.rand(size, 3, 32, 32, generator=rng) * 2 - 1
+        images = torch.rand(size, 3, resolution, resolution, generator=rng) * 2 - 1
         with torch.no_grad():
             expected = [tensor.numpy() for tensor in network(images)]
         actual = session.run(["logits", "features"], {"images": images.numpy()})

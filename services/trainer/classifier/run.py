@@ -89,7 +89,7 @@ def _train_on(
     checkpoints = Checkpoints(ArtifactStore(settings.artifact_url), spec.run_id, spec.attempt)
     if not _restore(state, checkpoints, images, send_event):
         with torch.random.fork_rng(devices=[]):
-            export_classifier(state.network)  # what cannot be exported fails before training
+            export_classifier(state.network, images.images.shape[-1])  # what cannot be exported fails before training
     started_s = time.monotonic() - state.wall_seconds
     total_nimg = spec.config.epochs * len(images)
     size = f"{len(images):,} images of {len(images.classes)} classes, {total_nimg:,} images to train on"
@@ -117,7 +117,7 @@ def _measure_and_write(
     """Measures the trained classifier on the test images and writes its files. Raises ParityFailed."""
     accuracies = class_accuracies(state.network, test)
     crops = class_accuracies(state.network, test, multicrop=True)
-    files, parity = export_classifier(state.network)
+    files, parity = export_classifier(state.network, images.images.shape[-1])
     counts = test.labels.bincount(minlength=len(images.classes))
     correct = (accuracies * counts)[counts > 0]
     draft = ClassifierManifest(
@@ -126,6 +126,7 @@ def _measure_and_write(
         classes=images.classes,
         data_digest=images.digest,
         config=spec.config,
+        resolution=images.images.shape[-1],
         feature_dim=state.network.linear.in_features,
         test_images=len(test),
         test_accuracy=round(correct.sum().item() / len(test), 6),

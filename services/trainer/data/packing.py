@@ -34,7 +34,8 @@ class Preprocessing:
     @classmethod
     def of(cls, config: TrainConfig | ClassifierConfig) -> Self:
         red, green, blue = ImageColor.getrgb(config.background)[:3]
-        return cls(crop=config.crop, background=(red, green, blue))
+        channels = config.channels if isinstance(config, TrainConfig) else 3  # the classifier knows colour only
+        return cls(config.resolution, channels, config.crop, (red, green, blue))
 
     def apply(self, image: Image.Image) -> Pixels:
         return to_pixels(image, self.resolution, self.channels or 3, self.crop, self.background)

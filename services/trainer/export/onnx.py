@@ -27,7 +27,7 @@ PARITY_LIMIT = 0.5 * 2 / 255
 
 
 class _Graph(nn.Module):
-    """The signature of every model: z [N, latent] float32, labels [N] int64 -> images [N, 3, 32, 32] in [-1, 1]."""
+    """The signature of every model: z [N, latent] float32, labels [N] int64 -> images [N, C, H, W] in [-1, 1]."""
 
     def __init__(self, generator: nn.Module) -> None:
         super().__init__()

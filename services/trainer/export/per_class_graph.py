@@ -13,11 +13,9 @@ import numpy as np
 import onnx
 from onnx import GraphProto, NodeProto, TensorProto, compose, helper, numpy_helper
 
-IMAGE = (3, 32, 32)
-
 
 def merge_per_class_graphs(graphs: Sequence[bytes]) -> bytes:
-    """Merges one graph per class; every graph maps z [N, latent], labels [N] -> images [N, 3, 32, 32]."""
+    """Merges one graph per class; every graph maps z [N, latent], labels [N] -> images [N, C, H, W]."""
     models = [onnx.load_from_string(graph) for graph in graphs]
     if any(model.functions for model in models):
         raise ValueError("the exporter is expected to inline its functions")
@@ -26,12 +24,12 @@ def merge_per_class_graphs(graphs: Sequence[bytes]) -> bytes:
         helper.make_node("Concat", ["count", "image"], ["shape"], axis=0),
         helper.make_node("ConstantOfShape", ["shape"], ["images_0"]),
     ]
-    constants = [numpy_helper.from_array(np.array(IMAGE, dtype=np.int64), "image")]
+    constants = [numpy_helper.from_array(np.array(_shape(models[0]), dtype=np.int64), "image")]
     for label, model in enumerate(models):
         nodes += _class_nodes(label, model)
         constants.append(numpy_helper.from_array(np.array(label, dtype=np.int64), f"label_{label}"))
     nodes.append(helper.make_node("Identity", [f"images_{len(models)}"], ["images"]))
-    output = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", *IMAGE])
+    output = _images("images", models[0])
     merged = helper.make_graph(nodes, "per_class", list(models[0].graph.input), [output], constants)
     result = helper.make_model(merged, opset_imports=models[0].opset_import, ir_version=models[0].ir_version)
     onnx.checker.check_model(result)
@@ -43,7 +41,10 @@ def _class_nodes(label: int, model: onnx.ModelProto) -> list[NodeProto]:
     """images_<label> -> images_<label + 1>, with the images of this class filled in."""
     before, after = f"images_{label}", f"images_{label + 1}"
     idle = helper.make_graph(
-        [helper.make_node("Identity", [before], [f"same_{label}"])], f"without_{label}", [], [_any(f"same_{label}")]
+        [helper.make_node("Identity", [before], [f"same_{label}"])],
+        f"without_{label}",
+        [],
+        [_images(f"same_{label}", model)],
     )
     return [
         helper.make_node("Equal", ["labels", f"label_{label}"], [f"is_{label}"]),
@@ -67,9 +68,14 @@ def _branch(label: int, model: onnx.ModelProto, before: str) -> GraphProto:
     ]
     put = helper.make_node("ScatterND", [before, prefix + "rows", prefix + "images"], [f"filled_{label}"])
     return helper.make_graph(
-        [*taken, *graph.node, put], f"with_{label}", [], [_any(f"filled_{label}")], list(graph.initializer)
+        [*taken, *graph.node, put], f"with_{label}", [], [_images(f"filled_{label}", model)], list(graph.initializer)
     )
 
 
-def _any(name: str) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *IMAGE])
+def _shape(model: onnx.ModelProto) -> list[int]:
+    """[C, H, W] of the images that the graph makes."""
+    return [dim.dim_value for dim in model.graph.output[0].type.tensor_type.shape.dim[1:]]
+
+
+def _images(name: str, model: onnx.ModelProto) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *_shape(model)])

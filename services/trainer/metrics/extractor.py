@@ -98,10 +98,20 @@ def classifier_extractor(folder: Path, device: torch.device) -> Extractor:
     network = network.to(device)
 
     def run(images: Tensor) -> tuple[Tensor, Tensor]:
-        logits, features = network(to_unit_range(images))
+        logits, features = network(at_resolution(to_unit_range(images), manifest.resolution))
         return features, logits
 
-    return Extractor("classifier", manifest.digest, 32, manifest.classes, manifest.test_accuracy, run, device)
+    return Extractor(
+        "classifier", manifest.digest, manifest.resolution, manifest.classes, manifest.test_accuracy, run, device
+    )
+
+
+def at_resolution(images: Tensor, side: int) -> Tensor:
+    """Images [N, C, H, W] as a network expects them: [N, 3, side, side], antialiased when they shrink."""
+    images = images.expand(-1, 3, -1, -1)
+    if images.shape[2:] == (side, side):
+        return images
+    return F.interpolate(images, size=(side, side), mode="bilinear", antialias=True)
 
 
 def imagenet_extractor(device: torch.device) -> Extractor:
@@ -112,7 +122,7 @@ def imagenet_extractor(device: torch.device) -> Extractor:
     network: Any = load_efficientnet("lite2").to(device).to(memory_format=torch.channels_last)
 
     def run(images: Tensor) -> tuple[Tensor, Tensor]:
-        large = F.interpolate(to_unit_range(images), size=(IMAGENET_PX, IMAGENET_PX), mode="bilinear", antialias=True)
+        large = at_resolution(to_unit_range(images), IMAGENET_PX)
         features = network.forward_head(network.forward_features(large), pre_logits=True)
         return features, network.get_classifier()(features)
 

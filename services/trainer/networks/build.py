@@ -1,6 +1,6 @@
 """Builds the generator and discriminator that a training config describes.
 
-Generators map `(z [N, latent], labels [N]) -> images [N, 3, 32, 32]`; discriminators map `(images, labels) -> scores
+Generators map `(z [N, latent], labels [N]) -> images [N, C, H, W]`; discriminators map `(images, labels) -> scores
 [N]`. Unconditional networks accept labels and ignore them, so that callers need not distinguish the two kinds.
 """
 
@@ -12,9 +12,6 @@ from services.trainer.networks import dcgan, keras_dcgan, projected, resnet
 from services.trainer.networks.discriminator import Discriminator
 from services.trainer.networks.strided import PLAIN_PRODUCTS, Products
 from shared.configs.train import TrainConfig
-
-IMAGE_SIZE = 32  # pixels, both ways; every network here is built for it
-IMAGE_CHANNELS = 3
 
 _FAMILIES = {
     "dcgan": (dcgan.Generator, dcgan.Discriminator),

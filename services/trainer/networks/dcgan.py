@@ -1,4 +1,4 @@
-"""The networks of report 1: DCGAN's shapes (Radford et al. 2016, arXiv:1511.06434) at 32 pixels, without biases.
+"""The networks of report 1: DCGAN's shapes (Radford et al. 2016, arXiv:1511.06434), without biases.
 
 The unconditional networks have exactly the report's weights. In the conditional ones, the generator's batch norms look
 up scale and shift by class, and the discriminator projects its last feature map onto the class (Miyato and Koyama 2018,
@@ -28,13 +28,13 @@ WEIGHT_STD = 0.02  # DCGAN, section 4
 
 
 class Generator(nn.Module):
-    """z -> 4x4 -> 8x8 -> ... -> 32x32, transposed convolutions of 4x4; batch norm and ReLU between, tanh at the end."""
+    """z -> 4x4 -> 8x8 -> ... -> H x W, transposed convolutions of 4x4; batch norm and ReLU between, tanh at the end."""
 
     def __init__(self, config: TrainConfig, num_classes: int | None, products: Products = PLAIN_PRODUCTS) -> None:
         super().__init__()
         channels = config.g_channels
         self.convolutions = nn.ModuleList([LatentsTo4x4(config.latent_dim, channels[0], products)])
-        for c_in, c_out in zip(channels, (*channels[1:], 3), strict=True):
+        for c_in, c_out in zip(channels, (*channels[1:], config.image_shape[0]), strict=True):
             self.convolutions.append(ConvTranspose4x4(c_in, c_out, products))
         self.norms = nn.ModuleList(ConditionalBatchNorm2d(c, num_classes) for c in channels)
         initialize(self)
@@ -47,7 +47,7 @@ class Generator(nn.Module):
 
 
 class Discriminator(discriminator.Discriminator):
-    """32x32 -> ... -> 4x4 -> one score per image; batch norm on all but the first and last layer, LeakyReLU 0.2.
+    """H x W -> ... -> 4x4 -> one score per image; batch norm on all but the first and last layer, LeakyReLU 0.2.
 
     With `spectral_norm` every weight is normalised instead, as in SNGAN (arXiv:1802.05957), and there is no batch norm.
     """
@@ -56,7 +56,8 @@ class Discriminator(discriminator.Discriminator):
         super().__init__()
         channels = config.d_channels
         self.convolutions = nn.ModuleList(
-            Conv4x4(c_in, c_out, products) for c_in, c_out in zip((3, *channels), channels, strict=False)
+            Conv4x4(c_in, c_out, products)
+            for c_in, c_out in zip((config.image_shape[0], *channels), channels, strict=False)
         )
         norms = (nn.Identity() if config.spectral_norm else nn.BatchNorm2d(c) for c in channels[1:])
         self.norms = nn.ModuleList([nn.Identity(), *norms])

@@ -32,7 +32,7 @@ class Generator(nn.Module):
         # Equals a dense layer on z and the one-hot class: the class selects a row of weights.
         self.class_weights = None if num_classes is None else nn.Embedding(num_classes, self.dense.out_features)
         self.convolutions = nn.ModuleList(nn.ConvTranspose2d(c_in, c_out, 3, 2) for c_in, c_out in pairwise(channels))
-        self.to_rgb = nn.Conv2d(channels[-1], 3, 3, padding=1)
+        self.to_rgb = nn.Conv2d(channels[-1], config.image_shape[0], 3, padding=1)
         self.norms = nn.ModuleList(_norm(c, config) for c in channels)
         self.activation = nn.ReLU() if config.g_activation == "relu" else nn.LeakyReLU(config.leaky_slope)
         self.is_softmax, self.is_unit = config.g_output == "softmax", config.pixel_range == "unit"
@@ -60,7 +60,9 @@ class Discriminator(discriminator.Discriminator):
     def __init__(self, config: TrainConfig, num_classes: int | None, _products: Products = PLAIN_PRODUCTS) -> None:
         super().__init__()
         channels = config.d_channels
-        self.convolutions = nn.ModuleList(nn.Conv2d(c_in, c_out, 3, 2) for c_in, c_out in pairwise((3, *channels)))
+        self.convolutions = nn.ModuleList(
+            nn.Conv2d(c_in, c_out, 3, 2) for c_in, c_out in pairwise((config.image_shape[0], *channels))
+        )
         self.norms = nn.ModuleList(_norm(c, config) for c in channels)
         self.activation, self.dropout = nn.LeakyReLU(config.leaky_slope), nn.Dropout(config.dropout)
         self.is_unit = config.pixel_range == "unit"

@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 
 class PerClassGenerator(nn.Module):
-    """(z [N, latent], labels [N]) -> images [N, 3, 32, 32]. Part `labels[i]` makes image i; without it, it is grey."""
+    """(z [N, latent], labels [N]) -> images [N, C, H, W]. Part `labels[i]` makes image i; without it, it is grey."""
 
-    def __init__(self, parts: Sequence[nn.Module]) -> None:
+    def __init__(self, parts: Sequence[nn.Module], image_shape: tuple[int, int, int]) -> None:
         super().__init__()
-        self.parts = nn.ModuleList(parts)
+        self.parts, self.image_shape = nn.ModuleList(parts), image_shape
 
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
-        images = z.new_zeros(len(z), 3, 32, 32)
+        images = z.new_zeros(len(z), *self.image_shape)
         for label, part in enumerate(self.parts):
             own = labels == label
             if own.any():

@@ -48,9 +48,10 @@ class Discriminator(discriminator.Discriminator):
         )
 
     def features(self, images: Tensor) -> Tensor:
-        """[N, 3, H, W] in [-1, 1] -> [N, F]: the frozen network's features of all scales, side by side."""
+        """[N, C, H, W] in [-1, 1] -> [N, F]: the frozen network's features of all scales, side by side."""
         with torch.autocast(images.device.type, enabled=False):  # the frozen network has a precision of its own
-            large = F.interpolate(images.float(), size=(self.feature_px, self.feature_px), mode="bilinear")
+            images = images.float().expand(-1, 3, -1, -1)  # grey images in three equal channels
+            large = F.interpolate(images, size=(self.feature_px, self.feature_px), mode="bilinear")
             taps = self.frozen(large.contiguous(memory_format=torch.channels_last))
         return torch.cat([tap.permute(0, 2, 3, 1).flatten(1) for tap in taps], 1)
 

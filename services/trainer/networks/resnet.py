@@ -1,6 +1,6 @@
 """Small residual networks after SNGAN with projection (Miyato et al. 2018, arXiv:1802.05957 and 1802.05637).
 
-The generator doubles the resolution in each block from 4x4 to 32x32; the discriminator halves it. The class enters by
+The generator doubles the resolution in each block from 4x4 up; the discriminator halves it. The class enters by
 conditional batch norm in the generator and by projection in the discriminator.
 """
 
@@ -37,7 +37,7 @@ class GeneratorBlock(nn.Module):
 
 
 class Generator(nn.Module):
-    """z -> 4x4 -> a block per doubling -> 32x32, tanh."""
+    """z -> 4x4 -> a block per doubling -> H x W, tanh."""
 
     def __init__(self, config: TrainConfig, num_classes: int | None, products: Products = PLAIN_PRODUCTS) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class Generator(nn.Module):
             GeneratorBlock(c_in, c_out, num_classes, products) for c_in, c_out in pairwise(channels)
         )
         self.norm = nn.BatchNorm2d(channels[-1])
-        self.to_rgb = nn.Conv2d(channels[-1], 3, 3, padding=1)
+        self.to_rgb = nn.Conv2d(channels[-1], config.image_shape[0], 3, padding=1)
         initialize(self)
 
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
@@ -78,14 +78,14 @@ class DiscriminatorBlock(nn.Module):
 
 
 class Discriminator(discriminator.Discriminator):
-    """Blocks, the first `d_halvings` of which halve, ReLU, sum over pixels, score + class. [N, 3, 32, 32] -> [N]."""
+    """Blocks, the first `d_halvings` of which halve, ReLU, sum over pixels, score + class. [N, C, H, W] -> [N]."""
 
     def __init__(self, config: TrainConfig, num_classes: int | None, products: Products = PLAIN_PRODUCTS) -> None:
         super().__init__()
         channels, halvings = config.d_channels, config.d_halvings or len(config.d_channels)
         self.blocks = nn.ModuleList(
             DiscriminatorBlock(c_in, c_out, products, is_first=block == 0, halves=block < halvings)
-            for block, (c_in, c_out) in enumerate(pairwise((3, *channels)))
+            for block, (c_in, c_out) in enumerate(pairwise((config.image_shape[0], *channels)))
         )
         self.score = nn.Linear(channels[-1], 1)
         self.class_embedding = None if num_classes is None else nn.Embedding(num_classes, channels[-1])

@@ -41,6 +41,12 @@ def load_images(
     return dataset.to(device, image_limit_bytes(device, settings.device_images_gb))
 
 
+def config_for(dataset: ImageDataset, config: TrainConfig) -> TrainConfig:
+    """The config, which says that images are grey if those of the data set are and the config leaves it open."""
+    is_grey = config.channels is None and dataset.images.shape[1] == 1
+    return config.model_copy(update={"channels": 1}) if is_grey else config
+
+
 def announce(dataset: ImageDataset, config: TrainConfig, place: str, send_event: SendEvent) -> None:
     """Sends the event `started` with the report on the data set, and events for what its owner should know."""
     report = dataset.report

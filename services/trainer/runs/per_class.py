@@ -91,7 +91,7 @@ class PerClassState:
     def ema(self) -> PerClassGenerator:
         """The averaged generators of all classes whose training has started."""
         started = [self.part.ema] if self.part.cur_nimg or not self.finished else []
-        return PerClassGenerator([*(part.generator for part in self.finished), *started])
+        return PerClassGenerator([*(part.generator for part in self.finished), *started], self.config.image_shape)
 
     def networks(self) -> dict[str, nn.Module]:
         return {"ema": self.ema}

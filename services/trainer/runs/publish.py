@@ -91,7 +91,7 @@ def rehearse_export(
     with torch.random.fork_rng(devices=[]):
         part = state.part.ema if isinstance(state, PerClassState) else state.ema
         # One class stands for all: their networks have the same shape.
-        generator = PerClassGenerator([part]) if isinstance(state, PerClassState) else part
+        generator = PerClassGenerator([part], spec.config.image_shape) if isinstance(state, PerClassState) else part
         parity = check_parity(export_generator(generator, spec.config), generator, spec.config, num_classes=1)
         _manifest(spec, state, dataset, parity).model_dump_json()
         _export_folder(spec, settings)
@@ -118,6 +118,8 @@ def _manifest(spec: RunSpec, state: Resumable, dataset: ImageDataset, parity: Pa
         dataset=spec.dataset,
         classes=dataset.classes,
         data_digest=dataset.digest,
+        resolution=config.resolution,
+        channels=config.image_shape[0],
         latent_dim=config.latent_dim,
         conditional=config.conditional or config.per_class,
         parity=parity,
@@ -128,14 +130,14 @@ def _manifest(spec: RunSpec, state: Resumable, dataset: ImageDataset, parity: Pa
 
 
 def grid_png(images: Tensor) -> bytes:
-    """PNG of images [N, 3, H, W] uint8, ten per row."""
-    count, _, height, width = images.shape
+    """PNG of images [N, C, H, W] uint8, ten per row; grey if they are."""
+    count, channels, height, width = images.shape
     columns = min(10, count)
     rows = -(-count // columns)
-    grid = torch.zeros(rows * columns, 3, height, width, dtype=torch.uint8)
+    grid = torch.zeros(rows * columns, channels, height, width, dtype=torch.uint8)
     grid[:count] = images
-    tiles = grid.view(rows, columns, 3, height, width)
-    pixels = tiles.permute(0, 3, 1, 4, 2).reshape(rows * height, columns * width, 3)
+    tiles = grid.view(rows, columns, channels, height, width)
+    pixels = tiles.permute(0, 3, 1, 4, 2).reshape(rows * height, columns * width, channels)
     buffer = io.BytesIO()
-    Image.fromarray(pixels.numpy()).save(buffer, "PNG")
+    Image.fromarray(pixels.squeeze(2).numpy() if channels == 1 else pixels.numpy()).save(buffer, "PNG")
     return buffer.getvalue()

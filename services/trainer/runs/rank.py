@@ -8,7 +8,7 @@ from typing import Any
 
 from services.trainer.distributed.processes import joined
 from services.trainer.runs.checkpoint import unpack
-from services.trainer.runs.data import load_images
+from services.trainer.runs.data import config_for, load_images
 from services.trainer.runs.device import pick_device
 from services.trainer.runs.fresh_state import build_train_state
 from services.trainer.training import loop
@@ -33,7 +33,7 @@ def train_as_rank(description: str, rank: int, rendezvous: str) -> None:
     with joined(rank, config.gpus, rendezvous) as ranks:
         device = pick_device(settings, ranks, described["devices"])
         dataset = load_images(config, described["dataset"], settings, device)
-        state = build_train_state(config, dataset, settings, ranks, _ignore_event)
+        state = build_train_state(config_for(dataset, config), dataset, settings, ranks, _ignore_event)
         state.load_state_dict(unpack(ranks.broadcast_bytes(b"")))
         loop.train(state, dataset, _ignore, lambda: None)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,7 +14,7 @@ from services.trainer.distributed.processes import Ranks, started
 from services.trainer.metrics.in_training import open_evaluation
 from services.trainer.runs import per_class
 from services.trainer.runs.checkpoint import Checkpoints, pack, restore
-from services.trainer.runs.data import announce, load_images
+from services.trainer.runs.data import announce, config_for, load_images
 from services.trainer.runs.device import device_name, pick_device
 from services.trainer.runs.early_stop import restore_best
 from services.trainer.runs.fresh_state import build_state
@@ -62,6 +63,7 @@ def _run(
     send_event = event_sender(send)
     send_event("loading", f"loading data set {spec.dataset}; CIFAR-10 is downloaded if absent")
     dataset = load_images(spec.config, spec.dataset, settings, device, loading_progress(send_event))
+    spec = replace(spec, config=config_for(dataset, spec.config))
     state = build_state(spec.config, dataset, settings, ranks, send_event)
     place = device_name(device) if ranks.count == 1 else f"{ranks.count} x {device_name(device)}"
     announce(dataset, spec.config, place, send_event)

@@ -139,7 +139,7 @@ class TrainState:
         torch._foreach_lerp_(average, current, 1 - decay)
 
     def generate(self, z: Tensor, labels: Tensor) -> Tensor:
-        """The generator's images [N, 3, 32, 32], by compiled code where the runtime compiles."""
+        """The generator's images [N, C, H, W], by compiled code where the runtime compiles."""
         images: Tensor = (self._compiled[0] if self._compiled else self.generator)(z, labels)
         return images
 

@@ -266,8 +266,8 @@ KERAS = {"architecture": "keras-dcgan", "g_channels": [8] * 3, "d_channels": [8]
 @pytest.mark.parametrize(
     ("overrides", "field", "value", "message"),
     [
-        ({"g_channels": [8, 8, 8, 8]}, "g_channels", (8, 8, 8, 8), "dcgan takes 3 values"),
-        ({"d_channels": [8, 8]}, "d_channels", (8, 8), "dcgan takes 3 values"),
+        ({"g_channels": [8, 8, 8, 8]}, "g_channels", (8, 8, 8, 8), "dcgan takes 3 values at 32 pixels"),
+        ({"d_channels": [8, 8]}, "d_channels", (8, 8), "dcgan takes 3 values at 32 pixels"),
         ({"dropout": 0.4}, "dropout", 0.4, "dcgan does not have this option; only keras-dcgan has"),
         ({"g_activation": "relu"}, "g_activation", "relu", "dcgan does not have this option; only keras-dcgan has"),
         ({"d_halvings": 2}, "d_halvings", 2, "dcgan does not have this option; only resnet has"),
@@ -277,7 +277,7 @@ KERAS = {"architecture": "keras-dcgan", "g_channels": [8] * 3, "d_channels": [8]
             3,
             "must be at most 2, the number of blocks in d_channels",
         ),
-        (KERAS | {"d_channels": [8] * 3}, "d_channels", (8,) * 3, "keras-dcgan takes 2 values"),
+        (KERAS | {"d_channels": [8] * 3}, "d_channels", (8,) * 3, "keras-dcgan takes 2 values at 32 pixels"),
         (
             KERAS | {"batch_norm": True, "spectral_norm": True},
             "batch_norm",
@@ -297,7 +297,7 @@ KERAS = {"architecture": "keras-dcgan", "g_channels": [8] * 3, "d_channels": [8]
             STOP["early_stop"],
             "an unconditional model has no class_accuracy",
         ),
-        (PROJECTED | {"d_channels": [8] * 5}, "d_channels", (8,) * 5, "projected takes 2 to 4 values"),
+        (PROJECTED | {"d_channels": [8] * 5}, "d_channels", (8,) * 5, "projected takes 2 to 4 values at 32 pixels"),
         (
             PROJECTED | {"spectral_norm": False, "gp_weight": 1.0},
             "gp_weight",
@@ -306,8 +306,13 @@ KERAS = {"architecture": "keras-dcgan", "g_channels": [8] * 3, "d_channels": [8]
         ),
         ({"feature_px": 64}, "feature_px", 64, "only discriminator=projected enlarges images"),
         ({"g_batch": "shared", "n_critic": 2}, "g_batch", "shared", "shared needs n_critic=1 and d_batch=full"),
-        ({"architecture": "resnet"}, "g_channels", PRESETS["tiny"].config.g_channels, "resnet takes 4 values"),
-        (RESNET | {"d_channels": [8] * 5}, "d_channels", (8,) * 5, "resnet takes 2 to 4 values"),
+        (
+            {"architecture": "resnet"},
+            "g_channels",
+            PRESETS["tiny"].config.g_channels,
+            "resnet takes 4 values at 32 pixels",
+        ),
+        (RESNET | {"d_channels": [8] * 5}, "d_channels", (8,) * 5, "resnet takes 2 to 4 values at 32 pixels"),
         (
             {"spectral_norm": True, "gp_weight": 10.0},
             "gp_weight",

@@ -125,7 +125,7 @@ def test_each_generator_of_a_per_class_model_is_fused() -> None:
     parts = [trained(config), trained(config)]
     parts[1].convolutions[-1].weight.data *= -1  # type: ignore[index,union-attr]
     z, labels = torch.randn(6, 8), torch.tensor([0, 1, 1, 0, 1, 0])
-    model = PerClassGenerator(parts).eval()
+    model = PerClassGenerator(parts, (3, 32, 32)).eval()
     with torch.no_grad():
         expected = model(z, labels)
     torch.testing.assert_close(run(export_generator(model, config), z=z, labels=labels), expected, rtol=0, atol=ATOL)
