@@ -184,7 +184,7 @@ WRONG = {
     "a string for channels": ("g_channels", "128"),
     "an object for channels": ("g_channels", {"0": 128}),
     "too few channels": ("g_channels", [128]),
-    "too many channels": ("g_channels", [8] * 7),
+    "too many channels": ("g_channels", [8] * 9),
     "null": ("lr", None),
     "null for channels": ("g_channels", None),
     "NaN": ("lr", NAN),
