@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from shared.configs.overrides import validate_overrides
-from shared.configs.preset_tables import Preset, keras_dcgan, kiln, per_class, wgan_gp
+from shared.configs.preset_tables import Preset, keras_dcgan, kiln, own_images, per_class, wgan_gp
 from shared.configs.train import TrainConfig
 from shared.errors import InvalidInput, did_you_mean
 
-PRESETS: dict[str, Preset] = {row.name: row for row in (*wgan_gp.ROWS, *keras_dcgan.ROWS, *per_class.ROWS, *kiln.ROWS)}
+PRESETS: dict[str, Preset] = {
+    row.name: row for row in (*wgan_gp.ROWS, *keras_dcgan.ROWS, *per_class.ROWS, *kiln.ROWS, *own_images.ROWS)
+}
 
 
 def find_preset(name: str) -> Preset:

@@ -36,6 +36,7 @@ def test_the_presets_and_their_names() -> None:
         "dcgan-batch-400", "bndrhl", "dcgan-large-batch",
         "wgan-gp-per-class", "dcgan-per-class",
         "tiny", "cpu-hours", "best",
+        "own-images-64-cpu", "own-images-64", "own-images-128",
     ]  # fmt: skip
     assert all(find_preset(name).name == name for name in PRESETS)
 
@@ -50,7 +51,7 @@ def test_an_unknown_preset_gets_the_list_of_presets() -> None:
 
 
 def test_a_name_unlike_any_preset_gets_no_suggestion() -> None:
-    with pytest.raises(InvalidInput, match=r"choose one of wgan-gp, .*, tiny, cpu-hours, best \(got 'x'\)"):
+    with pytest.raises(InvalidInput, match=r"choose one of wgan-gp, .*, tiny, cpu-hours, best, own-images-64-cpu, .* \(got 'x'\)"):
         resolve("x", {})
 
 
