@@ -203,6 +203,7 @@ def test_the_download_of_a_webdataset_is_a_tar_of_its_shards(client: TestClient,
 
     response = client.get(f"/jobs/{job_id}/dataset/download")
 
+    assert response.content.endswith(bytes(1024))  # the end of a tar archive: two empty blocks
     with tarfile.open(fileobj=io.BytesIO(response.content)) as archive:
         names = archive.getnames()
         assert names == ["manifest.json", "shard-00000.tar", "shard-00001.tar", "shard-00002.tar"]
