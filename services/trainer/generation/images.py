@@ -61,6 +61,11 @@ class ImageMaker:
     def workers(self) -> int:
         return self._engine.workers
 
+    @property
+    def warning(self) -> str | None:
+        """One line about a problem with the device that the model runs on; None if there is none."""
+        return self._engine.warning
+
     def make(self, draws: Sequence[Draw]) -> Iterator[list[MadeImage]]:
         """The images of the draws, in their order, batch by batch."""
         size = self._engine.max_batch

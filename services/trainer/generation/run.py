@@ -107,6 +107,8 @@ class _Run:
             self._shards.append(record.shard)
             self._position = record.position
         self._resumed_at, send_event = self._position.images, event_sender(self._send)
+        if self._maker.warning:
+            send_event("warning", self._maker.warning)
         if self._shards:
             send_event("resumed", f"resuming after {len(self._shards)} files with {self._resumed_at:,} images")
         place = f"{self._maker.provider.removesuffix('ExecutionProvider')}, {self._maker.workers} at a time"
