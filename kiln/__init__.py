@@ -13,13 +13,24 @@ from kiln.errors import (
     Unauthorized,
     Unavailable,
 )
-from kiln.types import Event, JobData, JobStatus, ModelData, Progress, SweepData, TrialData, VerificationData
+from kiln.types import (
+    DatasetData,
+    Event,
+    JobData,
+    JobStatus,
+    ModelData,
+    Progress,
+    SweepData,
+    TrialData,
+    VerificationData,
+)
 
 __all__ = [
     "ApiError",
     "AsyncJob",
     "AsyncKiln",
     "Conflict",
+    "DatasetData",
     "Event",
     "InvalidInput",
     "InvalidSetting",

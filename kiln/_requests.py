@@ -16,11 +16,12 @@ from PIL import Image
 from pydantic import BaseModel
 
 from kiln.errors import ERRORS, ApiError
-from kiln.types import JobData, JobPage, ModelData, VerificationData
+from kiln.types import DatasetData, JobData, JobPage, ModelData, VerificationData
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
 ClassName = str | int | None
+PUSH_TIMEOUT_S = 3600.0  # after the last byte, while the server reads all images
 PAGE = 100  # the most jobs that the API lists at once
 
 
@@ -33,15 +34,19 @@ class Call(Generic[T]):
     parse: Callable[[httpx2.Response], T]
     params: Mapping[str, Any] = field(default_factory=dict)
     json: Any = None
-    content: bytes | None = None
+    content: bytes | Callable[[], Any] | None = None  # or a function that starts a stream of bytes anew
     headers: Mapping[str, str] = field(default_factory=dict)
+    timeout: httpx2.Timeout | None = None  # None: that of the client
 
     @property
     def request(self) -> dict[str, Any]:
         """Keyword arguments of httpx2's `request` and `stream`."""
         params = {name: value for name, value in self.params.items() if value is not None}
-        body = {"json": self.json} if self.content is None else {"content": self.content}
-        return {"method": self.method, "url": self.path, "params": params, "headers": self.headers, **body}
+        body: dict[str, Any] = {"json": self.json}
+        if self.content is not None:
+            body = {"content": self.content() if callable(self.content) else self.content}
+        timeout = {} if self.timeout is None else {"timeout": self.timeout}
+        return {"method": self.method, "url": self.path, "params": params, "headers": self.headers, **body, **timeout}
 
     def result(self, response: httpx2.Response) -> T:
         """The parsed response. Raises ApiError."""
@@ -171,6 +176,33 @@ def cancel_sweep(sweep_id: str) -> Call[dict[str, Any]]:
 
 def promote_best(sweep_id: str, alias: str = "default") -> Call[dict[str, Any]]:
     return Call("POST", f"/sweeps/{path_segment(sweep_id)}/promote", _json, json={"alias": alias})
+
+
+# Data sets
+
+
+def push_dataset(name: str, content: Callable[[], Any], size: int) -> Call[DatasetData]:
+    headers = {"Content-Type": "application/octet-stream", "Content-Length": str(size)}
+    timeout = httpx2.Timeout(60.0, read=PUSH_TIMEOUT_S)
+    path = f"/datasets/{path_segment(name)}"
+    return Call("PUT", path, _model(DatasetData), content=content, headers=headers, timeout=timeout)
+
+
+def list_datasets() -> Call[list[DatasetData]]:
+    return Call("GET", "/datasets", lambda response: [DatasetData.model_validate(row) for row in _data(response)])
+
+
+def get_dataset(name: str) -> Call[DatasetData]:
+    timeout = httpx2.Timeout(60.0, read=PUSH_TIMEOUT_S)  # the first request for a folder reads all of its images
+    return Call("GET", f"/datasets/{path_segment(name)}", _model(DatasetData), timeout=timeout)
+
+
+def dataset_preview_png(name: str) -> Call[bytes]:
+    return Call("GET", f"/datasets/{path_segment(name)}/preview.png", _content)
+
+
+def delete_dataset(name: str) -> Call[None]:
+    return Call("DELETE", f"/datasets/{path_segment(name)}", lambda _: None)
 
 
 # Models and presets

@@ -20,6 +20,7 @@ from pydantic import PrivateAttr
 from kiln import _downloads, _requests
 from kiln._requests import Call, ClassName
 from kiln._retry import EventStream, Retry
+from kiln.datasets import AsyncDatasets
 from kiln.errors import ApiError
 from kiln.settings import read_client_settings
 from kiln.sweeps import AsyncSweeps
@@ -38,7 +39,7 @@ class AsyncKiln:
         settings = read_client_settings(url, api_key)
         self._max_wait_s = max_wait_s
         self._http = httpx2.AsyncClient(base_url=settings.url, headers=settings.headers, timeout=timeout_s)
-        self.jobs, self.models = AsyncJobs(self), AsyncModels(self)
+        self.jobs, self.models, self.datasets = AsyncJobs(self), AsyncModels(self), AsyncDatasets(self)
         self.presets, self.sweeps = AsyncPresets(self), AsyncSweeps(self)
 
     async def generate(self, label: ClassName = None, n: int = 16, **options: Any) -> list[Image.Image]:

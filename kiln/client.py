@@ -24,6 +24,7 @@ from pydantic import PrivateAttr
 from kiln import _downloads, _requests
 from kiln._requests import Call, ClassName
 from kiln._retry import EventStream, Retry
+from kiln.datasets import Datasets
 from kiln.errors import ApiError
 from kiln.settings import read_client_settings
 from kiln.sweeps import Sweeps
@@ -45,7 +46,8 @@ class Kiln:
         settings = read_client_settings(url, api_key)
         self._max_wait_s = max_wait_s
         self._http = httpx2.Client(base_url=settings.url, headers=settings.headers, timeout=timeout_s)
-        self.jobs, self.models, self.presets, self.sweeps = Jobs(self), Models(self), Presets(self), Sweeps(self)
+        self.jobs, self.models, self.datasets = Jobs(self), Models(self), Datasets(self)
+        self.presets, self.sweeps = Presets(self), Sweeps(self)
 
     def generate(self, label: ClassName = None, n: int = 16, **options: Any) -> list[Image.Image]:
         """n RGB images of one class. Options as in GET /generate: model, seed, truncation, ..."""

@@ -105,6 +105,23 @@ class ModelData(_Data):
         return self.manifest.get("metrics") or {}
 
 
+class DatasetData(_Data):
+    """A data set, as GET /datasets/{name} returns it; GET /datasets leaves `report` out."""
+
+    name: str
+    display_name: str
+    source: str  # pushed, or folder
+    classes: tuple[str, ...] = ()
+    images: int | None = None  # of all splits; None if the folder cannot be used
+    counts: dict[str, dict[str, int]] = Field(default_factory=dict)  # by split and class
+    digest: str | None = None
+    size_bytes: int | None = None
+    pushed_at: datetime | None = None
+    problem: str | None = None  # why the folder cannot be used
+    links: dict[str, str] = Field(default_factory=dict)
+    report: dict[str, Any] | None = None  # resolutions, channels, damaged and ignored files, warnings
+
+
 class VerificationData(_Data):
     """Whether the server reproduces a PNG; `reason` says why not."""
 

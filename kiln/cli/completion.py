@@ -36,6 +36,10 @@ def complete_model(incomplete: str) -> list[str]:
     return _matching(incomplete, lambda kiln: [model.id for model in kiln.models.list()])
 
 
+def complete_dataset(incomplete: str) -> list[str]:
+    return _matching(incomplete, lambda kiln: [dataset.name for dataset in kiln.datasets.list()])
+
+
 def complete_sweep(incomplete: str) -> list[str]:
     return _matching(incomplete, lambda kiln: [sweep.id for sweep in kiln.sweeps.list()])
 

@@ -15,7 +15,7 @@ import httpx2
 import typer
 
 import kiln
-from kiln.cli import doctor, images, jobs, machine, models, sweeps, train
+from kiln.cli import datasets, doctor, images, jobs, machine, models, sweeps, train
 from kiln.cli.output import (
     BAD_INPUT,
     CONFLICT,
@@ -39,6 +39,7 @@ PANELS: dict[str, tuple[Callable[..., Any] | typer.Typer, ...]] = {
         machine.up, train.train, train.presets, jobs.watch, jobs.pause, jobs.resume, jobs.finish, jobs.cancel,
         jobs.group,
     ),
+    "Data sets": (datasets.group,),
     "Generate": (images.generate, images.interpolate, images.verify),
     "Models": (models.promote, models.group),
     "Sweeps": (sweeps.sweep, sweeps.sweeps, sweeps.compare),

@@ -27,7 +27,7 @@ Overrides = Annotated[
 Dataset = Annotated[
     str | None,
     typer.Option(
-        help="A folder below KILN_DATASETS. Default: cifar10, or with from_checkpoint that job's data set.",
+        help="A name of `kiln datasets`. Default: cifar10, or with from_checkpoint that job's data set.",
         show_default=False,
     ),
 ]

@@ -13,6 +13,7 @@ from kiln import AsyncJob, AsyncKiln, Event, Job, JobData, Kiln, SweepData, _req
 from kiln._retry import EventStream
 from kiln.async_client import AsyncJobs, AsyncModels, AsyncPresets
 from kiln.client import Jobs, Models, Presets
+from kiln.datasets import AsyncDatasets, Datasets
 from kiln.sweeps import AsyncSweeps, Sweeps
 
 PAIRS = [
@@ -22,6 +23,7 @@ PAIRS = [
     (Models, AsyncModels),
     (Presets, AsyncPresets),
     (Sweeps, AsyncSweeps),
+    (Datasets, AsyncDatasets),
 ]
 JOB = {
     "id": "1", "preset": "tiny", "dataset": "cifar10", "status": "running", "created_at": "2030-01-01T00:00:00Z",
@@ -55,7 +57,7 @@ def arguments(method: Callable[..., Any]) -> list[tuple[str, str, Any, str]]:
 def test_both_clients_have_the_same_namespaces() -> None:
     with Kiln("http://localhost") as kiln:
         namespaces = {name for name in vars(kiln) if not name.startswith("_")}
-    assert namespaces == {"jobs", "models", "presets", "sweeps"}
+    assert namespaces == {"datasets", "jobs", "models", "presets", "sweeps"}
     assert {name for name in vars(AsyncKiln("http://localhost")) if not name.startswith("_")} == namespaces
 
 

@@ -116,7 +116,8 @@ def _entries(file: BinaryIO, start: bytes, limit_bytes: int) -> Iterator[_Entry]
 @contextmanager
 def _decompressed(file: BinaryIO, start: bytes) -> Iterator[BinaryIO]:
     make = next((make for magic, make in DECOMPRESSORS.items() if start.startswith(magic)), None)
-    if make is None and start[257:262] != b"ustar":
+    is_empty_tar = start == bytes(tarfile.BLOCKSIZE)
+    if make is None and start[257:262] != b"ustar" and not is_empty_tar:
         raise _refusal(f"this is no archive that Kiln reads; {FORMATS}")
     if make is None:
         yield file
