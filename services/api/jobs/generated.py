@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from services.api.jobs.class_names import ClassNames, shown
 from services.api.schemas.generated import Balance, GenerateJobRequest
-from shared.configs.generate import MAX_DATASET_IMAGES, GenerateConfig
+from shared.configs.generate import MAX_DATASET_IMAGES, SHARD_IMAGES, GenerateConfig
 from shared.errors import InvalidInput, UnknownAlias, UnknownModel, did_you_mean
 from shared.storage.model_registry import DEFAULT_ALIAS, ModelManifest, ModelRegistry
 
+MAX_SHARD_PIXEL_BYTES = 64 << 20  # a worker holds the pixels of two files
 MIN_THRESHOLD = 0.5  # of rejection sampling: above one half, no image belongs to two classes
 
 
@@ -31,8 +32,14 @@ def resolve_generation(
         truncation=request.truncation,
         min_confidence=request.min_confidence,
         compress=request.compress,
+        shard_images=shard_images_of(manifest),
     )
     return config, manifest.dataset
+
+
+def shard_images_of(manifest: ModelManifest) -> int:
+    """Images per file: SHARD_IMAGES, or fewer of large images, so that a worker needs little memory."""
+    return min(SHARD_IMAGES, MAX_SHARD_PIXEL_BYTES // (manifest.channels * manifest.resolution**2))
 
 
 def _find_model(name: str, registry: ModelRegistry) -> ModelManifest:

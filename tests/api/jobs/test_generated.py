@@ -17,6 +17,7 @@ from PIL import Image
 
 from services.api.app import create_app
 from services.api.jobs.dataset_archive import merge_zips, stream_archive
+from services.api.jobs.generated import shard_images_of
 from services.trainer.generation.run import run_job
 from shared.configs.generate import DatasetFormat
 from shared.jobs.trainer_messages import DatasetLine, TrainerLine
@@ -32,6 +33,7 @@ from shared.storage.generated_datasets import (
 from shared.storage.model_registry import ModelRegistry
 from tests.api.conftest import CLASSES, publish, wait_until_ready
 from tests.api.graphs import make_generator, write_color_classifier
+from tests.shared.examples import a_model
 
 
 @pytest.fixture
@@ -87,6 +89,12 @@ def test_pages_of_training_jobs_do_not_fail_for_a_generate_job(client: TestClien
     assert client.get(f"/jobs/{job_id}/{path}").status_code in (200, 404)
     assert client.get("/compare", params={"jobs": job_id}).json()["data"][0]["config"] == {}
     assert client.post("/jobs", json={"preset": "tiny", "overrides": {"from_checkpoint": job_id}}).status_code == 422
+
+
+@pytest.mark.parametrize(("resolution", "images"), [(32, 1000), (128, 1000), (256, 341)])
+def test_files_of_large_images_hold_fewer_of_them(resolution: int, images: int) -> None:
+    """341 images of 256 pixels in three channels of a byte are 67 million bytes, just below 64 MiB."""
+    assert shard_images_of(a_model().model_copy(update={"resolution": resolution})) == images
 
 
 def test_a_dry_run_of_a_generate_job_creates_none(client: TestClient) -> None:
