@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 from shared.configs.classifier import ClassifierConfig
 from shared.configs.generate import GENERATE, GenerateConfig
@@ -60,6 +61,7 @@ Text = Annotated[str, BeforeValidator(lambda value: escape(value) if isinstance(
 
 Kind = Literal["gan", "classifier", "generate"]  # what a job trains, or that it generates a data set
 JobConfig = TrainConfig | ClassifierConfig | GenerateConfig
+CONFIGS: dict[Kind, type[JobConfig]] = {"gan": TrainConfig, "classifier": ClassifierConfig, "generate": GenerateConfig}
 RequestedAction = Literal["cancel", "pause", "finish"]  # what a user can request of a running job
 
 
@@ -138,6 +140,15 @@ class Job(BaseModel):
     trained_s: float = 0.0  # time with a worker, over all attempts
     worker: str | None = None
     request: RequestedAction | None = None
+
+    @field_validator("config", mode="before")
+    @classmethod
+    def _config_of_its_kind(cls, value: Any, info: ValidationInfo) -> Any:
+        """Reads a stored config as its job's kind says: without unknown fields, several kinds could match."""
+        if isinstance(value, BaseModel) or "kind" not in info.data:
+            return value
+        config: type[BaseModel] = CONFIGS[info.data["kind"]]
+        return config.model_validate_json(json.dumps(value), extra="ignore")
 
     @property
     def gan_config(self) -> TrainConfig:

@@ -17,6 +17,7 @@ from shared.errors import StaleFence, UnknownJob
 from shared.jobs.record import Event, Job, JobStatus
 from shared.jobs.transitions import require_over
 from shared.storage.pubsub import CHANNEL, channel_of
+from shared.storage.records import read_record, readable_records
 from shared.storage.redis import (
     TIMEOUT_S,
     Idempotency,
@@ -46,7 +47,10 @@ class Page:
 
 
 class JobStore(Protocol):
-    """Every method raises StoreUnavailable during an outage, and UnknownJob for an id that the store does not have."""
+    """Every method raises StoreUnavailable during an outage, and UnknownJob for an id that the store does not have.
+
+    A record that this version cannot read raises CorruptArtifact; lists leave it out.
+    """
 
     def ping(self) -> None: ...
     def require_no_eviction(self) -> None: ...
@@ -183,8 +187,8 @@ class RedisJobStore:
     def _oldest(self, index: str, limit: int = 0) -> Sequence[Job]:
         with redis_errors():
             ids = self._redis.zrange(index, 0, limit - 1)
-            texts = self._redis.mget([key("job", job_id) for job_id in ids]) if ids else []
-        return [Job.model_validate_json(text) for text in texts if text]
+            texts: list[str | None] = self._redis.mget([key("job", job_id) for job_id in ids]) if ids else []
+        return _readable(ids, texts)
 
     def list(self, status: JobStatus | None = None, after: str | None = None, limit: int = 20) -> Page:
         """A page of jobs, newest first. `after` is the last id of the previous page."""
@@ -193,7 +197,7 @@ class RedisJobStore:
         with redis_errors():
             ids = self._redis.zrange(index, start, "-", desc=True, bylex=True, offset=0, num=limit + 1)
             texts = self._redis.mget([key("job", job_id) for job_id in ids[:limit]]) if ids else []
-        return Page([Job.model_validate_json(text) for text in texts if text], has_more=len(ids) > limit)
+        return Page(_readable(ids[:limit], texts), has_more=len(ids) > limit)
 
     def metrics(self, job_id: str, after_nimg: int = -1) -> Sequence[Metrics]:
         with redis_errors():
@@ -250,7 +254,11 @@ def _index(status: JobStatus | None) -> str:
 def _parse(job_id: str, text: str | None) -> Job:
     if text is None:
         raise UnknownJob(job_id)
-    return Job.model_validate_json(text)
+    return read_record(Job, text, f"job {job_id}")
+
+
+def _readable(job_ids: Sequence[str], texts: Sequence[str | None]) -> list[Job]:
+    return readable_records(Job, ((f"job {job_id}", text) for job_id, text in zip(job_ids, texts, strict=True)))
 
 
 def _event(entry_id: str, fields: dict[str, str]) -> Event:

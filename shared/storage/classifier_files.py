@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from shared.configs.classifier import ClassifierConfig
 from shared.errors import CorruptArtifact, UnknownClassifier
 from shared.storage.model_registry import Parity
+from shared.storage.records import read_record
 
 MANIFEST_FILE = "manifest.json"
 WEIGHTS_FILE = "classifier.safetensors"  # the trainer loads these
@@ -56,11 +57,10 @@ def classifier_key(job_id: str, name: str) -> str:
 def read_manifest(folder: Path) -> ClassifierManifest:
     """The manifest in a folder. Raises UnknownClassifier if there is none, CorruptArtifact if it is unreadable."""
     try:
-        return ClassifierManifest.model_validate_json((folder / MANIFEST_FILE).read_bytes())
+        text = (folder / MANIFEST_FILE).read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         raise UnknownClassifier(str(folder)) from None
-    except ValidationError as error:
-        raise CorruptArtifact(f"the manifest of the classifier in {folder} is unreadable: {error}") from error
+    return read_record(ClassifierManifest, text, f"the manifest of the classifier in {folder}")
 
 
 def read_file(folder: Path, manifest: ClassifierManifest, name: str) -> bytes:

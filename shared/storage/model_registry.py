@@ -15,11 +15,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from shared.configs.train import TrainConfig
 from shared.errors import Conflict, CorruptArtifact, InvalidInput, UnknownAlias, UnknownModel
 from shared.storage.artifacts import ArtifactStore
+from shared.storage.records import read_record
 
 DEFAULT_ALIAS = "default"
 GENERATOR_FILE = "generator.onnx"
@@ -167,11 +168,10 @@ class ModelRegistry:
         if not _NAME.fullmatch(model_id):
             raise UnknownModel(model_id)
         try:
-            return ModelManifest.model_validate_json(self._artifacts.read(_record_key(model_id)))
+            text = self._artifacts.read(_record_key(model_id))
         except FileNotFoundError:
             raise UnknownModel(model_id) from None
-        except ValidationError as error:
-            raise CorruptArtifact(f"the manifest of model {model_id} is unreadable: {error}") from error
+        return read_record(ModelManifest, text, f"the manifest of model {model_id}")
 
     def read_file(self, manifest: ModelManifest, name: str) -> bytes:
         """The bytes of a file, checked against the manifest's digest. Raises CorruptArtifact."""
@@ -244,10 +244,7 @@ def read_folder(folder: Path) -> tuple[ModelManifest, dict[str, bytes]]:
 
     Raises FileNotFoundError without a manifest, and CorruptArtifact if a file does not match its digest.
     """
-    try:
-        manifest = ModelManifest.model_validate_json((folder / MANIFEST_FILE).read_bytes())
-    except ValidationError as error:
-        raise CorruptArtifact(f"the manifest in {folder} is unreadable: {error}") from error
+    manifest = read_record(ModelManifest, (folder / MANIFEST_FILE).read_bytes(), f"the manifest in {folder}")
     files = {}
     for name, digest in manifest.files.items():
         candidates = (folder / name, folder / f"{digest[:16]}.{name}")

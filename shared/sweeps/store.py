@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from shared.errors import UnknownSweep
+from shared.storage.records import read_record, readable_records
 from shared.storage.redis import TIMEOUT_S, Idempotency, connect, create_once, from_redis, key, redis_errors, transact
 from shared.sweeps.record import Sweep
 
@@ -97,7 +98,8 @@ class RedisSweepStore:
 
     def _read(self, ids: Sequence[str]) -> Sequence[Sweep]:
         texts = self._redis.mget([key("sweep", sweep_id) for sweep_id in ids]) if ids else []
-        return [Sweep.model_validate_json(text) for text in texts if text]
+        names = [f"sweep {sweep_id}" for sweep_id in ids]
+        return readable_records(Sweep, zip(names, texts, strict=True))
 
     def _write(self, pipe: Any, sweep: Sweep) -> None:
         pipe.set(key("sweep", sweep.id), sweep.model_dump_json())
@@ -111,4 +113,4 @@ class RedisSweepStore:
 def _parse(sweep_id: str, text: str | None) -> Sweep:
     if text is None:
         raise UnknownSweep(sweep_id)
-    return Sweep.model_validate_json(text)
+    return read_record(Sweep, text, f"sweep {sweep_id}")

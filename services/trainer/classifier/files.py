@@ -12,7 +12,7 @@ import torch
 
 from services.trainer.classifier.network import Classifier
 from services.trainer.export.onnx import PARITY_BATCH_SIZES, to_onnx
-from shared.errors import ParityFailed
+from shared.errors import CorruptArtifact, ParityFailed
 from shared.storage.classifier_files import GRAPH_FILE, WEIGHTS_FILE, ClassifierManifest, read_file, read_manifest
 from shared.storage.model_registry import Parity
 
@@ -36,7 +36,14 @@ def load_classifier(folder: Path) -> tuple[Classifier, ClassifierManifest]:
     manifest = read_manifest(folder)
     with torch.device("meta"):  # drawing initial weights would change the random state of the run that loads this
         network = Classifier(manifest.config.width, len(manifest.classes))
-    network.load_state_dict(safetensors.torch.load(read_file(folder, manifest, WEIGHTS_FILE)), assign=True)
+    weights = safetensors.torch.load(read_file(folder, manifest, WEIGHTS_FILE))
+    try:
+        network.load_state_dict(weights, assign=True)
+    except RuntimeError as error:
+        raise CorruptArtifact(
+            f"the classifier in {folder} is another network than this version's, such as the ResNet-18 of 0.2.0; train "
+            "one with preset: classifier"
+        ) from error
     return network.eval().requires_grad_(False).to(memory_format=torch.channels_last), manifest
 
 

@@ -301,7 +301,7 @@ def test_a_folder_without_a_classifier_is_named(tmp_path: Path) -> None:
     with pytest.raises(UnknownClassifier, match=r"there is no classifier in '.*nowhere'"):
         load_classifier(tmp_path / "nowhere")
     (tmp_path / "manifest.json").write_text("{}")
-    with pytest.raises(CorruptArtifact, match="is unreadable"):
+    with pytest.raises(CorruptArtifact, match="cannot be read by this version of Kiln"):
         load_classifier(tmp_path)
 
 
