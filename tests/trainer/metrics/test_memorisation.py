@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -30,6 +31,7 @@ def cloud(count: int, seed: int) -> Tensor:
     return torch.randn(count, 8, generator=torch.Generator().manual_seed(seed))
 
 
+@hypothesis_settings(deadline=None, max_examples=10)
 @given(st.integers(0, 1000))
 def test_the_nearest_training_image_is_found(seed: int) -> None:
     """Against all distances at once, on three chunks."""
