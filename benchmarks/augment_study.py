@@ -23,8 +23,8 @@ import torch
 
 from services.generator.engine import OnnxEngine
 from services.generator.latents import draw_latents, stream_of
-from services.trainer.classifier.training import ClassifierState, class_accuracies, train
 from services.trainer.data.datasets import ImageDataset, load_dataset, load_test_split
+from services.trainer.metrics.classification_accuracy import train_and_test
 from services.trainer.runs.device import pick_device
 from shared.configs.classifier import ClassifierConfig
 from shared.settings import Settings, read_settings
@@ -108,7 +108,7 @@ def run(
     sets.append(({"share": 0.0, "synthetic": True}, [synthetic]))
     rows = []
     for facts, parts in sets:
-        accuracy = train_and_test(study, joined(parts), test, device)
+        accuracy = accuracy_of(study, joined(parts), test, device)
         counts = {"real_images": sum(len(part) for part in parts if part is not synthetic)}
         rows.append(facts | counts | {"synthetic_images": len(synthetic) * facts["synthetic"], "accuracy": accuracy})
         print(json.dumps(rows[-1]), flush=True)
@@ -133,19 +133,12 @@ def joined(parts: Sequence[ImageDataset]) -> ImageDataset:
     return ImageDataset(images, labels, parts[0].classes)
 
 
-def train_and_test(study: Study, images: ImageDataset, test: ImageDataset, device: torch.device) -> float:
+def accuracy_of(study: Study, images: ImageDataset, test: ImageDataset, device: torch.device) -> float:
     """Share of the test images that a classifier recognises after the budget."""
     epochs = max(1, round(study.budget_nimg / len(images)))
     batch_size = min(64, max(2, len(images) // 8))
-    config = ClassifierConfig(
-        width=study.width, epochs=epochs, batch_size=batch_size, seed=study.seed, checkpoint_every_s=86_400,
-        tick_nimg=study.budget_nimg,
-    )  # fmt: skip
-    state = ClassifierState(config, len(images.classes), device)
-    train(state, images.to(device), lambda _: None, lambda: None, lambda: None)
-    counts = test.labels.bincount(minlength=len(test.classes)).double()
-    correct = (class_accuracies(state.network, test) * counts)[counts > 0]
-    return correct.sum().item() / len(test)
+    config = ClassifierConfig(width=study.width, epochs=epochs, batch_size=batch_size, seed=study.seed)
+    return train_and_test(config, images, test, device)
 
 
 def table(rows: Sequence[dict[str, Any]], manifest: ModelManifest, study: Study) -> str:

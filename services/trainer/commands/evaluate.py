@@ -7,7 +7,7 @@ import functools
 import json
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,10 @@ from shared.errors import InvalidInput, KilnError
 from shared.settings import Settings
 
 if TYPE_CHECKING:
+    from services.trainer.data.packing import Preprocessing
+    from services.trainer.metrics.classification_accuracy import AccuracyScorer
     from services.trainer.metrics.evaluation import Evaluator
+    from services.trainer.metrics.subjects import Subject
 
 COLUMNS = (  # (field, heading, format)
     ("fid", "FID", "{:.3f}"),
@@ -29,6 +32,7 @@ COLUMNS = (  # (field, heading, format)
     ("density", "density", "{:.3f}"),
     ("coverage", "coverage", "{:.3f}"),
     ("class_accuracy", "class accuracy", "{:.3f}"),
+    ("cas", "CAS", "{:.3f}"),
     ("imagenet_fid", "ImageNet: FID", "{:.1f}"),
     ("imagenet_kid", "KID", "{:.4f}"),
     ("imagenet_precision", "precision", "{:.3f}"),
@@ -48,6 +52,8 @@ class Evaluation:
     judges: tuple[str, ...]
     weights: Path | None
     dataset: str  # of snapshots; models name their own
+    cas_images: int = 0  # 0: no classification accuracy score
+    cas_epochs: int = 5
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -62,6 +68,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--weights", type=Path, help="file with the weights of Inception")
     parser.add_argument("--dataset", default="cifar10", help="training data of snapshots; models name their own")
+    parser.add_argument(
+        "--cas",
+        type=int,
+        default=0,
+        metavar="N",
+        help="also measure the classification accuracy score: train a classifier on N generated images and one on N "
+        "real ones, and test both on the real test images (50,000: an hour on two cores)",
+    )
+    parser.add_argument("--cas-epochs", type=int, default=5, metavar="E", help="passes over the N images (default: 5)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
@@ -69,8 +84,9 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
     """Returns the exit status. Raises InvalidInput."""
     judges = tuple(name.strip() for name in options.judges.split(","))
     evaluation = Evaluation(
-        tuple(options.models), options.images, options.seed, judges, options.weights, options.dataset
-    )
+        tuple(options.models), options.images, options.seed, judges, options.weights, options.dataset, options.cas,
+        options.cas_epochs,
+    )  # fmt: skip
     try:
         records = evaluate(evaluation, settings, _print_status)
     except InvalidInput:
@@ -83,13 +99,14 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
 
 
 def evaluate(evaluation: Evaluation, settings: Settings, on_status: Callable[[str], None]) -> list[dict[str, Any]]:
-    """One record per model: its name, images seen and metrics.
+    """One record per model: its name, images seen, metrics and, on request, classification accuracy score.
 
     Raises InvalidInput, NotFound, CorruptArtifact, BadDataset.
     """
     from services.trainer.data.datasets import load_dataset
     from services.trainer.data.packing import Preprocessing
     from services.trainer.data.pushed import locate_dataset
+    from services.trainer.metrics.classification_accuracy import open_scorer, score_spec
     from services.trainer.metrics.evaluation import open_evaluator
     from services.trainer.metrics.extractor import find_extractor
     from services.trainer.metrics.subjects import open_subject
@@ -97,32 +114,49 @@ def evaluate(evaluation: Evaluation, settings: Settings, on_status: Callable[[st
 
     if evaluation.images < MIN_EVAL_IMAGES:
         raise InvalidInput.of("images", evaluation.images, f"must be at least {MIN_EVAL_IMAGES}")
+    spec = None
+    if evaluation.cas_images:
+        spec = score_spec(evaluation.cas_images, evaluation.cas_epochs, evaluation.seed)
     device = pick_device(settings)
     extractors = [find_extractor(name, evaluation.weights, settings, device) for name in evaluation.judges]
-
     cache = settings.data / "cache"
 
     @functools.cache
-    def evaluator(name: str, preprocessing: Preprocessing, on_bad_file: OnBadFile) -> Evaluator:
+    def open_data(
+        name: str, preprocessing: Preprocessing, on_bad_file: OnBadFile
+    ) -> tuple[Evaluator, AccuracyScorer | None]:
         on_status(f"computing features of the real images of {name}; they are cached in {cache}")
         folder = locate_dataset(name, settings)
         dataset = load_dataset(
             folder.parent, folder.name, preprocessing=preprocessing, on_bad_file=on_bad_file, cache=cache
         )
-        return open_evaluator(extractors, settings, name, dataset)
+        # First the scorer, which refuses a data set without test images: features take minutes.
+        scorer = open_scorer(settings, name, dataset, device, spec) if spec else None
+        return open_evaluator(extractors, settings, name, dataset), scorer
 
-    def evaluator_for(config: TrainConfig, name: str) -> Evaluator:
-        return evaluator(name, Preprocessing.of(config), config.on_bad_file)
+    def data_of(config: TrainConfig, name: str) -> tuple[Evaluator, AccuracyScorer | None]:
+        return open_data(name, Preprocessing.of(config), config.on_bad_file)
 
     records = []
     for name in evaluation.models:
         # The file of a snapshot does not name its data set.
-        subject = open_subject(name, settings, lambda config: evaluator_for(config, evaluation.dataset).dataset, device)
+        subject = open_subject(name, settings, lambda config: data_of(config, evaluation.dataset)[0].dataset, device)
         on_status(f"{subject.name}: {evaluation.images:,} images, on {device_name(device)}")
-        reference = evaluator_for(subject.config, subject.dataset or evaluation.dataset)
-        metrics = reference.evaluate(subject.generator, subject.config, evaluation.images, evaluation.seed)
-        records.append({"model": subject.name, "images_seen": subject.images_seen, "metrics": metrics.model_dump()})
+        evaluator, scorer = data_of(subject.config, subject.dataset or evaluation.dataset)
+        metrics = evaluator.evaluate(subject.generator, subject.config, evaluation.images, evaluation.seed)
+        record = {"model": subject.name, "images_seen": subject.images_seen, "metrics": metrics.model_dump()}
+        records.append(record if scorer is None else record | _accuracy_score(scorer, subject, on_status))
     return records
+
+
+def _accuracy_score(scorer: AccuracyScorer, subject: Subject, on_status: Callable[[str], None]) -> dict[str, Any]:
+    """The entry of a model's record; empty for an unconditional model."""
+    on_status(f"{subject.name}: training a classifier on {scorer.spec.images:,} of its images")
+    score = scorer.score(subject.generator, subject.config)
+    if score is None:
+        on_status(f"{subject.name}: no classification accuracy score, because the model takes no class")
+        return {}
+    return {"classification_accuracy_score": asdict(score)}
 
 
 def table(records: Iterable[dict[str, Any]]) -> str:
@@ -132,6 +166,9 @@ def table(records: Iterable[dict[str, Any]]) -> str:
         metrics = record["metrics"]
         protocol = dict(metrics["protocol"])
         real = protocol.pop("real")
+        if (cas := record.get("classification_accuracy_score")) is not None:
+            metrics, real = metrics | {"cas": cas["score"]}, real | {"cas": cas["real_score"]}
+            protocol["cas"] = {name: cas[name] for name in ("images", "test_images", "classifier")}
         if real is not None:
             floor = ["real test images", "", *_cells(real, real["fid"])]
             rows += [] if floor in rows else [floor]

@@ -287,11 +287,31 @@ def test_the_command_prints_a_table(
     assert json.loads(protocol)["images"] == 20
 
 
+def test_the_command_adds_the_classification_accuracy_score(
+    environment: Settings, undisturbed: Messages, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["evaluate", "tiny-whole", "-n", "20", "--judges", "classifier", "--cas", "40", "--cas-epochs", "2"]
+    assert main([*arguments, "--json"]) == 0
+    (record,) = json.loads(capsys.readouterr().out)
+    score = record["classification_accuracy_score"]
+    assert (score["images"], score["classifier"]["epochs"]) == (40, 2)
+    # The model, which is hardly trained, teaches less than real images of two colours
+    assert score["score"] < score["real_score"] == 1.0
+    # And the table has it beside the other figures
+    assert main(arguments) == 0
+    head, real, model, protocol = capsys.readouterr().out.splitlines()
+    column = head.index("CAS")
+    assert real[column - 2 : column + 3] == "1.000"
+    assert model[column - 2 : column + 3] == f"{score['score']:.3f}"
+    assert json.loads(protocol)["cas"]["images"] == 40
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "complaint"),
     [
         (["nobody"], 1, "UnknownModel: there is no model 'nobody'"),
         (["nobody", "-n", "9"], 2, "images: must be at least 10 (got 9)"),
+        (["nobody", "--cas", "9"], 2, "cas: must be at least 10, or 0 for no score (got 9)"),
         (["nobody", "--judges", "vgg"], 2, "extractor: must be classifier, imagenet or inception (got 'vgg')"),
         (["nobody", "--judges", "inception"], 2, "weights: expected a file: torch-fidelity's"),
         (["no.onnx"], 2, "MODEL: must be a model's id, its folder, or a run's weights/*.safetensors (got 'no.onnx')"),
