@@ -83,6 +83,15 @@ def test_the_real_images_train_one_classifier_for_all_models(real: ImageDataset)
     assert second.real_score == first.real_score > 0.9
 
 
+def test_grey_images_are_scored_as_colour_images_are(real: ImageDataset) -> None:
+    grey = ImageDataset(real.images[:, :1], real.labels, real.classes)  # the red channel: dark or bright
+
+    score = AccuracyScorer(grey, grey, SPEC, CPU).score(lambda z, labels: coloured(z, labels)[:, :1], CONFIG)
+
+    assert score is not None
+    assert min(score.score, score.real_score) > 0.9
+
+
 def test_an_unconditional_model_has_no_score(real: ImageDataset) -> None:
     assert scorer(real).score(coloured, small_config(conditional=False, class_weight=0.0)) is None
 
