@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from PIL import Image
 from services.trainer.data.datasets import load_dataset
 from services.trainer.data.packing import Preprocessing
 from tests.trainer.small import small_config
+
+PLAIN = Preprocessing()
 
 
 def write(path: Path, *colors: Any, mode: str = "RGB") -> None:
@@ -55,12 +58,26 @@ def test_many_grey_images_are_reduced_to_one_channel_without_mixing_them_up(
     assert dataset.images.amax((1, 2, 3)).tolist() == dataset.images.amin((1, 2, 3)).tolist()
 
 
-def test_preprocessings_do_not_share_a_cache(tmp_path: Path) -> None:
+def test_each_way_of_reading_has_a_cache_of_its_own(tmp_path: Path) -> None:
+    # Given an image that no crop leaves as it is
     write(tmp_path / "pets/train/cats", (1, 2, 3))
-    for resolution in (16, 64, 16):
-        preprocessing = Preprocessing(resolution)
-        dataset = load_dataset(tmp_path, "pets", preprocessing=preprocessing, cache=tmp_path / "cache")
-        assert dataset.images.shape == (1, 3, resolution, resolution)
+    ways = [replace(PLAIN, resolution=16), PLAIN, replace(PLAIN, crop="pad"), replace(PLAIN, background=(9, 9, 9))]
+    decoded: list[int] = []
+    corners = [
+        load_dataset(
+            tmp_path,
+            "pets",
+            preprocessing=preprocessing,
+            cache=tmp_path / "cache",
+            on_progress=lambda count, _: decoded.append(count),
+        )
+        .images[0, :, 0, 0]
+        .tolist()
+        for preprocessing in [*ways, *ways]
+    ]
+    # Then each way decodes it once, and keeps its own pixels
+    assert corners == [[1, 2, 3], [1, 2, 3], [255, 255, 255], [1, 2, 3]] * 2
+    assert len(decoded) == len(ways)
 
 
 def test_a_config_says_how_images_are_cropped_and_what_is_behind_them(tmp_path: Path) -> None:
