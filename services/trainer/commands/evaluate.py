@@ -6,7 +6,8 @@ import argparse
 import functools
 import json
 import sys
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,8 +23,9 @@ if TYPE_CHECKING:
     from services.trainer.metrics.evaluation import Evaluator
     from services.trainer.metrics.subjects import Subject
 
-COLUMNS = (  # (field, heading, format)
-    ("fid", "FID", "{:.3f}"),
+PREFIXES = ("", "imagenet_")  # of the judges' figures
+COLUMNS = (  # (field without the judge's prefix, heading, format)
+    ("fid", "FID", "{:.4g}"),
     ("fid_of_floor", "x floor", "{:.1f}"),
     ("kid", "KID", "{:.5f}"),
     ("inception_score", "IS", "{:.3f}"),
@@ -33,12 +35,6 @@ COLUMNS = (  # (field, heading, format)
     ("coverage", "coverage", "{:.3f}"),
     ("class_accuracy", "class accuracy", "{:.3f}"),
     ("cas", "CAS", "{:.3f}"),
-    ("imagenet_fid", "ImageNet: FID", "{:.1f}"),
-    ("imagenet_kid", "KID", "{:.4f}"),
-    ("imagenet_precision", "precision", "{:.3f}"),
-    ("imagenet_recall", "recall", "{:.3f}"),
-    ("imagenet_density", "density", "{:.3f}"),
-    ("imagenet_coverage", "coverage", "{:.3f}"),
 )
 
 
@@ -63,8 +59,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--judges",
         default="classifier,imagenet",
-        help="networks whose features are compared, the first for all measures (default: classifier,imagenet): "
-        "classifier (Kiln's own), imagenet (EfficientNet-lite2), inception",
+        help="networks whose features are compared (default: classifier,imagenet): imagenet (EfficientNet-lite2), and "
+        "one of classifier (Kiln's own) and inception",
     )
     parser.add_argument("--weights", type=Path, help="file with the weights of Inception")
     parser.add_argument("--dataset", default="cifar10", help="training data of snapshots; models name their own")
@@ -99,7 +95,8 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
 
 
 def evaluate(evaluation: Evaluation, settings: Settings, on_status: Callable[[str], None]) -> list[dict[str, Any]]:
-    """One record per model: its name, images seen, metrics and, on request, classification accuracy score.
+    """One record per model: its name, images seen in training, metrics, the seconds that measuring them took and, on
+    request, classification accuracy score.
 
     Raises InvalidInput, NotFound, CorruptArtifact, BadDataset.
     """
@@ -114,6 +111,7 @@ def evaluate(evaluation: Evaluation, settings: Settings, on_status: Callable[[st
 
     if evaluation.images < MIN_EVAL_IMAGES:
         raise InvalidInput.of("images", evaluation.images, f"must be at least {MIN_EVAL_IMAGES}")
+    _check_judges(evaluation.judges)
     spec = None
     if evaluation.cas_images:
         spec = score_spec(evaluation.cas_images, evaluation.cas_epochs, evaluation.seed)
@@ -143,8 +141,10 @@ def evaluate(evaluation: Evaluation, settings: Settings, on_status: Callable[[st
         subject = open_subject(name, settings, lambda config: data_of(config, evaluation.dataset)[0].dataset, device)
         on_status(f"{subject.name}: {evaluation.images:,} images, on {device_name(device)}")
         evaluator, scorer = data_of(subject.config, subject.dataset or evaluation.dataset)
-        metrics = evaluator.evaluate(subject.generator, subject.config, evaluation.images, evaluation.seed)
-        record = {"model": subject.name, "images_seen": subject.images_seen, "metrics": metrics.model_dump()}
+        started = time.perf_counter()
+        metrics = evaluator.evaluate(subject.generator, subject.config, evaluation.images, evaluation.seed).model_dump()
+        seconds = time.perf_counter() - started
+        record = {"model": subject.name, "images_seen": subject.images_seen, "seconds": seconds, "metrics": metrics}
         records.append(record if scorer is None else record | _accuracy_score(scorer, subject, on_status))
     return records
 
@@ -159,35 +159,67 @@ def _accuracy_score(scorer: AccuracyScorer, subject: Subject, on_status: Callabl
     return {"classification_accuracy_score": asdict(score)}
 
 
-def table(records: Iterable[dict[str, Any]]) -> str:
-    """The records as text: a row per model, one of real images for comparison, and the protocol."""
-    rows, protocols = [["model", "images seen", *(heading for _, heading, _ in COLUMNS)]], dict[str, None]()
+def _check_judges(names: Sequence[str]) -> None:
+    """Raises InvalidInput if two figures would have one name: only those of `imagenet` have a prefix."""
+    if len(set(names)) < len(names) or {"classifier", "inception"} <= set(names):
+        problem = "must be imagenet, classifier or inception, or imagenet and one of the others"
+        raise InvalidInput.of("judges", ",".join(names), problem)
+
+
+def table(records: Sequence[dict[str, Any]]) -> str:
+    """The records as text: a block per judge with a row per model and one of real images, then the protocols."""
+    records = [_with_score(record) for record in records]
+    blocks = [_block(prefix, records) for prefix in PREFIXES]
+    # Protocols differ where models have different data sets.
+    protocols = dict.fromkeys(json.dumps(_conditions(record["metrics"]["protocol"])) for record in records)
+    return "\n".join([*filter(None, blocks), *protocols])
+
+
+def _with_score(record: dict[str, Any]) -> dict[str, Any]:
+    """The record with its classification accuracy score among the metrics, if it has one."""
+    if (cas := record.get("classification_accuracy_score")) is None:
+        return record
+    metrics = record["metrics"]
+    protocol = metrics["protocol"] | {"cas": {name: cas[name] for name in ("images", "test_images", "classifier")}}
+    if protocol["real"] is not None:
+        protocol["real"] = protocol["real"] | {"cas": cas["real_score"]}
+    return record | {"metrics": metrics | {"cas": cas["score"], "protocol": protocol}}
+
+
+def _block(prefix: str, records: Sequence[dict[str, Any]]) -> str:
+    """The figures of one judge, without columns that no row has; empty if the judge took no part."""
+    rows: list[list[str]] = []
     for record in records:
         metrics = record["metrics"]
-        protocol = dict(metrics["protocol"])
-        real = protocol.pop("real")
-        if (cas := record.get("classification_accuracy_score")) is not None:
-            metrics, real = metrics | {"cas": cas["score"]}, real | {"cas": cas["real_score"]}
-            protocol["cas"] = {name: cas[name] for name in ("images", "test_images", "classifier")}
+        real = metrics["protocol"]["real"]
+        floor = None if real is None else real.get(f"{prefix}fid")
         if real is not None:
-            floor = ["real test images", "", *_cells(real, real["fid"])]
-            rows += [] if floor in rows else [floor]
-        rows.append(
-            [record["model"], f"{record['images_seen']:,}", *_cells(metrics, None if real is None else real["fid"])]
-        )
-        shown = {
-            name: value for name, value in protocol.items() if name != "class_accuracy" and not name.endswith("kid_std")
-        }
-        protocols[json.dumps(shown)] = None
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-    return "\n".join([*lines, *protocols])
+            name = f"real {real['split']} images"
+            rows += [[name, f"{real['images']:,}", "", "", *_cells(prefix, real, floor)]]
+        made = [f"{metrics['protocol']['images']:,}", f"{record['images_seen']:,}", f"{record['seconds']:.0f}"]
+        rows.append([record["model"], *made, *_cells(prefix, metrics, floor)])
+    rows = [list(row) for row in dict.fromkeys(map(tuple, rows))]  # models of one data set share the row of real images
+    head = ["model", "n", "trained on", "seconds", *(heading for _, heading, _ in COLUMNS)]
+    filled = [i for i in range(len(head)) if i < 4 or any(row[i] for row in rows)]
+    if len(filled) == 4:
+        return ""
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in filled]
+    lines = ["  ".join(row[i].rjust(width) for i, width in zip(filled, widths, strict=True)) for row in [head, *rows]]
+    judge = records[0]["metrics"]["protocol"][f"{prefix}extractor"]["name"]
+    return "\n".join([f"Judge: {judge}", *lines, ""])
 
 
-def _cells(metrics: dict[str, Any], floor: float | None) -> list[str]:
-    if floor:
-        metrics = metrics | {"fid_of_floor": metrics["fid"] / floor}
-    return ["" if metrics.get(field) is None else form.format(metrics[field]) for field, _, form in COLUMNS]
+def _conditions(protocol: dict[str, Any]) -> dict[str, Any]:
+    """The protocol without its figures."""
+    is_figure = ("class_accuracy", "real", *(f"{prefix}kid_std" for prefix in PREFIXES))
+    return {name: value for name, value in protocol.items() if name not in is_figure}
+
+
+def _cells(prefix: str, metrics: dict[str, Any], floor: float | None) -> list[str]:
+    values = {field: metrics.get(prefix + field) for field, _, _ in COLUMNS}
+    if floor and values["fid"] is not None:
+        values["fid_of_floor"] = values["fid"] / floor
+    return ["" if (value := values[field]) is None else form.format(value) for field, _, form in COLUMNS]
 
 
 def _print_status(text: str) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from services.trainer.data.datasets import ImageDataset
 from services.trainer.data.sampler import Sampler
-from services.trainer.metrics.distances import precision_and_recall
+from services.trainer.metrics.distances import manifold_figures, neighbourhoods
 from services.trainer.metrics.extractor import Extracted
 from services.trainer.training.state import TrainState
 from shared.jobs.trainer_messages import SendEvent
@@ -32,11 +32,11 @@ def collapse_signals(fake: Extracted, real: Extracted, *, conditional: bool) -> 
     The last two are relative to real images, so 1 is ideal. A conditional model can collapse within each class, so its
     distances are measured within classes.
     """
-    fake, real = _subset(fake), _subset(real)
-    _, recall = precision_and_recall(real.features, fake.features, NEIGHBOURS)
+    fake, real = fake.sample(SIGNAL_IMAGES), real.sample(SIGNAL_IMAGES)
+    real_balls, fake_balls = (neighbourhoods(side.features, NEIGHBOURS, NEIGHBOURS) for side in (real, fake))
     labels = (fake.labels, real.labels) if conditional else (None, None)
     return {
-        "recall": recall,
+        "recall": manifold_figures(real_balls, fake_balls).recall,
         "diversity": ratio(mean_distance(fake.features, labels[0]), mean_distance(real.features, labels[1])),
         "class_coverage": effective_classes(fake.logits.argmax(1)) / effective_classes(real.logits.argmax(1)),
     }
@@ -106,8 +106,3 @@ def grid_diversity(images: Tensor, dataset: ImageDataset, *, conditional: bool) 
     rows = torch.arange(len(images)) // 10 % len(dataset.classes)  # the classes of a grid, see sampling.sample_grid
     grouped = (rows, labels) if conditional else (None, None)
     return ratio(mean_distance(images.flatten(1), grouped[0]), mean_distance(real.flatten(1), grouped[1]))
-
-
-def _subset(extracted: Extracted) -> Extracted:
-    chosen = Sampler(len(extracted), seed=0).batch(0, min(SIGNAL_IMAGES, len(extracted)))
-    return Extracted(extracted.features[chosen], extracted.logits[chosen], extracted.labels[chosen])

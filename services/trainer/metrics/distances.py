@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -18,6 +19,14 @@ class Moments:
 
     mean: Tensor
     covariance: Tensor
+
+    @cached_property
+    def root(self) -> Tensor:
+        """The symmetric square root [D, D] of the covariance."""
+        values, vectors = torch.linalg.eigh(self.covariance)
+        # A covariance has no negative eigenvalues; rounding produces some of the order of 1e-16.
+        root: Tensor = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+        return root
 
 
 def moments(features: Tensor) -> Moments:
@@ -37,16 +46,8 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     even if those are singular, whereas A B is not symmetric and its root may be complex.
     """
     shift = (a.mean - b.mean).square().sum()
-    cross = torch.linalg.svdvals(_root(a.covariance) @ _root(b.covariance)).sum()
+    cross = torch.linalg.svdvals(a.root @ b.root).sum()
     return float(shift + a.covariance.trace() + b.covariance.trace() - 2 * cross)
-
-
-def _root(matrix: Tensor) -> Tensor:
-    """The symmetric square root of a symmetric positive semi-definite matrix."""
-    values, vectors = torch.linalg.eigh(matrix)
-    # A covariance has no negative eigenvalues; rounding produces some of the order of 1e-16.
-    root: Tensor = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
-    return root
 
 
 @dataclass(frozen=True)
@@ -102,49 +103,67 @@ def inception_score(logits: Tensor, splits: int = 10) -> float:
     return float(torch.stack(scores).mean())
 
 
-def precision_and_recall(real: Tensor, fake: Tensor, k: int = 3, chunk: int = 2000) -> tuple[float, float]:
-    """Share of generated images inside the real manifold, and vice versa; Kynkaanniemi et al. 2019, arXiv:1904.06991.
+@dataclass(frozen=True)
+class Neighbourhoods:
+    """Balls around features float64 [N, D]: their radii [N] are the distances to the k-th neighbour."""
 
-    A manifold is the union of balls around its images, each reaching to the k-th nearest neighbour (eq. 1-2). `chunk`
-    images are compared with all others at a time, which bounds the memory. Raises ValueError if real or generated
-    images are k or fewer.
+    features: Tensor
+    radii: Tensor  # for precision and recall
+    wide_radii: Tensor  # for density and coverage
+    coverage_k: int
+
+
+def neighbourhoods(features: Tensor, k: int = 3, coverage_k: int = 5, chunk: int = 2000) -> Neighbourhoods:
+    """The balls of features [N, D]. `chunk` rows are compared with all others at a time, which bounds the memory.
+
+    Raises ValueError if there are no more features than neighbours.
     """
-    if min(len(real), len(fake)) <= k:
-        raise ValueError(
-            f"precision needs more than {k} features; there are {len(real)} real and {len(fake)} generated"
-        )
-    real, fake = real.double(), fake.double()
-    real_radii, fake_radii = _radii(real, k, chunk), _radii(fake, k, chunk)
-    return _covered(fake, real, real_radii, chunk), _covered(real, fake, fake_radii, chunk)
+    count = max(k, coverage_k) + 1  # one more, because the nearest row is the row itself
+    if len(features) < count:
+        raise ValueError(f"{count - 1} neighbours need at least {count} features; there are {len(features)}")
+    features = features.double()
+    parts = [_distances(part, features).topk(count, largest=False).values for part in torch.split(features, chunk)]
+    nearest = torch.cat(parts)  # [N, count], in ascending order
+    return Neighbourhoods(features, nearest[:, k], nearest[:, coverage_k], coverage_k)
 
 
-def density_and_coverage(real: Tensor, fake: Tensor, k: int = 5, chunk: int = 2000) -> tuple[float, float]:
-    """How densely generated images fill the real manifold, and how much of it; Naeem et al. 2020, arXiv:2002.09797.
+@dataclass(frozen=True)
+class ManifoldFigures:
+    """Precision, recall and coverage are shares; density is about 1 for real images."""
 
-    Density (eq. 3): real balls that hold a generated image, per k, on average over the generated images; about 1 for
-    real images. Coverage (eq. 4): share of real images whose ball holds a generated one. Unlike precision and recall,
-    neither depends on outliers among the generated images. Raises ValueError if real images are k or fewer.
+    precision: float
+    recall: float
+    density: float
+    coverage: float
+
+
+def manifold_figures(real: Neighbourhoods, fake: Neighbourhoods, chunk: int = 2000) -> ManifoldFigures:
+    """How generated images lie among real ones, from the balls around the images, with one pass over all pairs.
+
+    Precision is the share of generated images in a real ball, recall vice versa (Kynkaanniemi et al. 2019,
+    arXiv:1904.06991, eq. 1-2). Density counts the real balls that hold a generated image, per k, on average over the
+    generated images; coverage is the share of real balls that hold one (Naeem et al. 2020, arXiv:2002.09797, eq. 3-4).
+    Outliers among the real images raise precision, but hardly density; outliers among the generated ones raise recall,
+    but not coverage.
     """
-    if len(real) <= k:
-        raise ValueError(f"density needs more than {k} real features; there are {len(real)}")
-    real, fake = real.double(), fake.double()
-    radii = _radii(real, k, chunk)
-    counts, is_covered = 0.0, torch.zeros(len(real), dtype=torch.bool)
-    for part in torch.split(fake, chunk):
-        is_inside = _distances(part, real) < radii  # [n, N]
-        counts += float(is_inside.sum())
+    precise, held = 0, 0
+    is_recalled = torch.zeros(len(real.features), dtype=torch.bool)
+    is_covered = is_recalled.clone()
+    parts = (torch.split(rows, chunk) for rows in (fake.features, fake.radii))
+    for features, radii in zip(*parts, strict=True):
+        distances = _distances(features, real.features)  # [n, N]
+        precise += int((distances <= real.radii).any(1).sum())
+        is_recalled |= (distances <= radii[:, None]).any(0)
+        is_inside = distances < real.wide_radii
+        held += int(is_inside.sum())
         is_covered |= is_inside.any(0)
-    return counts / (k * len(fake)), float(is_covered.double().mean())
-
-
-def _radii(features: Tensor, k: int, chunk: int) -> Tensor:
-    """Distance [N] of each row to its k-th neighbour; k + 1, because the nearest row is the row itself."""
-    return torch.cat([_distances(part, features).kthvalue(k + 1).values for part in torch.split(features, chunk)])
-
-
-def _covered(points: Tensor, centres: Tensor, radii: Tensor, chunk: int) -> float:
-    hits = [(_distances(part, centres) <= radii).any(1) for part in torch.split(points, chunk)]
-    return float(torch.cat(hits).double().mean())
+    count = len(fake.features)
+    return ManifoldFigures(
+        precise / count,
+        is_recalled.double().mean().item(),
+        held / (real.coverage_k * count),
+        is_covered.double().mean().item(),
+    )
 
 
 def _distances(x: Tensor, y: Tensor) -> Tensor:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -18,17 +19,18 @@ from services.trainer.data.datasets import (
 )
 from services.trainer.data.labels import labels_in_proportion
 from services.trainer.data.pushed import locate_dataset
-from services.trainer.data.sampler import Sampler
 from services.trainer.metrics.collapse import collapse_signals
 from services.trainer.metrics.distances import (
-    density_and_coverage,
+    Moments,
+    Neighbourhoods,
     frechet_distance,
     inception_score,
     kernel_distance,
+    manifold_figures,
     moments,
-    precision_and_recall,
+    neighbourhoods,
 )
-from services.trainer.metrics.extractor import BATCH, Extracted, Extractor, OnBatch, extract_all, ignore_batch
+from services.trainer.metrics.extractor import BATCH, Extracted, Extractor, OnBatch, extract, extract_all, ignore_batch
 from services.trainer.metrics.reference import real_features
 from shared.configs.train import MIN_EVAL_IMAGES, TrainConfig
 from shared.datasets.report import OnProgress
@@ -58,36 +60,48 @@ def generate(
             yield to_bytes(generator(z.to(device), batch_labels.to(device))), batch_labels
 
 
-def fid(fake: Extracted, reference: Extracted) -> Figures:
-    return {"fid": frechet_distance(moments(fake.features), moments(reference.features))}
+@dataclass(frozen=True)
+class Reference:
+    """Features of real images, and what comparisons with them share, computed once: it takes longer than the rest."""
+
+    real: Extracted
+
+    @cached_property
+    def moments(self) -> Moments:
+        return moments(self.real.features)
+
+    @cached_property
+    def neighbourhoods(self) -> Neighbourhoods:
+        return neighbourhoods(self.real.sample(NEIGHBOUR_IMAGES).features, NEIGHBOURS, COVERAGE_NEIGHBOURS)
 
 
-def kid(fake: Extracted, reference: Extracted) -> Figures:
-    size = min(KID_SUBSET_SIZE, len(fake), len(reference))
-    distance = kernel_distance(reference.features, fake.features, subsets=KID_SUBSETS, subset_size=size, seed=0)
+def fid(fake: Extracted, reference: Reference) -> Figures:
+    return {"fid": frechet_distance(moments(fake.features), reference.moments)}
+
+
+def kid(fake: Extracted, reference: Reference) -> Figures:
+    size = min(KID_SUBSET_SIZE, len(fake), len(reference.real))
+    distance = kernel_distance(reference.real.features, fake.features, subsets=KID_SUBSETS, subset_size=size, seed=0)
     return {"kid": distance.mean, "kid_std": distance.std}
 
 
-def inception(fake: Extracted, reference: Extracted) -> Figures:
+def inception(fake: Extracted, reference: Reference) -> Figures:
     return {"inception_score": inception_score(fake.logits, SCORE_SPLITS)}
 
 
-def manifold(fake: Extracted, reference: Extracted) -> Figures:
-    real = reference.features[Sampler(len(reference), seed=0).batch(0, min(NEIGHBOUR_IMAGES, len(reference)))]
-    generated = fake.features[:NEIGHBOUR_IMAGES]
-    precision, recall = precision_and_recall(real, generated, NEIGHBOURS)
-    density, coverage = density_and_coverage(real, generated, COVERAGE_NEIGHBOURS)
-    return {"precision": precision, "recall": recall, "density": density, "coverage": coverage}
+def manifold(fake: Extracted, reference: Reference) -> Figures:
+    generated = neighbourhoods(fake.features[:NEIGHBOUR_IMAGES], NEIGHBOURS, COVERAGE_NEIGHBOURS)
+    return asdict(manifold_figures(reference.neighbourhoods, generated))
 
 
 ALL_MEASURES = (fid, kid, inception, manifold)
 IMAGENET_MEASURES = (fid, kid, manifold)
 QUICK_MEASURES = (fid, inception)  # for measurements during a run
 
-Measure = Callable[[Extracted, Extracted], Figures]
+Measure = Callable[[Extracted, Reference], Figures]
 
 
-def measure(fake: Extracted, reference: Extracted, measures: Iterable[Measure] = ALL_MEASURES) -> Figures:
+def measure(fake: Extracted, reference: Reference, measures: Iterable[Measure] = ALL_MEASURES) -> Figures:
     """All figures of the measures; lower is better for FID and KID, higher for the others."""
     return {name: value for compute in measures for name, value in compute(fake, reference).items()}
 
@@ -117,14 +131,30 @@ class Judge:
     test: Extracted | None  # real images that no generator was trained on
     measures: tuple[Measure, ...] = ALL_MEASURES
     prefix: str = ""
+    _floors: dict[int, Figures] = field(default_factory=dict)
+
+    @cached_property
+    def _shared(self) -> Reference:
+        return Reference(self.reference)
 
     def figures(self, fake: Extracted, measures: Iterable[Measure] | None = None) -> Figures:
-        values = measure(fake, self.reference, self.measures if measures is None else measures)
+        values = measure(fake, self._shared, self.measures if measures is None else measures)
         return {self.prefix + name: value for name, value in values.items()}
 
-    def real_figures(self) -> Figures:
-        """The figures of real test images: the floor of FID and KID, and the scale of the others."""
-        return {} if self.test is None else self.figures(self.test)
+    def score(self, images: Tensor) -> Figures:
+        """The figures of images uint8 [N, C, H, W] of any origin; N should be that of what they are compared with."""
+        labels = torch.zeros(len(images), dtype=torch.int64)
+        batches = zip(torch.split(images, BATCH), torch.split(labels, BATCH), strict=True)
+        return self.figures(extract(self.extractor, batches))
+
+    def floor(self, count: int) -> Figures:
+        """The figures of `count` real test images, or of all if there are fewer: what a perfect generator reaches."""
+        if self.test is None:
+            return {}
+        count = min(count, len(self.test))
+        if count not in self._floors:
+            self._floors[count] = self.figures(self.test.sample(count))
+        return dict(self._floors[count])
 
     def protocol(self) -> dict[str, Any]:
         return self.extractor.as_protocol() | {"features": self.reference.features.shape[1]}
@@ -172,20 +202,20 @@ class Evaluator:
         for judge, fake in zip(self.judges, extracted, strict=True):
             figures |= judge.figures(fake)
         deviations = {name: figures.pop(name) for name in list(figures) if name.endswith("kid_std")}
-        protocol = self.protocol(count, seed) | deviations | {"real": self.real_figures()}
+        protocol = self.protocol(count, seed) | deviations | {"real": self.real_figures(count)}
         if self._knows_classes(config):
             figures["class_accuracy"] = accuracy(extracted[0])
             protocol["class_accuracy"] = class_accuracies(extracted[0], self.dataset.classes)
         return ModelMetrics(**figures, protocol=protocol)
 
-    def real_figures(self) -> dict[str, Any] | None:
-        """The same metrics of the test images: the floor of FID and KID, and the scale of the others."""
-        test = self.first.test
-        if test is None:
+    def real_figures(self, count: int) -> dict[str, Any] | None:
+        """The same metrics of as many test images: the floor of FID and KID, and the scale of the others."""
+        if self.first.test is None:
             return None
+        test = self.first.test.sample(count)
         figures: dict[str, Any] = {"split": "test", "images": len(test)}
         for judge in self.judges:
-            figures |= judge.real_figures()
+            figures |= judge.floor(count)
         if self.first.extractor.classes == self.dataset.classes:
             figures["class_accuracy"] = accuracy(test)
         return figures
@@ -193,10 +223,7 @@ class Evaluator:
     def protocol(self, count: int, seed: int) -> dict[str, Any]:
         """How the metrics were measured, in enough detail to repeat it."""
         reference_images = len(self.first.reference)
-        others = {f"{judge.prefix}extractor": judge.protocol() for judge in self.judges[1:]}
-        return {
-            "extractor": self.first.protocol(),
-            **others,
+        return {f"{judge.prefix}extractor": judge.protocol() for judge in self.judges} | {
             "images": count,
             "seed": seed,
             "labels": "drawn as in the reference",
@@ -229,20 +256,19 @@ def make_evaluator(
 ) -> Evaluator:
     """Reads the real images' features from the cache, or computes them, which takes minutes on a CPU.
 
-    The first extractor takes all measures; a second one, `imagenet`, those that need no classes. Raises BadDataset if
-    there are too few real images.
+    The extractor `imagenet` takes the measures that need no classes; its figures begin with `imagenet_`. There is at
+    most one other extractor, which takes all measures. Raises BadDataset if there are too few real images.
     """
     if len(dataset) < MIN_EVAL_IMAGES:
         raise BadDataset(f"evaluation needs at least {MIN_EVAL_IMAGES} real images; the data set has {len(dataset)}")
     if test is not None and len(test) < MIN_EVAL_IMAGES:
         test = None
     judges = []
-    for extractor in extractors:
+    for extractor in sorted(extractors, key=lambda extractor: extractor.name == "imagenet"):
         real = real_features(extractor, dataset, cache, on_batch)
         real_test = None if test is None else real_features(extractor, test, cache, on_batch)
-        is_second = extractor is not extractors[0]
-        measures, prefix = (IMAGENET_MEASURES, f"{extractor.name}_") if is_second else (ALL_MEASURES, "")
-        judges.append(Judge(extractor, real, real_test, measures, prefix))
+        named = (IMAGENET_MEASURES, "imagenet_") if extractor.name == "imagenet" else (ALL_MEASURES, "")
+        judges.append(Judge(extractor, real, real_test, *named))
     return Evaluator(dataset, tuple(judges), on_batch)
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from services.trainer.classifier.files import load_classifier
 from services.trainer.data.augment import to_unit_range
 from services.trainer.data.datasets import ImageDataset
+from services.trainer.data.sampler import Sampler
 from services.trainer.networks.efficientnet import efficientnet_digest, load_efficientnet
 from shared.errors import InvalidInput
 from shared.settings import Settings
@@ -25,7 +26,7 @@ IMAGENET_PX = 96
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 INCEPTION_DIGEST = "6726825d"  # the first digits of its SHA-256
 
-# uint8 [N, 3, H, W] -> features [N, D], logits [N, K]
+# uint8 [N, 3, H, W] -> features [N, D], logits [N, K]; K is 0 for a network whose classes no measure uses
 Network = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
@@ -56,6 +57,11 @@ class Extracted:
 
     def __len__(self) -> int:
         return len(self.features)
+
+    def sample(self, count: int) -> Extracted:
+        """`count` rows, drawn without replacement and always the same ones; all rows if there are fewer."""
+        chosen = Sampler(len(self), seed=0).batch(0, min(count, len(self)))
+        return Extracted(self.features[chosen], self.logits[chosen], self.labels[chosen])
 
 
 OnBatch = Callable[[int], None]  # called after each batch with the number of images done
@@ -117,14 +123,15 @@ def at_resolution(images: Tensor, side: int) -> Tensor:
 def imagenet_extractor(device: torch.device) -> Extractor:
     """EfficientNet-lite2, trained on ImageNet: the judge that took no part in anything else here.
 
-    Features are the 1280 pooled ones, of images enlarged to 96 pixels. Raises BadConfig if its weights are missing.
+    Features are the 1280 pooled ones, of images scaled to 96 pixels. There are no logits, because no measure uses
+    ImageNet's classes. Raises BadConfig if its weights are missing.
     """
     network: Any = load_efficientnet("lite2").to(device).to(memory_format=torch.channels_last)
 
     def run(images: Tensor) -> tuple[Tensor, Tensor]:
-        large = at_resolution(to_unit_range(images), IMAGENET_PX)
-        features = network.forward_head(network.forward_features(large), pre_logits=True)
-        return features, network.get_classifier()(features)
+        scaled = at_resolution(to_unit_range(images), IMAGENET_PX)
+        features = network.forward_head(network.forward_features(scaled), pre_logits=True)
+        return features, features.new_zeros(len(features), 0)
 
     return Extractor("imagenet", efficientnet_digest("lite2"), IMAGENET_PX, None, None, run, device)
 
@@ -167,4 +174,4 @@ def find_extractor(name: str, weights: Path | None, settings: Settings, device: 
         return inception_extractor(weights, device)
     if name == "imagenet":
         return imagenet_extractor(device)
-    raise InvalidInput.of("extractor", name, "must be classifier, imagenet or inception")
+    raise InvalidInput.of("judges", name, "must be classifier, imagenet or inception")

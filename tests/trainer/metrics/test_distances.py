@@ -13,12 +13,12 @@ from torchmetrics.image.kid import poly_mmd
 
 from services.trainer.metrics.distances import (
     Moments,
-    density_and_coverage,
     frechet_distance,
     inception_score,
     kernel_distance,
+    manifold_figures,
     moments,
-    precision_and_recall,
+    neighbourhoods,
     squared_mmd,
 )
 
@@ -176,6 +176,16 @@ def test_the_score_equals_torchmetrics() -> None:
 # Precision and recall ------------------------------------------------------------------------------------------------
 
 
+def precision_and_recall(real: Tensor, fake: Tensor, k: int = 3, chunk: int = 2000) -> tuple[float, float]:
+    figures = manifold_figures(neighbourhoods(real, k, k, chunk), neighbourhoods(fake, k, k, chunk), chunk)
+    return figures.precision, figures.recall
+
+
+def density_and_coverage(real: Tensor, fake: Tensor, k: int = 5, chunk: int = 2000) -> tuple[float, float]:
+    figures = manifold_figures(neighbourhoods(real, 1, k, chunk), neighbourhoods(fake, 1, k, chunk), chunk)
+    return figures.density, figures.coverage
+
+
 def test_precision_and_recall_on_a_line_by_hand() -> None:
     # Given real images at 0, 1, 2, 3, each with its nearest neighbour 1 away, and fake ones at 2.5 and 10
     real, fake = torch.tensor([[0.0], [1.0], [2.0], [3.0]]), torch.tensor([[2.5], [10.0]])
@@ -203,8 +213,8 @@ def test_precision_and_recall_follow_the_definition_for_any_chunk(chunk: int) ->
 
 
 def test_too_few_images_for_neighbours_are_refused() -> None:
-    with pytest.raises(ValueError, match="there are 3 real and 10 generated"):
-        precision_and_recall(draw(3, 2, 0), draw(10, 2, 1))
+    with pytest.raises(ValueError, match="5 neighbours need at least 6 features; there are 5"):
+        neighbourhoods(draw(5, 2, 0), k=3, coverage_k=5)
 
 
 def slow_coverage(points: Tensor, centres: Tensor, k: int) -> float:
@@ -228,8 +238,18 @@ def test_density_and_coverage_by_hand() -> None:
     density, coverage = density_and_coverage(real, torch.tensor([[0.5], [20.0]]), k=1)
     # Then 2 balls per 2 points, and 2 of 4 real points are covered
     assert (density, coverage) == (1.0, 0.5)
-    with pytest.raises(ValueError, match="density needs more than 5 real features; there are 4"):
-        density_and_coverage(real, real)
+
+
+@pytest.mark.parametrize("chunk", [7, 64, 1000])
+def test_density_and_coverage_follow_the_definition_for_any_chunk(chunk: int) -> None:
+    real, fake = draw(90, 5, seed=4), draw(70, 5, seed=5, scale=0.8, shift=0.4)
+    # The slow reference, pair by pair, as in equations 3 and 4 of the paper
+    reach = [sorted(math.dist(a, b) for b in real.tolist())[5] for a in real.tolist()]
+    held = [[math.dist(a, b) < radius for b in fake.tolist()] for a, radius in zip(real.tolist(), reach, strict=True)]
+    density, coverage = density_and_coverage(real, fake, k=5, chunk=chunk)
+    assert density == pytest.approx(sum(map(sum, held)) / (5 * 70), rel=1e-12)
+    assert coverage == pytest.approx(sum(map(any, held)) / 90, rel=1e-12)
+    assert 0.1 < coverage < 0.95  # so that the comparison is not trivial
 
 
 def test_one_outlier_raises_precision_but_hardly_density() -> None:

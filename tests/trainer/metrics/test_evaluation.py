@@ -146,6 +146,20 @@ def test_every_metric_carries_its_protocol(extractor: Extractor, cache: Artifact
     assert {"fid", "kid", "inception_score", "precision", "recall", "class_accuracy"} < real.keys()
 
 
+def test_the_floor_is_that_of_as_many_real_images(extractor: Extractor, cache: ArtifactStore) -> None:
+    # Given 40 test images, of which all are in the sample of 40 and some in that of 20
+    test = patterns(40, seed=1)
+    evaluator = make_evaluator([extractor], patterns(60, seed=0), test, cache)
+    floors = {count: evaluator.real_figures(count) for count in (20, 40, 500)}
+    assert [floor and floor["images"] for floor in floors.values()] == [20, 40, 40]
+    assert floors[40] == floors[500]
+    # Then fewer images have a higher FID, which is that of these images
+    assert floors[20] is not None
+    assert floors[40] is not None
+    assert floors[20]["fid"] > floors[40]["fid"]
+    assert evaluator.first.score(test.images)["fid"] == pytest.approx(floors[40]["fid"], rel=1e-9)
+
+
 def test_without_test_images_the_protocol_has_no_real_metrics(extractor: Extractor, cache: ArtifactStore) -> None:
     metrics = evaluate_generator(first_latents, small_config(), TRAIN, [extractor], 30, cache=cache)
     assert metrics.protocol is not None
@@ -181,7 +195,10 @@ def test_a_second_judge_measures_the_same_images_under_names_of_its_own(
     # Then each measures what it measures alone, without the second one's classes
     names = ("fid", "kid", "precision", "recall", "density", "coverage")
     assert [getattr(both, name) for name in names] == [getattr(first, name) for name in names]
-    assert [getattr(both, f"imagenet_{name}") for name in names] == [getattr(alone, name) for name in names]
+    assert [getattr(both, f"imagenet_{name}") for name in names] == [
+        getattr(alone, f"imagenet_{name}") for name in names
+    ]
+    assert alone.fid is None
     assert both.class_accuracy == first.class_accuracy
     assert first.imagenet_fid is None
     # And the protocol names both networks, and has the floor under both
@@ -197,7 +214,7 @@ def test_the_imagenet_judge_pools_features_of_enlarged_images() -> None:
     judge = find_extractor("imagenet", None, Settings(), CPU)
     images = patterns(4, seed=0).images
     features, logits = judge.run(images)
-    assert (features.shape, logits.shape) == ((4, 1280), (4, 1000))
+    assert (features.shape, logits.shape) == ((4, 1280), (4, 0))
     assert (judge.name, judge.resolution, judge.classes, len(judge.digest)) == ("imagenet", 96, None, 64)
     # An image of 64 pixels that shows the same has nearly the same features
     large, _ = judge.run(images.repeat_interleave(2, 2).repeat_interleave(2, 3))
@@ -268,7 +285,7 @@ def test_an_unavailable_extractor_is_named(tmp_path: Path) -> None:
     settings = Settings(data=tmp_path, classifier=tmp_path / "none")
     with pytest.raises(UnknownClassifier, match="there is no classifier in"):
         find_extractor("classifier", None, settings, CPU)
-    with pytest.raises(InvalidInput, match="extractor: must be classifier, imagenet or inception"):
+    with pytest.raises(InvalidInput, match="judges: must be classifier, imagenet or inception"):
         find_extractor("resnet", None, settings, CPU)
     with pytest.raises(InvalidInput, match=r"weights: expected a file: .*weights-inception-2015-12-05-6726825d\.pth"):
         find_extractor("inception", None, settings, CPU)

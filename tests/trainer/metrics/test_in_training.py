@@ -279,11 +279,20 @@ def test_the_command_prints_a_table(
     environment: Settings, undisturbed: Messages, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["evaluate", "tiny-whole", places(environment)["snapshot"], "-n", "20", "--dataset", "colors"]) == 0
-    head, real, first, second, protocol = capsys.readouterr().out.splitlines()
-    assert head.split()[:4] == ["model", "images", "seen", "FID"]
-    assert real.split()[:3] == ["real", "test", "images"]
-    assert first.split()[:3] == ["tiny-whole", "64", f"{undisturbed.manifest.metrics.fid:.3f}"]
-    assert second.split()[:2] == ["000000000064", "64"]
+    *blocks, protocol = capsys.readouterr().out.splitlines()
+    # Then there is a block per judge: a row of as many real images, and one per model with its distance above them
+    assert len(blocks) == 12
+    metrics = undisturbed.manifest.metrics
+    for judge, fid, block in (("classifier", metrics.fid, blocks[:6]), ("imagenet", metrics.imagenet_fid, blocks[6:])):
+        title, head, real, first, second, blank = block
+        assert (title, blank) == (f"Judge: {judge}", "")
+        assert head.split()[:7] == ["model", "n", "trained", "on", "seconds", "FID", "x"]
+        assert real.split()[:4] == ["real", "test", "images", "20"]
+        assert real.split()[5] == "1.0"
+        assert first.split()[:3] == ["tiny-whole", "20", "64"]
+        assert float(first.split()[4]) == pytest.approx(fid, rel=2e-3)
+        assert second.split()[:3] == ["000000000064", "20", "64"]
+    assert ("IS" in blocks[1], "IS" in blocks[7]) == (True, False)
     assert json.loads(protocol)["images"] == 20
 
 
@@ -312,7 +321,8 @@ def test_the_command_adds_the_classification_accuracy_score(
         (["nobody"], 1, "UnknownModel: there is no model 'nobody'"),
         (["nobody", "-n", "9"], 2, "images: must be at least 10 (got 9)"),
         (["nobody", "--cas", "9"], 2, "cas: must be at least 10, or 0 for no score (got 9)"),
-        (["nobody", "--judges", "vgg"], 2, "extractor: must be classifier, imagenet or inception (got 'vgg')"),
+        (["nobody", "--judges", "vgg"], 2, "judges: must be classifier, imagenet or inception (got 'vgg')"),
+        (["nobody", "--judges", "classifier,inception"], 2, "judges: must be imagenet, classifier or inception, or"),
         (["nobody", "--judges", "inception"], 2, "weights: expected a file: torch-fidelity's"),
         (["no.onnx"], 2, "MODEL: must be a model's id, its folder, or a run's weights/*.safetensors (got 'no.onnx')"),
         (["tests"], 2, "MODEL: the folder has no manifest.json (got 'tests')"),
