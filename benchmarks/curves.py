@@ -19,7 +19,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 CURVES, IMAGES = Path("benchmarks/curves.json"), Path("docs/images")
-FIGURES = ("fid", "kid", "inception_score", "precision", "recall", "class_accuracy")
+FIGURES = (
+    "fid", "kid", "inception_score", "precision", "recall", "density", "coverage", "class_accuracy",
+    "imagenet_fid", "imagenet_kid", "imagenet_precision", "imagenet_recall", "imagenet_density", "imagenet_coverage",
+)  # fmt: skip
 PLOTS = {"fid_by_images": ("real images seen", 1.0), "fid_by_seconds": ("CPU seconds of the training process", None)}
 
 
@@ -42,7 +45,7 @@ def add(curves: dict[str, Any], name: str, records: list[dict[str, Any]], images
         if curves.setdefault("protocol", protocol) != protocol:
             raise ValueError(f"{record['model']} was measured by another protocol: {protocol}")
         curves["floor"] = metrics["protocol"]["real"]["fid"]
-        figures = {key: metrics[key] for key in FIGURES if metrics[key] is not None}
+        figures = {key: metrics[key] for key in FIGURES if metrics.get(key) is not None}
         points[record["images_seen"]] = {"images_seen": record["images_seen"]} | figures
     run["points"] = [points[nimg] for nimg in sorted(points)]
 

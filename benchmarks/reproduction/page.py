@@ -65,6 +65,8 @@ def _report_1(report: Mapping[str, Any], outcome: Outcome, image_folder: str) ->
         ("FID", f"{report['fid']:g}", _number(outcome.metrics.get("fid"), 2),
          f"{_share(outcome)}; features are those of Kiln's {extractor}, another network than the report's, "
          f"of {protocol.get('images', 0):,} images"),
+        ("FID, ImageNet features", "not reported", _number(outcome.metrics.get("imagenet_fid"), 1),
+         f"the second judge, of the same {protocol.get('images', 0):,} images"),
         ("Inception Score", f"{report['inception_score']:g}", _number(outcome.metrics.get("inception_score"), 2),
          "1 is the minimum of the score, whatever the images; the report's value cannot be right"),
         ("images seen", f"{report['epochs'] * 50_000:,}", f"{outcome.images:,}", _ending(outcome) or "the budget"),

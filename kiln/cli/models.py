@@ -60,12 +60,18 @@ def promote(
 def _model_table(models: Sequence[ModelData]) -> RenderableType:
     if not models:
         return Text("no models; `kiln train` makes one", style="dim")
-    table = new_table("id", "aliases", "preset", "images seen", "FID", "classes", "served")
+    table = new_table("id", "aliases", "preset", "images seen", "FID", "ImageNet FID", "classes", "served")
     for model in models:
-        manifest, fid = model.manifest, model.metrics.get("fid")
+        manifest = model.manifest
         table.add_row(
             model.id, ", ".join(model.aliases), manifest["preset"], f"{manifest['images_seen']:,}",
-            "" if fid is None else f"{fid:.2f}", str(len(manifest["classes"])) if manifest["conditional"] else "none",
+            _figure(model, "fid"), _figure(model, "imagenet_fid"),
+            str(len(manifest["classes"])) if manifest["conditional"] else "none",
             Text(f"no: {model.refused}", style="red") if model.refused else "yes",
         )  # fmt: skip
     return table
+
+
+def _figure(model: ModelData, metric: str) -> str:
+    value = model.metrics.get(metric)
+    return "" if value is None else f"{value:.2f}"
