@@ -95,6 +95,8 @@ class ModelsPage:
         if metrics.get("fid") is None:
             text("Not evaluated. Set eval_images in a job to evaluate its model.", "p", "help")
             return
+        protocol = metrics.get("protocol") or {}
+        real = protocol.get("real") or {}
         for prefix, judge in JUDGES.items():
             known = {name: metrics[prefix + name] for name in FIGURES if metrics.get(prefix + name) is not None}
             if not known:
@@ -103,8 +105,9 @@ class ModelsPage:
             with box("figures"):
                 for name, value in known.items():
                     label, tooltip = FIGURES[name]
+                    if (floor := real.get(prefix + name)) is not None:
+                        tooltip += f"; real test images: {format_value(float(floor))}"
                     figure(format_value(float(value)), label, title=tooltip)
-        protocol = metrics.get("protocol") or {}
         if isinstance(protocol.get("class_accuracy"), Mapping):
             _draw_class_accuracy(protocol["class_accuracy"])
         with box("", "details"):
