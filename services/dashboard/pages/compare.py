@@ -23,7 +23,8 @@ COLUMNS = {  # field of GET /compare -> heading
     "name": "Job", "status": "Status", "images_seen": "Images", "seconds": "Seconds", "initial_loss_d": "First D loss",
     "final_loss_d": "Last D loss", "initial_loss_g": "First G loss", "final_loss_g": "Last G loss",
     "d_accuracy_real": "D accuracy, real", "d_accuracy_fake": "D accuracy, generated", "fid": "FID",
-    "inception_score": "Inception Score",
+    "inception_score": "Inception Score", "recall": "Recall", "imagenet_fid": "ImageNet FID",
+    "imagenet_recall": "ImageNet recall",
 }  # fmt: skip
 TITLES = LABELS | {
     "loss_g": "Generator loss", "loss_d": "Discriminator loss",
