@@ -310,7 +310,7 @@ def test_the_command_adds_the_classification_accuracy_score(
     assert score["score"] < score["real_score"] == 1.0
     # And the table has it beside the other figures
     assert main(arguments) == 0
-    head, real, model, protocol = capsys.readouterr().out.splitlines()
+    _, head, real, model, _, protocol = capsys.readouterr().out.splitlines()
     column = head.index("CAS")
     assert real[column - 2 : column + 3] == "1.000"
     assert model[column - 2 : column + 3] == f"{score['score']:.3f}"
