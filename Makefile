@@ -81,7 +81,7 @@ format: $(VENV)/.installed
 	$(BIN)/ruff format .
 
 # Evaluates a model, given as an id, a folder or weights: `make evaluate MODEL=models/starter N=10000`. CAS=50000 adds
-# its classification accuracy score from as many images, which takes an hour more on two cores.
+# its classification accuracy score from as many images, which takes 40 minutes more of one core.
 N ?= 50000
 CAS ?= 0
 evaluate: $(VENV)/.installed

@@ -70,7 +70,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default=0,
         metavar="N",
         help="also measure the classification accuracy score: train a classifier on N generated images and one on N "
-        "real ones, and test both on the real test images (50,000: an hour on two cores)",
+        "real ones, and test both on the real test images (50,000: 40 minutes of one core)",
     )
     parser.add_argument("--cas-epochs", type=int, default=5, metavar="E", help="passes over the N images (default: 5)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
