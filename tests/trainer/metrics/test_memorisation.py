@@ -134,6 +134,7 @@ def test_the_picture_shows_each_copy_above_its_training_image(evaluator: Evaluat
     assert figures.extractor == evaluator.first.extractor.as_protocol()
     assert pairs.shape == (20, 3, 32, 32)
     assert torch.equal(pairs[:10], pairs[10:])
+    assert len({image.numpy().tobytes() for image in pairs[:10]}) == 10
 
 
 def test_a_generator_of_other_images_raises_no_warning(evaluator: Evaluator) -> None:
