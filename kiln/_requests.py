@@ -268,8 +268,10 @@ def interpolate_png(start: ClassName, end: ClassName, options: Mapping[str, Any]
     return Call("GET", "/interpolate", _content, params={"from": start, "to": end, **options})
 
 
-def verify(png: bytes) -> Call[VerificationData]:
-    return Call("POST", "/verify", _model(VerificationData), content=png, headers={"Content-Type": "image/png"})
+def verify(image: bytes) -> Call[VerificationData]:
+    return Call(
+        "POST", "/verify", _model(VerificationData), content=image, headers={"Content-Type": _image_type(image)}
+    )
 
 
 # The server itself
@@ -288,6 +290,13 @@ def path_segment(name: str) -> str:
 def decode_image(png: bytes) -> Image.Image:
     with Image.open(io.BytesIO(png)) as image:
         return image.convert("RGB")
+
+
+def _image_type(data: bytes) -> str:
+    """The media type by the first bytes of the file."""
+    if data.startswith(b"\xff\xd8\xff"):
+        return "image/jpeg"
+    return "image/webp" if data[8:12] == b"WEBP" else "image/png"
 
 
 def _idempotency(key: str | None) -> dict[str, str]:

@@ -47,7 +47,10 @@ class AsyncKiln:
         return await self.send(_requests.generate(label, n, options))
 
     async def generate_png(self, label: ClassName = None, n: int = 16, **options: Any) -> bytes:
-        """The same as one PNG grid with its provenance. Also takes `columns` and `scale`."""
+        """The same as one grid with its provenance. Also takes `columns` and `scale`.
+
+        A PNG by default; a smaller file with `format="webp"` or `"jpeg"`, and `quality`.
+        """
         return await self.send(_requests.generate_png(label, n, options))
 
     async def generate_many(
@@ -67,7 +70,7 @@ class AsyncKiln:
         return await self.send(_requests.interpolate_png(start, end, options))
 
     async def verify(self, png: bytes) -> VerificationData:
-        """Whether the server reproduces this PNG from the provenance inside it."""
+        """Whether the server reproduces this PNG, JPEG or WebP file from the provenance inside it."""
         return await self.send(_requests.verify(png))
 
     async def get(self, path: str, params: Mapping[str, Any] | None = None, *, accept: str = "*/*") -> httpx2.Response:

@@ -54,7 +54,10 @@ class Kiln:
         return self.send(_requests.generate(label, n, options))
 
     def generate_png(self, label: ClassName = None, n: int = 16, **options: Any) -> bytes:
-        """The same as one PNG grid with its provenance. Also takes `columns` and `scale`."""
+        """The same as one grid with its provenance. Also takes `columns` and `scale`.
+
+        A PNG by default; a smaller file with `format="webp"` or `"jpeg"`, and `quality`.
+        """
         return self.send(_requests.generate_png(label, n, options))
 
     def generate_many(
@@ -74,7 +77,7 @@ class Kiln:
         return self.send(_requests.interpolate_png(start, end, options))
 
     def verify(self, png: bytes) -> VerificationData:
-        """Whether the server reproduces this PNG from the provenance inside it."""
+        """Whether the server reproduces this PNG, JPEG or WebP file from the provenance inside it."""
         return self.send(_requests.verify(png))
 
     def get(self, path: str, params: Mapping[str, Any] | None = None, *, accept: str = "*/*") -> httpx2.Response:

@@ -1,4 +1,4 @@
-"""`kiln generate` and `kiln interpolate` make images with a model; `kiln verify` checks a PNG."""
+"""`kiln generate` and `kiln interpolate` make images with a model; `kiln verify` checks an image file."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ Model = Annotated[
 Truncation = Annotated[float | None, typer.Option(help="Resample latent values beyond this distance from zero.")]
 Columns = Annotated[int | None, typer.Option(help="Images per row.")]
 Scale = Annotated[int, typer.Option(help="Repeat each pixel this many times, in both directions.")]
+FORMATS = {".webp": "webp", ".jpg": "jpeg", ".jpeg": "jpeg"}  # by the ending of the output file; others are PNG
 Output = Annotated[Path | None, typer.Option("-o", "--output", help="The file to write; `-` is standard output.")]
 
 
@@ -34,6 +35,9 @@ def generate(
     columns: Columns = None,
     scale: Scale = 1,
     output: Output = None,
+    quality: Annotated[
+        int | None, typer.Option(min=1, max=100, help="Of an output file that ends in .webp or .jpg. Default: 90.")
+    ] = None,
     many: Annotated[int | None, typer.Option(min=1, help="Make a data set with this many images, as a job.")] = None,
     balance: Annotated[
         str | None, typer.Option(help="Make what the smaller classes of this data set lack, as a job.")
@@ -45,7 +49,9 @@ def generate(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make images of a class, as one PNG grid; or a data set of any size, in a folder.
+    """Make images of a class, as one grid; or a data set of any size, in a folder.
+
+    The grid is a PNG, or a WebP or JPEG file if OUTPUT ends in .webp or .jpg.
 
     With --many or --balance, a worker makes the data set as a job, and this command waits for it and downloads it.
     Without CLASS, --many makes an equal share of each class.
@@ -55,9 +61,10 @@ def generate(
         generate_dataset(label, many, balance, out, as_json, format=format, **options)
         return
     options = {"seed": seed, "model": model, "truncation": truncation, "columns": columns, "scale": scale}
+    file_format = FORMATS.get(output.suffix.lower()) if output else None
     with connected() as kiln:
-        png = kiln.generate_png(label, n, **options)
-    _save(png, output or _file_name(label or "images"), as_json)
+        image = kiln.generate_png(label, n, **options, format=file_format, quality=quality)
+    _save(image, output or _file_name(label or "images"), as_json)
 
 
 def interpolate(
@@ -89,14 +96,16 @@ def interpolate(
     _save(png, output or _file_name(name), as_json)
 
 
-def verify(file: Annotated[Path, typer.Argument(help="A PNG that Kiln made.")], as_json: AsJson = False) -> None:
-    """Check that the server reproduces a PNG.
+def verify(
+    file: Annotated[Path, typer.Argument(help="A PNG, JPEG or WebP file that Kiln made.")], as_json: AsJson = False
+) -> None:
+    """Check that the server reproduces an image file.
 
-    The PNG carries its model, class and seed. The exit code is 1 if the server makes another image from them.
+    The file carries its model, class and seed. The exit code is 1 if the server makes another image from them.
     """
-    png = read_file(file)
+    image = read_file(file)
     with connected() as kiln:
-        verification = kiln.verify(png)
+        verification = kiln.verify(image)
     show(as_json, verification.model_dump(mode="json"), lambda: _verdict(file, verification))
     if not verification.reproduced:
         raise typer.Exit(JOB_FAILED)

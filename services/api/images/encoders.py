@@ -1,20 +1,23 @@
-"""Encodes images: one PNG grid, one PNG per image in a ZIP or in JSON, or a NumPy array."""
+"""Encodes images: one grid as PNG, JPEG or WebP, one file per image in a ZIP or in JSON, or a NumPy array."""
 
 from __future__ import annotations
 
 import base64
 import io
 import json
+import math
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from services.api.images.class_sampling import ClassSamples
+from services.generator.lossy import DEFAULT_QUALITY, LossyFormat, encode_lossy
 from services.generator.png import encode_png, enlarge, tile
+from shared.errors import InvalidInput
 
 _ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date of the format; a fixed date makes files reproducible
 
@@ -29,6 +32,8 @@ class ImageGrid:
     columns: int | None = None
     scale: int = 1
     compress: str = "none"
+    file_format: Literal["png"] | LossyFormat = "png"  # of the grid, or of each file in a ZIP
+    quality: int = DEFAULT_QUALITY  # of JPEG and WebP
 
     @property
     def images(self) -> NDArray[np.uint8]:
@@ -40,23 +45,28 @@ class ImageGrid:
         return self.rows[0].name if len(self.rows) == 1 else [row.name for row in self.rows]
 
 
-def as_png(grid: ImageGrid) -> bytes:
-    """One grid of all images. Several classes have a row each unless `columns` is set."""
+def as_sheet(grid: ImageGrid) -> bytes:
+    """One file with a grid of all images. Several classes have a row each unless `columns` is set."""
     n = len(grid.rows[0].images)
-    columns = grid.columns or (n if len(grid.rows) > 1 else None)
+    columns = columns_of(len(grid.rows), n, grid.columns)
     layout = {"first_index": grid.first_index, "n": n, "columns": grid.columns, **_merged_provenance(grid.rows)}
     return _encode(tile(grid.images, columns, grid.scale), grid, grid.names, layout)
 
 
+def columns_of(rows: int, n: int, columns: int | None) -> int:
+    """Columns of a grid with n images of each of `rows` classes: as requested, or by default."""
+    return columns or (n if rows > 1 else math.ceil(math.sqrt(n)))
+
+
 def as_zip(grid: ImageGrid) -> bytes:
-    """A PNG for each image, and `images.json`, which lists them with their class and index."""
+    """A file for each image, and `images.json`, which lists them with their class and index."""
     files, listed = [], []
-    for name, index, png in _single(grid):
-        files.append((f"{_file_name(name)}-{index:04d}.png", png))
+    for name, index, data in _single(grid):
+        files.append((f"{_file_name(name)}-{index:04d}.{grid.file_format}", data))
         listed.append({"file": files[-1][0], "class": name, "index": index})
     text = json.dumps(_common(grid) | {"images": listed}, indent=1, ensure_ascii=False)
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:  # PNGs are compressed already, if requested
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:  # the files are compressed already, if requested
         for name, data in (*files, ("images.json", text.encode())):
             archive.writestr(zipfile.ZipInfo(name, _ZIP_EPOCH), data)
     return buffer.getvalue()
@@ -78,7 +88,9 @@ def as_npy(grid: ImageGrid) -> bytes:
 
 
 FORMATS: dict[str, tuple[str, Callable[[ImageGrid], bytes]]] = {  # name -> (media type, function)
-    "png": ("image/png", as_png),
+    "png": ("image/png", as_sheet),
+    "jpeg": ("image/jpeg", as_sheet),
+    "webp": ("image/webp", as_sheet),
     "zip": ("application/zip", as_zip),
     "json": ("application/json", as_json),
     "npy": ("application/x-npy", as_npy),
@@ -86,7 +98,7 @@ FORMATS: dict[str, tuple[str, Callable[[ImageGrid], bytes]]] = {  # name -> (med
 
 
 def _single(grid: ImageGrid) -> Iterator[tuple[str | None, int, bytes]]:
-    """(class, index, PNG) of each image. Each file is the response to a request for that image alone."""
+    """(class, index, file) of each image. Each file is the response to a request for that image alone."""
     for row in grid.rows:
         for position, image in enumerate(row.images):
             index = grid.first_index + position
@@ -107,8 +119,15 @@ def _merged_provenance(rows: Sequence[ClassSamples]) -> dict[str, Any]:
 
 
 def _encode(pixels: NDArray[np.uint8], grid: ImageGrid, name: Any, layout: Mapping[str, Any]) -> bytes:
-    provenance = {**grid.provenance, "class": name, **layout, "scale": grid.scale, "compress": grid.compress}
-    return encode_png(pixels, provenance, grid.compress)
+    provenance = {**grid.provenance, "class": name, **layout, "scale": grid.scale}
+    if grid.file_format == "png":
+        return encode_png(pixels, provenance | {"compress": grid.compress}, grid.compress)
+    provenance |= {"format": grid.file_format, "quality": grid.quality}
+    try:
+        return encode_lossy(pixels, provenance, grid.file_format, grid.quality)
+    except ValueError as error:
+        message = f"{error}; choose png, or request fewer images or classes"
+        raise InvalidInput.of("format", grid.file_format, message) from None
 
 
 def _file_name(name: str | None) -> str:

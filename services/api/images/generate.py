@@ -16,13 +16,14 @@ from services.api.images.class_sampling import (
     method_of,
     rejection_sample,
 )
-from services.api.images.encoders import FORMATS, ImageGrid
+from services.api.images.encoders import FORMATS, ImageGrid, columns_of
 from services.api.images.response_cache import ImageResponse, etag_of
 from services.api.inference.classifier import LazyClassifier
 from services.api.inference.loaded_model import LoadedModel
 from services.api.schemas.images import MAX_IMAGES, GenerateBody, GenerateQuery
 from services.generator.classifier import Classifier
 from services.generator.latents import stream_of
+from services.generator.lossy import DEFAULT_QUALITY, MAX_SIDE
 from shared.errors import InvalidInput
 
 MAX_GRID_PIXELS = 1 << 24  # 4096 x 4096
@@ -73,7 +74,10 @@ class GenerationRequest:
         provenance: dict[str, Any] = {
             "model": manifest.id, "digest": manifest.digest, "seed": self.seed, "truncation": query.truncation,
         }  # fmt: skip
-        grid = ImageGrid(rows, provenance, query.first_index, query.columns, query.scale, query.compress)
+        grid = ImageGrid(
+            rows, provenance, query.first_index, query.columns, query.scale, query.compress,
+            file_format=query.file_format, quality=query.quality or DEFAULT_QUALITY,
+        )  # fmt: skip
         media_type, encode = FORMATS[query.format]
         headers = {"X-Kiln-Model": manifest.id, "X-Kiln-Seed": str(self.seed), **headers_of(rows)}
         return ImageResponse(encode(grid), media_type, headers, self.etag, self.is_immutable)
@@ -100,6 +104,7 @@ async def resolve_generation(
         count = f"{query.n:,} images of {len(requested)} classes are {len(requested) * query.n:,}"
         raise InvalidInput.of("n", query.n, f"{count}; at most {MAX_IMAGES:,} images per request")
     check_size(len(requested) * query.n, query.columns, manifest.resolution, query.scale)
+    _check_file_options(query, len(requested), manifest.resolution)
     names: list[str | None] = [None]
     labels = [0]  # an unconditional model ignores it
     if manifest.conditional or opened is not None:
@@ -121,6 +126,28 @@ def _refuse_rejection_fields(query: GenerateQuery | GenerateBody, model: LoadedM
             reason = f"model '{name}' takes the class as input" if is_conditional else "no class is requested"
             message = f"only rejection sampling uses this field, and {reason}; leave it out"
             raise InvalidInput.of(field, getattr(query, field), message)
+
+
+def _check_file_options(query: GenerateQuery | GenerateBody, rows: int, resolution: int) -> None:
+    """Raises InvalidInput for options that the requested format does not have, and for a grid beyond its limits."""
+    file_format = query.file_format
+    if query.files is not None and query.format != "zip":
+        raise InvalidInput.of("files", query.files, "only format=zip has files; leave it out, or set format=zip")
+    if file_format == "png":
+        if query.quality is not None:
+            message = "only JPEG and WebP files have a quality; leave it out, or choose such a format"
+            raise InvalidInput.of("quality", query.quality, message)
+        return
+    if query.compress != "none":
+        raise InvalidInput.of("compress", query.compress, f"only PNG files have it; set quality for {file_format}")
+    if query.format == "zip":
+        return
+    columns = columns_of(rows, query.n, query.columns)
+    lines = math.ceil(rows * query.n / columns)
+    side, limit = resolution * query.scale * max(columns, lines), MAX_SIDE[file_format]
+    if side > limit:
+        message = f"the grid's longer side has {side:,} pixels; a {file_format} file has at most {limit:,}: set columns"
+        raise InvalidInput.of("columns", query.columns, message)
 
 
 def check_size(count: int, columns: int | None, resolution: int, scale: int) -> None:

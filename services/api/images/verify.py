@@ -1,11 +1,16 @@
-"""/verify: checks whether this server reproduces a PNG, by generating it again from its provenance."""
+"""/verify: checks whether this server reproduces an image file, by generating it again from its provenance.
+
+A PNG holds the generated pixels, and a JPEG or WebP an approximation of them. The same bytes show of all formats that
+the file is what this server generates. Other bytes of a lossy file show only how far its pixels are from that.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from services.api.images.generate import MAX_GRID_PIXELS, resolve_generation
@@ -16,25 +21,38 @@ from services.api.inference.classifier import LazyClassifier
 from services.api.inference.loaded_model import LoadedModel
 from services.api.inference.model_pool import ModelPool
 from services.api.schemas.images import GenerateBody, InterpolateQuery, Verification
-from services.generator.png import read_frames, read_provenance, read_size
+from services.generator import lossy, png
 from shared.errors import InvalidInput, NoModelReady, NotFound
 
-GENERATED = ("n", "first_index", "seed", "truncation", "columns", "scale", "compress")
+GENERATED = ("n", "first_index", "seed", "truncation", "columns", "scale", "compress", "format", "quality")
 INTERPOLATED = (
     "from", "to", "steps", "seed", "from_index", "to_index", "truncation", "format", "columns", "scale", "compress",
     "frame_ms",
 )  # fmt: skip
 
 
-async def verify(png: bytes, pool: ModelPool, classifier: LazyClassifier, encoders: BoundedPool) -> Verification:
+class _Reader(NamedTuple):
+    """The functions that read a file format."""
+
+    read_provenance: Callable[[bytes], dict[str, Any] | None]
+    read_size: Callable[[bytes], tuple[int, int, int]]
+    read_frames: Callable[[bytes, tuple[int, ...]], NDArray[np.uint8]]
+
+
+_PNG = _Reader(png.read_provenance, png.read_size, png.read_frames)
+_LOSSY = _Reader(lossy.read_provenance, lossy.read_size, lossy.read_frames)
+
+
+async def verify(data: bytes, pool: ModelPool, classifier: LazyClassifier, encoders: BoundedPool) -> Verification:
     """Compares the file byte for byte, then pixel for pixel.
 
-    Raises InvalidInput for anything but a PNG, and Overloaded.
+    Raises InvalidInput for anything but a PNG, JPEG or WebP, and Overloaded.
     """
+    reader = _reader_of(data)
     try:
-        provenance, (frames, height, width) = read_provenance(png), read_size(png)
+        provenance, (frames, height, width) = reader.read_provenance(data), reader.read_size(data)
     except ValueError as error:
-        raise InvalidInput.of("body", f"{len(png)} bytes", str(error)) from None
+        raise InvalidInput.of("body", f"{len(data)} bytes", str(error)) from None
     if provenance is None:
         return _not_reproduced("the file has no Kiln provenance, so Kiln did not write it", None)
     if frames * height * width > MAX_GRID_PIXELS:
@@ -42,15 +60,19 @@ async def verify(png: bytes, pool: ModelPool, classifier: LazyClassifier, encode
         return _not_reproduced(f"the file is {claim}; Kiln writes at most {MAX_GRID_PIXELS:,} pixels", provenance)
     try:
         ours = await _generate_again(provenance, await _model_of(provenance, pool), classifier, encoders)
-        reason = None if ours == png else await encoders.run(_difference, png, ours)
+        reason = None if ours == data else await encoders.run(_difference, data, ours)
     except (InvalidInput, ValidationError) as error:
         return _not_reproduced(f"the provenance in the file cannot be generated: {_first_problem(error)}", provenance)
     except (NotFound, NoModelReady, ValueError) as error:
         return _not_reproduced(str(error), provenance)
     if reason is not None:
         return _not_reproduced(reason, provenance)
-    rewritten = None if ours == png else "the pixels are the same, but another program wrote the file"
-    return Verification(reproduced=ours == png, same_pixels=True, reason=rewritten, provenance=provenance)
+    rewritten = None if ours == data else "the pixels are the same, but another program wrote the file"
+    return Verification(reproduced=ours == data, same_pixels=True, reason=rewritten, provenance=provenance)
+
+
+def _reader_of(data: bytes) -> _Reader:
+    return _PNG if lossy.lossy_format_of(data) is None else _LOSSY
 
 
 def _not_reproduced(reason: str, provenance: dict[str, Any] | None) -> Verification:
@@ -101,10 +123,13 @@ async def _generate_again(
     return (await render(generation, encoders)).body
 
 
-def _difference(png: bytes, ours: bytes) -> str | None:
+def _difference(data: bytes, ours: bytes) -> str | None:
     """How the pixels of two files differ, in a sentence; None if they are equal. Raises ValueError."""
-    expected = read_frames(ours, read_size(ours))
-    pixels = read_frames(png, expected.shape)
+    reader = _reader_of(ours)
+    if _reader_of(data) is not reader:
+        return "the file has another format than its provenance says"
+    expected = reader.read_frames(ours, reader.read_size(ours))
+    pixels = reader.read_frames(data, expected.shape)
     different = (pixels != expected).any(axis=-1)
     if not different.any():
         return None
@@ -112,6 +137,9 @@ def _difference(png: bytes, ours: bytes) -> str | None:
     at = f"column {column}, row {row}" + (f" of frame {frame}" if len(expected) > 1 else "")
     has, generates = pixels[frame, row, column].tolist(), expected[frame, row, column].tolist()
     count = f"{int(different.sum()):,} of {different.size:,} pixels differ"
+    if reader is _LOSSY:
+        farthest = int(np.abs(pixels.astype(np.int16) - expected).max())
+        return f"{count}, by up to {farthest} of 255; another program may have compressed the file again"
     return f"{count}; the first, at {at}, is {has} in the file, but this server generates {generates}"
 
 

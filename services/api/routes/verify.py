@@ -1,4 +1,4 @@
-"""/verify: checks whether this server reproduces a PNG."""
+"""/verify: checks whether this server reproduces an image file."""
 
 from __future__ import annotations
 
@@ -12,16 +12,22 @@ from services.api.state import State
 
 router = APIRouter(tags=["generate"])
 
-PNG_BODY = {
+IMAGE_BODY = {
     "requestBody": {
         "required": True,
-        "content": {"image/png": {"schema": {"type": "string", "format": "binary"}}},
+        "content": {
+            media_type: {"schema": {"type": "string", "format": "binary"}}
+            for media_type in ("image/png", "image/jpeg", "image/webp")
+        },
     }
 }
 
 
-@router.post("/verify", openapi_extra=PNG_BODY, dependencies=[GENERATE])
-async def verify_png(request: Request, state: State) -> Verification:
-    """Reads a PNG's provenance, generates the file again, and compares both. `reason` explains a difference."""
-    png = await request.body()
-    return await cancel_on_disconnect(request, verify(png, state.models, state.classifier, state.encoders))
+@router.post("/verify", openapi_extra=IMAGE_BODY, dependencies=[GENERATE])
+async def verify_image(request: Request, state: State) -> Verification:
+    """Reads the provenance of a PNG, JPEG or WebP, generates the file again, and compares both.
+
+    `reason` explains a difference. Of a JPEG or WebP that was compressed again, it says how far the pixels are.
+    """
+    data = await request.body()
+    return await cancel_on_disconnect(request, verify(data, state.models, state.classifier, state.encoders))

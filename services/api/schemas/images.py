@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, field_validat
 from services.api.images.class_sampling import MAX_DRAWS
 from services.api.schemas.request import RequestModel
 from services.generator.latents import MAX_SEED
+from services.generator.lossy import DEFAULT_QUALITY
 
 MAX_IMAGES = 1024
 MAX_STEPS = 256
@@ -70,12 +71,24 @@ class _Generate(RequestModel):
         ),
     ] = None
     format: Annotated[
-        Literal["png", "zip", "json", "npy"],
+        Literal["png", "jpeg", "webp", "zip", "json", "npy"],
         Field(
-            description="`png`: one grid. `zip`: one PNG per image and a list. `json`: the same, PNGs in base64. "
-            "`npy`: uint8 array [N, H, W, 3]."
+            description="`png`, `jpeg`, `webp`: one grid. `zip`: one file per image and a list. `json`: the same, PNGs "
+            "in base64. `npy`: uint8 array [N, H, W, C]."
         ),
     ] = "png"
+    files: Annotated[
+        Literal["png", "jpeg", "webp"] | None, Field(description="Format of the files in a `zip`. Default: png.")
+    ] = None
+    quality: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            le=100,
+            description="Quality of JPEG and WebP: larger files are closer to the generated pixels. "
+            f"Default: {DEFAULT_QUALITY}.",
+        ),
+    ] = None
     compress: Annotated[
         Literal["none", "fast", "small"], Field(description="PNG compression: none, fast to write, or smallest file.")
     ] = "none"
@@ -84,6 +97,13 @@ class _Generate(RequestModel):
         Field(ge=1, le=MAX_IMAGES, description="Columns of the grid. Default: ceil(sqrt(n)); n for several classes."),
     ] = None
     scale: Annotated[int, Field(ge=1, le=16, description="Enlarge each pixel to scale x scale pixels.")] = 1
+
+    @property
+    def file_format(self) -> Literal["png", "jpeg", "webp"]:
+        """Format of the grid, or of each file in a ZIP."""
+        if self.format in ("jpeg", "webp"):
+            return self.format
+        return (self.files or "png") if self.format == "zip" else "png"
 
 
 class GenerateQuery(_Generate):

@@ -9,6 +9,7 @@ from services.dashboard.elements.dialogs import close_dialog, dialog, open_dialo
 from services.dashboard.elements.html import box, button, facts, heading, link, text
 from services.dashboard.elements.image_grid import ImageGrid, show_tile
 
+SMALLER_FILES = {"webp": "WebP", "jpeg": "JPEG"}
 STEPS = 10  # of each interpolation towards a neighbour
 
 
@@ -39,8 +40,10 @@ class ImageDetails:
                     "SHA-256": f"{model.manifest['files']['generator.onnx'][:16]}…",
                 })  # fmt: skip
                 with box("row"):
-                    name = f"{query.get('class', 'image')}-{query['seed']}-{index}.png"
-                    link("Download PNG", grid.tile_url(index), "button primary", download=name)
+                    name = f"{query.get('class', 'image')}-{query['seed']}-{index}"
+                    link("Download PNG", grid.tile_url(index), "button primary", download=f"{name}.png")
+                    for form, label in SMALLER_FILES.items():
+                        link(label, grid.tile_url(index, form), "button", download=f"{name}.{form}")
                     button("Close", lambda: close_dialog(self._dialog), "quiet")
 
 

@@ -32,9 +32,9 @@ class ImageGrid:
     def url(self) -> str:
         return f"/files/{self.path}?{urlencode(self.query)}"
 
-    def tile_url(self, index: int) -> str:
-        """URL of one generated image as a PNG of its own."""
-        single = {"n": "1", "columns": "1", "first_index": str(index)}
+    def tile_url(self, index: int, file_format: str = "png") -> str:
+        """URL of one generated image as a file of its own: png, webp or jpeg."""
+        single = {"n": "1", "columns": "1", "first_index": str(index), "format": file_format}
         return f"/files/{self.path}?{urlencode(dict(self.query) | single)}"
 
     def tile_style(self, index: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -115,3 +116,41 @@ def test_without_a_model_the_error_is_503_and_says_what_to_do(client: TestClient
 @pytest.mark.parametrize("path", ["/healthz", "/docs", "/openapi.json"])
 def test_paths_that_need_no_model_work_without_one(client: TestClient, path: str) -> None:
     assert client.get(path).status_code == 200
+
+
+@pytest.mark.parametrize(("form", "media_type"), [("jpeg", "image/jpeg"), ("webp", "image/webp")])
+def test_a_grid_can_be_a_smaller_lossy_file(form: str, media_type: str, serving: TestClient) -> None:
+    query: dict[str, Any] = {"class": "cat", "n": 9, "seed": 5}
+    answer = serving.get("/generate", params=query | {"format": form, "quality": 80})
+
+    assert answer.headers["content-type"] == media_type
+    with Image.open(io.BytesIO(answer.content)) as image:
+        assert (image.format, image.size) == (form.upper(), (96, 96))
+    assert len(answer.content) < len(get(serving, **query))
+    assert serving.get("/generate", params=query | {"format": form, "quality": 80}).content == answer.content
+    assert serving.get("/generate", params=query | {"format": form, "quality": 10}).content != answer.content
+
+
+def test_each_file_of_a_zip_can_be_lossy_and_equals_a_request_for_that_image(serving: TestClient) -> None:
+    query: dict[str, Any] = {"class": "cat", "n": 2, "seed": 5}
+    answer = serving.get("/generate", params=query | {"format": "zip", "files": "webp", "quality": 75})
+
+    with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
+        assert archive.namelist() == ["cat-0000.webp", "cat-0001.webp", "images.json"]
+        second = archive.read("cat-0001.webp")
+    single: dict[str, Any] = {"class": "cat", "n": 1, "seed": 5, "first_index": 1, "format": "webp", "quality": 75}
+    assert serving.get("/generate", params=single).content == second
+
+
+@pytest.mark.parametrize(("query", "field"), [
+    ({"quality": 80}, "quality"), ({"format": "webp", "quality": 0}, "quality"),
+    ({"format": "webp", "files": "jpeg"}, "files"), ({"format": "webp", "compress": "fast"}, "compress"),
+    ({"format": "webp", "n": 1024, "columns": 1024}, "columns"),
+])  # fmt: skip
+def test_options_that_a_format_does_not_have_are_refused(
+    query: dict[str, Any], field: str, serving: TestClient
+) -> None:
+    answer = serving.get("/generate", params={"class": "cat", **query})
+
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["field"] == field

@@ -14,6 +14,7 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
+from services.generator.lossy import encode_lossy
 from services.generator.png import encode_png, read_provenance
 from tests.api.conftest import CLASSES, LATENT, publish
 from tests.api.graphs import make_generator
@@ -181,3 +182,44 @@ def test_images_of_two_models_with_the_same_bytes_are_both_reproduced(model_id: 
         assert served.get("/generate", params=QUERY | {"model": name}).status_code == 200
 
     assert verify(served, get_images(served, **QUERY | {"model": model_id}).content)["reproduced"]
+
+
+LOSSY = pytest.mark.parametrize("form", ["jpeg", "webp"])
+
+
+@LOSSY
+def test_a_lossy_file_is_reproduced_byte_for_byte(form: str, served: TestClient) -> None:
+    answer = get_images(served, **QUERY | {"format": form, "quality": 70})
+
+    verification = verify(served, answer.content)
+    assert (verification["reproduced"], verification["same_pixels"], verification["reason"]) == (True, True, None)
+    assert (verification["provenance"]["format"], verification["provenance"]["quality"]) == (form, 70)
+
+
+@LOSSY
+def test_a_lossy_file_that_was_compressed_again_is_reported_with_its_distance(form: str, served: TestClient) -> None:
+    with Image.open(io.BytesIO(get_images(served, **QUERY | {"format": form}).content)) as image:
+        again = io.BytesIO()
+        image.save(again, form.upper(), quality=50, exif=image.info["exif"])
+
+    verification = verify(served, again.getvalue())
+    assert (verification["reproduced"], verification["same_pixels"]) == (False, False)
+    assert "of 255; another program may have compressed the file again" in verification["reason"]
+
+
+@LOSSY
+def test_a_lossy_file_with_a_provenance_for_a_png_is_not_reproduced(form: str, served: TestClient) -> None:
+    pixels_of_png = get_images(served, **QUERY).content
+    forged_file = encode_lossy(pixels(pixels_of_png), read_provenance(pixels_of_png) or {}, form, 90)  # type: ignore[arg-type]
+
+    verification = verify(served, forged_file)
+    assert verification["reason"] == "the file has another format than its provenance says"
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow warns of damaged EXIF
+@LOSSY
+def test_a_damaged_lossy_file_is_never_a_server_error(form: str, served: TestClient) -> None:
+    data = get_images(served, **QUERY | {"format": form}).content
+    for position in range(3, len(data), 97):
+        damaged = data[:position] + bytes([data[position] ^ 0xFF]) + data[position + 1 :]
+        assert served.post("/verify", content=damaged).status_code in (200, 422)
