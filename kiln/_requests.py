@@ -37,6 +37,7 @@ class Call(Generic[T]):
     content: bytes | Callable[[], Any] | None = None  # or a function that starts a stream of bytes anew
     headers: Mapping[str, str] = field(default_factory=dict)
     timeout: httpx2.Timeout | None = None  # None: that of the client
+    is_repeatable: bool = True  # False if its content can be read only once
 
     @property
     def request(self) -> dict[str, Any]:
@@ -181,11 +182,12 @@ def promote_best(sweep_id: str, alias: str = "default") -> Call[dict[str, Any]]:
 # Data sets
 
 
-def push_dataset(name: str, content: Callable[[], Any], size: int) -> Call[DatasetData]:
+def push_dataset(name: str, content: Callable[[], Any], size: int, *, is_repeatable: bool = True) -> Call[DatasetData]:
     headers = {"Content-Type": "application/octet-stream", "Content-Length": str(size)}
     timeout = httpx2.Timeout(60.0, read=PUSH_TIMEOUT_S)
     path = f"/datasets/{path_segment(name)}"
-    return Call("PUT", path, _model(DatasetData), content=content, headers=headers, timeout=timeout)
+    return Call("PUT", path, _model(DatasetData), content=content, headers=headers, timeout=timeout,
+                is_repeatable=is_repeatable)  # fmt: skip
 
 
 def list_datasets() -> Call[list[DatasetData]]:

@@ -23,7 +23,7 @@ class Retry:
     def __init__(self, call: _requests.Call[Any], max_wait_s: float) -> None:
         # Every request is idempotent except a POST that creates something without an Idempotency-Key.
         creates = call.method == "POST" and call.path.count("/") == 1 and call.path not in SAFE_POSTS
-        self._is_repeatable = not creates or "Idempotency-Key" in call.headers
+        self._is_repeatable = call.is_repeatable and (not creates or "Idempotency-Key" in call.headers)
         self._left_s, self._wait_s = max_wait_s, FIRST_WAIT_S
 
     def wait_s(self, error: Exception) -> float:

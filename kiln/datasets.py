@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +33,14 @@ class Datasets:
         call = _requests.push_dataset(
             name or default_name(Path(folder)), lambda: upload.pieces(on_progress), upload.size
         )
+        return self._kiln.send(call)
+
+    def push_stream(self, name: str, pieces: Callable[[], Iterator[bytes]], size: int) -> DatasetData:
+        """Sends an archive of `size` bytes that is made or received while it is sent. It is not sent twice.
+
+        Raises as `push` does, and Unavailable without a second attempt.
+        """
+        call = _requests.push_dataset(name, pieces, size, is_repeatable=False)
         return self._kiln.send(call)
 
     def list(self) -> Sequence[DatasetData]:
@@ -70,6 +78,14 @@ class AsyncDatasets:
         call = _requests.push_dataset(
             name or default_name(Path(folder)), lambda: upload.async_pieces(on_progress), upload.size
         )
+        return await self._kiln.send(call)
+
+    async def push_stream(self, name: str, pieces: Callable[[], AsyncIterator[bytes]], size: int) -> DatasetData:
+        """Sends an archive of `size` bytes that is made or received while it is sent. It is not sent twice.
+
+        Raises as `push` does, and Unavailable without a second attempt.
+        """
+        call = _requests.push_dataset(name, pieces, size, is_repeatable=False)
         return await self._kiln.send(call)
 
     async def list(self) -> Sequence[DatasetData]:

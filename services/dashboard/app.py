@@ -7,9 +7,9 @@ from pathlib import Path
 from nicegui import app, ui
 
 from kiln.settings import ClientSettings
-from services.dashboard import files
+from services.dashboard import files, uploads
 from services.dashboard.connection import Connection
-from services.dashboard.pages import compare, job, jobs, models, playground, sweeps
+from services.dashboard.pages import compare, datasets, job, jobs, models, playground, sweeps
 from services.security_headers import SecurityHeaders
 
 STATIC = Path(__file__).parent / "static"
@@ -40,7 +40,7 @@ def register_pages(settings: ClientSettings) -> None:
     # Quasar shows a loading bar for each request, which has no accessible name; the pages show their own status.
     app.config.quasar_config["loadingBar"]["skipHijack"] = True
     app.get("/healthz")(healthz)
-    for module in (files, playground, jobs, job, compare, models, sweeps):
+    for module in (files, uploads, playground, jobs, job, compare, models, datasets, sweeps):
         module.register(connection)
 
 

@@ -14,7 +14,7 @@ from services.dashboard.connection import Connection
 
 # Only these paths of the API are forwarded.
 ALLOWED_PATHS = re.compile(
-    r"generate|interpolate|compare|models/[\w.-]+/(?:preview|neighbours)\.png|sweeps/[\w.-]+/\w+\.png"
+    r"generate|interpolate|compare|models/[\w.-]+/(?:preview|neighbours)\.png|sweeps/[\w.-]+/\w+\.png|datasets/[\w.-]+/preview\.png"
     r"|jobs/[\w.-]+/(?:samples/\d+\.png|samples\.png|losses\.png|metrics)"
 )
 DATASET = re.compile(r"jobs/([\w.-]+)/dataset/download")

@@ -16,8 +16,12 @@ from services.dashboard.text import error_message
 
 T = TypeVar("T")
 
-PAGES = {"/": "Playground", "/jobs": "Jobs", "/compare": "Compare", "/models": "Models", "/sweeps": "Sweeps"}
-REQUIRED_ROUTES = {"/sweeps": "/sweeps"}  # page -> the API route without which its link is hidden
+PAGES = {
+    "/": "Playground", "/jobs": "Jobs", "/compare": "Compare", "/models": "Models", "/datasets": "Data sets",
+    "/sweeps": "Sweeps",
+}  # fmt: skip
+# page -> the API route without which its link is hidden
+REQUIRED_ROUTES = {"/sweeps": "/sweeps", "/datasets": "/datasets"}
 BUILD_TIMEOUT_S = 60.0  # for building a page, so that a slow API does not end in an error page
 RETRY_S = 1.0
 TOAST_S = 6.0

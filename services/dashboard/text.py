@@ -60,6 +60,13 @@ ACTIONS = {
     ),
 }  # fmt: skip
 
+DELETE = Action(
+    "Delete", "Delete job", "Delete this job?",
+    "Its metrics, events, checkpoints, sample grids and generated data set are deleted permanently. "
+    "Its model is kept.",
+    is_destructive=True,
+)  # fmt: skip
+
 ACTIONS_BY_STATUS = {
     "queued": ("pause", "cancel"),
     "running": ("pause", "finish", "cancel"),
@@ -125,6 +132,15 @@ def format_count(n: float) -> str:
     if n < 1e6:
         return f"{n:,.0f}"
     return f"{n / 1e6:,.1f} M" if n < 1e8 else f"{n / 1e6:,.0f} M"
+
+
+def format_bytes(size: float) -> str:
+    """`812 B`, `3.4 MB`, `12 GB`."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000 or unit == "GB":
+            return f"{size:.0f} {unit}" if unit == "B" or size >= 10 else f"{size:.1f} {unit}"
+        size /= 1000
+    raise AssertionError
 
 
 def format_value(value: object) -> str:

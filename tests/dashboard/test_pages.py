@@ -195,6 +195,8 @@ PAGES = {  # name -> path, and an element that is there once the page has loaded
     "job": ("/jobs/{first}", ".chart svg"),
     "compare": ("/compare?jobs={first},{second}", ".chart svg"),
     "models": ("/models", ".heat .cell"),
+    "datasets": ("/datasets", "article img"),
+    "dataset": ("/datasets/colors", "section img"),
     "sweeps": ("/sweeps", ".empty"),
     "unknown-job": ("/jobs/nothing", ".empty"),
 }

@@ -1,4 +1,4 @@
-"""Buttons that pause, resume, finish or cancel a job, each with a confirmation."""
+"""Buttons that pause, resume, finish, cancel or delete a job, each with a confirmation."""
 
 from __future__ import annotations
 
@@ -10,27 +10,46 @@ from kiln import JobData
 from services.dashboard.elements.dialogs import confirmation, open_dialog
 from services.dashboard.elements.html import button
 from services.dashboard.page import Page
-from services.dashboard.text import ACTIONS, ACTIONS_BY_STATUS, job_title
+from services.dashboard.text import ACTIONS, ACTIONS_BY_STATUS, DELETE, Action, job_title
 
 OnDone = Callable[[JobData], Awaitable[None] | None]
 
 
-def show_actions(page: Page, job: JobData, parent: Element, on_done: OnDone, classes: str = "") -> None:
+OnDeleted = Callable[[], Awaitable[None] | None]
+
+
+def show_actions(
+    page: Page, job: JobData, parent: Element, *, on_done: OnDone, on_deleted: OnDeleted, classes: str = ""
+) -> None:
     """Fills `parent` with a button for each action that the job's status allows."""
     parent.clear()
     for name in ACTIONS_BY_STATUS.get(job.status, ()):
         if name == "finish" and job.attempt == 0:
             continue  # it has not trained yet, so there is no model to keep
-        action = ACTIONS[name]
-        with page.main:
-            consequence = f"{job_title(job)}: {action.consequence}"
-            on_confirm = _request_action(page, job, name, on_done)
-            dialog = confirmation(
-                action.question, consequence, action.confirm_label, on_confirm, is_destructive=action.is_destructive
-            )
-        with parent:
-            opener = button(action.label, _opens(dialog), f"{classes} {'quiet' if action.is_destructive else ''}")
-            opener.props["aria-label"] = f"{action.label}: {job_title(job)}"
+        _draw_button(page, job, parent, ACTIONS[name], on_confirm=_request_action(page, job, name, on_done),
+                     classes=classes)  # fmt: skip
+    if job.is_over:
+        _draw_button(page, job, parent, DELETE, on_confirm=_request_deletion(page, job, on_deleted),
+                     classes=classes)  # fmt: skip
+
+
+def _draw_button(
+    page: Page,
+    job: JobData,
+    parent: Element,
+    action: Action,
+    *,
+    on_confirm: Callable[[], Awaitable[None]],
+    classes: str,
+) -> None:
+    with page.main:
+        consequence = f"{job_title(job)}: {action.consequence}"
+        dialog = confirmation(
+            action.question, consequence, action.confirm_label, on_confirm, is_destructive=action.is_destructive
+        )
+    with parent:
+        opener = button(action.label, _opens(dialog), f"{classes} {'quiet' if action.is_destructive else ''}")
+        opener.props["aria-label"] = f"{action.label}: {job_title(job)}"
 
 
 def _opens(dialog: Element) -> Callable[[], None]:
@@ -48,6 +67,18 @@ def _request_action(page: Page, job: JobData, name: str, on_done: OnDone) -> Cal
         still_runs = updated.status == "running" and ACTIONS[name].while_running
         page.toast(f"{job_title(job)}: {still_runs or f'{updated.status}.'}")
         done = on_done(updated)
+        if done is not None:
+            await done
+
+    return request
+
+
+def _request_deletion(page: Page, job: JobData, on_deleted: OnDeleted) -> Callable[[], Awaitable[None]]:
+    async def request() -> None:
+        if not await page.succeeded(page.kiln.jobs.delete(job.id)):
+            return
+        page.toast(f"{job_title(job)}: deleted.")
+        done = on_deleted()
         if done is not None:
             await done
 

@@ -23,9 +23,16 @@ DATASET = "dataset"
 
 
 class JobForm:
-    def __init__(self, page: Page, presets: Sequence[Mapping[str, Any]], openapi: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        page: Page,
+        presets: Sequence[Mapping[str, Any]],
+        datasets: Sequence[str],
+        openapi: Mapping[str, Any],
+    ) -> None:
         self.page = page
         self._presets = {preset["name"]: preset for preset in presets}
+        self._datasets = list(datasets)
         self._openapi = openapi
         self._preset = "tiny" if "tiny" in self._presets else next(iter(self._presets))
         self._overrides: dict[str, Any] = {}
@@ -40,9 +47,10 @@ class JobForm:
         heading("New job")
         with box("form-grid"):
             self._preset_field = select("Preset", list(self._presets), self._preset, self._select_preset)
-            self._dataset = text_field(
-                "Data set", query.get(DATASET, "cifar10"), self._edited, help_text="A folder in KILN_DATASETS."
-            )
+            chosen = query.get(DATASET, "cifar10")
+            # A folder that only the workers have is not listed.
+            names = self._datasets if chosen in self._datasets else [chosen, *self._datasets]
+            self._dataset = select("Data set", names, chosen, self._edited)
             self._name = text_field("Name", query.get("name", ""), placeholder="optional")
         self._summary = text("", "p", "help")
         self._groups = box()

@@ -133,9 +133,12 @@ class JobPage:
         self._show_figures(job)
         if job.status != self._status:
             self._status = job.status
-            show_actions(self.page, job, self._actions, self._show_job)
+            show_actions(self.page, job, self._actions, on_done=self._show_job, on_deleted=self._leave)
             self._show_failure(job)
             self._show_files(job)
+
+    def _leave(self) -> None:
+        ui.navigate.to("/jobs")
 
     def _show_figures(self, job: JobData) -> None:
         took_s = (job.finished_at - job.started_at).total_seconds() if job.finished_at and job.started_at else None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from fastapi import Request
 
-from kiln import JobData, JobStatus
+from kiln import DatasetData, JobData, JobStatus
 from services.dashboard.components.job_actions import show_actions
 from services.dashboard.components.job_form import JobForm
 from services.dashboard.components.job_rows import JobRow
@@ -32,7 +34,8 @@ class JobsPage:
 
     async def draw(self) -> None:
         presets = await self.page.kiln.presets.list()
-        form = JobForm(self.page, presets, await self.page.connection.openapi())
+        datasets = [dataset.name for dataset in await self._read_datasets()]
+        form = JobForm(self.page, presets, datasets, await self.page.connection.openapi())
         jobs = await self._read_jobs()
         with box("row between"):
             text("Each job trains one model. After a crash, a job continues from its last checkpoint.", "p", "lead")
@@ -68,6 +71,10 @@ class JobsPage:
         status = None if self._status == ANY_STATUS else self._status
         return [job async for job in self.page.kiln.jobs.list(status, JOBS_LISTED)]
 
+    async def _read_datasets(self) -> Sequence[DatasetData]:
+        """None from an API of an older version."""
+        return await self.page.kiln.datasets.list() if await self.page.connection.has_route("/datasets") else ()
+
     async def _refresh(self) -> None:
         self._show(await self._read_jobs())
 
@@ -81,12 +88,15 @@ class JobsPage:
                 with self._list:
                     row = self._rows[job.id] = JobRow(job)
                 row.element.move(target_index=position)
-                show_actions(self.page, job, row.actions, self._on_action, "small")
+                self._draw_actions(job, row)
             elif row.show(job):
-                show_actions(self.page, job, row.actions, self._on_action, "small")
+                self._draw_actions(job, row)
         active = sum(not job.is_over for job in jobs)
         self._count.text = f"{len(jobs)} shown, {active} active" if jobs else ""
         self._show_empty_state(not jobs)
+
+    def _draw_actions(self, job: JobData, row: JobRow) -> None:
+        show_actions(self.page, job, row.actions, on_done=self._on_action, on_deleted=self._refresh, classes="small")
 
     def _show_empty_state(self, is_empty: bool) -> None:
         if is_empty == bool(list(self._empty)):
