@@ -37,9 +37,8 @@ EXIT_CODES: dict[type[ApiError], int] = {
 PANELS: dict[str, tuple[Callable[..., Any] | typer.Typer, ...]] = {
     "Train": (
         machine.up, train.train, train.presets, jobs.watch, jobs.pause, jobs.resume, jobs.finish, jobs.cancel,
-        jobs.group,
+        jobs.group, datasets.group,
     ),
-    "Data sets": (datasets.group,),
     "Generate": (images.generate, images.interpolate, images.verify),
     "Models": (models.promote, models.group),
     "Sweeps": (sweeps.sweep, sweeps.sweeps, sweeps.compare),
