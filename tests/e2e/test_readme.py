@@ -92,9 +92,9 @@ def blocks(page: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
 
 
-def run_as_shell(script: str, stack: Stack, folder: Path, total_nimg: int = 640) -> str:
+def run_as_shell(script: str, stack: Stack, folder: Path, total_nimg: int = 640, preset: str = "tiny") -> str:
     """Runs the commands with this environment's `kiln`, stops at the first error, and returns the output."""
-    assert "kiln train --preset tiny" in script
+    assert f"kiln train --preset {preset}" in script
     script = script.replace("localhost:8000", f"localhost:{stack.port}").replace("source .venv/bin/activate", "")
     script = script.replace("--preset tiny", f"--preset tiny -o total_nimg={total_nimg}")
     bash = shutil.which("bash")
