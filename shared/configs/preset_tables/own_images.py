@@ -56,7 +56,7 @@ _GPU_64 = _CPU_64.model_copy(
 _GPU_128 = _GPU_64.model_copy(update={"resolution": 128, "feature_px": 256, "g_channels": (512, 512, 256, 128, 64, 32)})
 
 _SOURCES = {
-    "discriminator": f"{SEARCH}: a third of the FID of a discriminator trained from scratch after equal CPU time",
+    "discriminator": f"{PROJECTED}, section 5: its lead is largest on small data sets; untested here",
     "diffaugment": "Zhao et al. 2020, arXiv:2006.10738: good results from a hundred images",
     "diffaugment_p": f"{SEARCH}: always translated images taught the generator black borders",
     "class_weight": f"{SEARCH}, on CIFAR-10",

@@ -35,7 +35,7 @@ def test_the_presets_and_their_names() -> None:
         "dcgan-latent-150", "dcgan-relu", "dcgan-softmax", "dcgan-epochs-10", "dcgan-epochs-50", "dcgan-batch-100",
         "dcgan-batch-400", "bndrhl", "dcgan-large-batch",
         "wgan-gp-per-class", "dcgan-per-class",
-        "tiny", "cpu-hours", "best",
+        "tiny", "cpu-hours", "cpu-hours-projected", "best",
         "own-images-64-cpu", "own-images-64", "own-images-128",
     ]  # fmt: skip
     assert all(find_preset(name).name == name for name in PRESETS)
