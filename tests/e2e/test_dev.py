@@ -77,7 +77,8 @@ def test_a_killed_process_takes_all_others_with_it(victim: str, tmp_path: Path, 
 def test_two_stacks_run_side_by_side(tmp_path: Path, datasets: Path) -> None:
     with running_stack(tmp_path / "one", datasets) as one, running_stack(tmp_path / "two", datasets) as two:
         publish(ModelRegistry(ArtifactStore(f"file://{one.data}/artifacts")), "first")
-        job_id = one.submit(preset="tiny", dataset="nowhere")
+        (datasets / "empty" / "train" / "cat").mkdir(parents=True)
+        job_id = one.submit(preset="tiny", dataset="empty")
 
         assert one.wait_until_over(job_id)["reason"] == "bad_config"
         assert two.http.get(f"/jobs/{job_id}").status_code == 404

@@ -99,11 +99,12 @@ def test_the_default_alias_moves_on_request_only(stack: Stack) -> None:
     assert stack.http.put("/aliases/default", json={"model_id": "missing"}).status_code == 404
 
 
-def test_a_job_with_a_missing_data_set_fails_with_its_name(stack: Stack) -> None:
-    job = stack.wait_until_over(stack.submit(preset="tiny", dataset="nowhere"))
+def test_a_job_on_an_unknown_data_set_is_refused_by_name(stack: Stack) -> None:
+    response = stack.http.post("/jobs", json={"preset": "tiny", "dataset": "nowhere"})
 
-    assert (job["status"], job["reason"]) == ("failed", "bad_config")
-    assert "nowhere" in job["error"]
+    assert response.status_code == 422
+    (problem,) = response.json()["errors"]
+    assert (problem["field"], problem["value"]) == ("dataset", "nowhere")
 
 
 def test_a_job_that_diverges_fails_with_that_reason(stack: Stack) -> None:
