@@ -9,6 +9,7 @@ import pytest
 from shared.configs.presets import PRESETS
 from tests.processes import Stack
 
+FOR_A_GPU = ("best", "own-images-64", "own-images-128")
 QUICK = ("dcgan-softmax", "bndrhl")  # ReLU and softmax; batch norm and dropout
 LATER = sorted(PRESETS.keys() - set(QUICK))
 
@@ -16,7 +17,7 @@ LATER = sorted(PRESETS.keys() - set(QUICK))
 def budget(name: str, iterations: int = 2) -> dict[str, Any]:
     """Overrides for a short run: two iterations, a tick after each, and no evaluation."""
     config = PRESETS[name].config
-    smaller = {"batch_size": 8} if name == "best" else {}  # 256 channels at 32 pixels are for a GPU
+    smaller = {"batch_size": 8} if name in FOR_A_GPU else {}
     nimg = smaller.get("batch_size", config.batch_size) * config.n_critic
     return smaller | {
         "total_nimg": iterations * nimg,
