@@ -88,7 +88,7 @@ def test_the_shipped_model_is_small_and_the_classifier_recognises_its_classes() 
     assert len(files[GENERATOR_FILE]) <= 10 * 2**20
     assert PREVIEW_FILE in files
     assert manifest.metrics.protocol is not None
-    assert manifest.metrics.protocol["images"] == 50_000
+    assert manifest.metrics.protocol["images"] == 10_000
     by_class = manifest.metrics.protocol["class_accuracy"]
     assert set(by_class) == set(manifest.classes)
     # One in ten is chance

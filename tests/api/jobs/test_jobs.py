@@ -224,7 +224,7 @@ def test_a_classifier_is_submitted_like_any_other_job(client: TestClient) -> Non
     job = client.post("/jobs", json=body).json()
     # Then the job has the kind and the config of a classifier; its number of images is not known yet
     assert (job["kind"], job["preset"], job["config"]) == ("classifier", "classifier", dry)
-    assert (dry["width"], dry["epochs"], dry["batch_size"]) == (16, 6, 128)
+    assert (dry["width"], dry["epochs"], dry["batch_size"]) == (16, 6, 1024)
     assert (job["progress"]["images_total"], job["progress"]["fraction"]) == (0, 0.0)
     assert client.get(f"/jobs/{job['id']}").json()["config"] == dry
     # And the kind of any other job is a GAN
