@@ -21,4 +21,4 @@ def test_it_prints_both_rates_and_the_memory(
     printed = capsys.readouterr().out
     assert re.search(r"batcher: [\d,]+ images/s", printed)
     assert re.search(r"generate job: [\d,]+ images/s, \d\.\d\d of the batcher's rate", printed)
-    assert re.search(r"peak memory: \d+ MiB in the first quarter, \d+ MiB over the whole job", printed)
+    assert re.search(r"peak memory: [\d,]+ MiB in the first quarter, [\d,]+ MiB over the whole job", printed)
