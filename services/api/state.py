@@ -72,7 +72,7 @@ def open_state(settings: Settings, drain: Drain) -> AppState:
         store=store,
         sweeps=sweeps,
         sweep_runner=SweepRunner(sweeps, store, registry, partial(enqueue, store=store, broker=broker)),
-        submitter=Submitter(store, broker, artifacts, registry, class_names),
+        submitter=Submitter(store, broker, artifacts, registry, class_names, settings.starter),
         broker=broker,
         artifacts=artifacts,
         registry=registry,

@@ -226,6 +226,12 @@ class TrainConfig(BaseModel):
         description="Initialise the discriminator from another job's checkpoint: `<job>` (the newest) or "
         "`<job>@<images>`.",
     )
+    warm_start_from: str | None = Field(
+        None,
+        pattern=_START,
+        description="Start with the weights that fit of a model with other classes or another resolution: `starter`, a "
+        "model's id, `<job>` or `<job>@<images>`.",
+    )
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of all random numbers of the run.")
 
     @model_validator(mode="after")
@@ -334,7 +340,7 @@ class TrainConfig(BaseModel):
             _check("gpus", self.gpus, self.gpus == 1, "per_class trains on one GPU")
             at_end = self.eval_every_nimg is None
             _check("eval_every_nimg", self.eval_every_nimg, at_end, "a per_class model is complete only at the end")
-            for name in ("from_checkpoint", "init_discriminator_from"):
+            for name in ("from_checkpoint", "init_discriminator_from", "warm_start_from"):
                 value = getattr(self, name)
                 _check(name, value, value is None, "per_class trains each class from scratch")
             balance = self.balance_classes
@@ -357,6 +363,9 @@ class TrainConfig(BaseModel):
             not (start and self.from_checkpoint),
             "from_checkpoint already sets the discriminator; remove one of the two",
         )
+        is_only = not (self.warm_start_from and (start or self.from_checkpoint))
+        message = "from_checkpoint and init_discriminator_from set the same weights; remove them or this"
+        _check("warm_start_from", self.warm_start_from, is_only, message)
         return self
 
 

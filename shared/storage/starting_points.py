@@ -7,8 +7,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
+from shared.errors import CorruptArtifact, UnknownModel
 from shared.storage.artifacts import ArtifactStore
+from shared.storage.model_registry import ModelRegistry
+
+STARTER = "starter"  # the value of warm_start_from that names the model that ships with Kiln
+# Files beside the starter's graph: the weights of a snapshot, or a checkpoint.
+_STARTER_FILES = {"checkpoint.safetensors": False, "checkpoint.ckpt": True}
 
 _CHECKPOINT = re.compile(r"\d{4}-(\d{12})\.ckpt")
 _SNAPSHOT = re.compile(r"(\d{12})\.safetensors")
@@ -40,6 +47,32 @@ def find_starting_points(reference: str, artifacts: ArtifactStore) -> list[Start
     if not points:
         raise LookupError(f"job {job_id} has no checkpoint")
     return points
+
+
+def find_warm_start(
+    reference: str, artifacts: ArtifactStore, starter: Path
+) -> tuple[ArtifactStore, list[StartingPoint]]:
+    """The store and the files that `starter`, a model's id, `<job>` or `<job>@<images>` can mean, best first.
+
+    `starter` is the folder of the starter model. Raises LookupError.
+    """
+    if reference == STARTER:
+        points = [
+            StartingPoint(name, 0, is_whole) for name, is_whole in _STARTER_FILES.items() if (starter / name).is_file()
+        ]
+        if not points:
+            names = " or ".join(_STARTER_FILES)
+            raise LookupError(f"the starter model in {starter} has no {names}, so no run can start from it")
+        return ArtifactStore(starter.absolute().as_uri()), points
+    return artifacts, find_starting_points(job_of_model(reference, artifacts), artifacts)
+
+
+def job_of_model(reference: str, artifacts: ArtifactStore) -> str:
+    """The job that trained the model of this id; a reference that names no model as it is."""
+    try:
+        return ModelRegistry(artifacts).get(reference).job_id
+    except (UnknownModel, CorruptArtifact):
+        return reference
 
 
 def _points(prefix: str, pattern: re.Pattern[str], artifacts: ArtifactStore, *, is_whole: bool) -> list[StartingPoint]:

@@ -6,6 +6,7 @@ import hashlib
 import logging
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from services.api.jobs.class_names import ClassNames, shown
 from services.api.jobs.generated import resolve_generation
@@ -38,6 +39,7 @@ class Submitter:
     artifacts: ArtifactStore
     registry: ModelRegistry
     class_names: ClassNames
+    starter: Path  # the folder of the starter model
 
     def submit(self, request: JobRequest | GenerateJobRequest, idempotency_key: str | None) -> Job:
         """Stores the job and enqueues it. A repeated Idempotency-Key returns the job that it created before.
@@ -78,7 +80,7 @@ class Submitter:
         """
         reference = config.from_checkpoint or config.init_discriminator_from
         source = find_source_run(reference, self.store, self.registry)
-        check_warm_start(config, source, self.artifacts)
+        check_warm_start(config, source, self.artifacts, self.starter)
         is_default = "dataset" not in request.model_fields_set
         dataset = source.dataset if source and config.from_checkpoint and is_default else request.dataset
         self.class_names.require_dataset(dataset)

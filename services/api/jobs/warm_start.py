@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from services.api.jobs.class_names import ClassNames, shown
 from shared.configs.checkpoint_refs import DISCRIMINATOR_FIELDS, NETWORK_FIELDS, differences, job_of
@@ -13,7 +14,7 @@ from shared.jobs.record import JobConfig
 from shared.jobs.store import JobStore
 from shared.storage.artifacts import ArtifactStore
 from shared.storage.model_registry import ModelRegistry
-from shared.storage.starting_points import StartingPoint, find_starting_points
+from shared.storage.starting_points import StartingPoint, find_starting_points, find_warm_start
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ def find_source_run(reference: str | None, store: JobStore, registry: ModelRegis
     return SourceRun(job.config, job.dataset, manifest.classes if manifest else None)
 
 
-def check_warm_start(config: TrainConfig, source: SourceRun | None, artifacts: ArtifactStore) -> None:
+def check_warm_start(config: TrainConfig, source: SourceRun | None, artifacts: ArtifactStore, starter: Path) -> None:
     """Raises InvalidInput. Only the trainer can check a checkpoint without a source run."""
     if config.from_checkpoint is not None:
         point = _find("from_checkpoint", config.from_checkpoint, artifacts)
@@ -49,6 +50,11 @@ def check_warm_start(config: TrainConfig, source: SourceRun | None, artifacts: A
     if config.init_discriminator_from is not None:
         _find("init_discriminator_from", config.init_discriminator_from, artifacts)
         _check_networks("init_discriminator_from", config, DISCRIMINATOR_FIELDS, source)
+    if config.warm_start_from is not None:  # the trainer copies the layers that fit
+        try:
+            find_warm_start(config.warm_start_from, artifacts, starter)
+        except LookupError as error:
+            raise InvalidInput.of("overrides.warm_start_from", config.warm_start_from, str(error)) from None
 
 
 def check_classes(config: TrainConfig, dataset: str, source: SourceRun | None, names: ClassNames) -> None:

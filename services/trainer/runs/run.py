@@ -72,7 +72,7 @@ def _run(
     checkpoints = Checkpoints(artifacts, spec.run_id, spec.attempt)
     is_resumed = restore(state, checkpoints, dataset, send)
     if not is_resumed and isinstance(state, TrainState):
-        apply_starting_point(state, dataset.classes, artifacts, send_event)
+        apply_starting_point(state, dataset.classes, artifacts, settings.starter, send_event)
         for row in state.metrics:  # rows of the run that wrote the checkpoint
             send(MetricsLine(row=row))
     if isinstance(state, TrainState) and ranks.count > 1:

@@ -1,8 +1,9 @@
-"""Warm starts: a run that begins with another run's checkpoint, or with an existing discriminator."""
+"""Warm starts: a run that begins with another run's checkpoint, its discriminator, or the weights that fit."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import safetensors.torch
@@ -11,20 +12,29 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from services.trainer.runs.checkpoint import unpack
+from services.trainer.runs.weight_transfer import Classes, Transfer, transfer
 from services.trainer.training.state import TrainState
 from shared.configs.checkpoint_refs import DISCRIMINATOR_FIELDS, NETWORK_FIELDS, differences
 from shared.configs.train import TrainConfig
+from shared.datasets.text import listed
 from shared.errors import BadConfig, CorruptArtifact
 from shared.jobs.trainer_messages import SendEvent
 from shared.storage.artifacts import ArtifactStore
-from shared.storage.starting_points import StartingPoint, find_starting_points
+from shared.storage.starting_points import StartingPoint, find_starting_points, find_warm_start
+
+LISTED_LAYERS = 20  # in the message of an event; its data has all
 
 
 def apply_starting_point(
-    state: TrainState, classes: tuple[str, ...], artifacts: ArtifactStore, send_event: SendEvent
+    state: TrainState, classes: tuple[str, ...], artifacts: ArtifactStore, starter: Path, send_event: SendEvent
 ) -> None:
-    """Loads what `from_checkpoint` or `init_discriminator_from` names into a fresh state. Raises BadConfig."""
+    """Loads the starting point of the config, if it names one, into a fresh state. Raises BadConfig.
+
+    `starter` is the folder of the starter model.
+    """
     config = state.config
+    if config.warm_start_from is not None:
+        _warm_start(state, classes, _find_warm_start(config.warm_start_from, artifacts, starter), send_event)
     if config.from_checkpoint is not None:
         continue_from(config.from_checkpoint, state, classes, artifacts, send_event)
     elif config.init_discriminator_from is not None:
@@ -36,6 +46,60 @@ def apply_starting_point(
         send_event(
             "initialized", f"the discriminator starts with the weights of {reference} after {point.nimg:,} images"
         )
+
+
+def _find_warm_start(
+    reference: str, artifacts: ArtifactStore, starter: Path
+) -> tuple[ArtifactStore, list[StartingPoint]]:
+    try:
+        return find_warm_start(reference, artifacts, starter)
+    except LookupError as error:
+        raise BadConfig(f"warm_start_from: {error}") from None
+
+
+def _warm_start(
+    state: TrainState,
+    classes: tuple[str, ...],
+    place: tuple[ArtifactStore, list[StartingPoint]],
+    send_event: SendEvent,
+) -> None:
+    """Copies the layers that fit into all networks. The optimizers and the schedules start afresh."""
+    reference, (store, points) = str(state.config.warm_start_from), place
+    saved, _ = _read_first(reference, points, store, send_event)
+    source = _check_fit(state.config, saved, ("architecture", "per_class"), "warm_start_from")
+    trained = tuple((saved.get("data") or {}).get("classes", ()))  # older checkpoints name none; then all are new
+    rows = Classes(classes, trained) if state.config.conditional else Classes((), ())
+    transfers = {
+        name: transfer(network, saved["networks"][name], rows, is_generator=name != "discriminator")
+        for name, network in state.networks().items()
+        if name in saved["networks"]
+    }
+    transfers.pop("ema", None)  # the same layers as in the generator
+    if not transfers["generator"].copied:
+        raise BadConfig(
+            f"warm_start_from: no layer of the generator of {reference} has the shape of this one; set latent_dim="
+            f"{source.latent_dim} and g_channels as in {source.g_channels}"
+        )
+    _announce_warm_start(reference, transfers, rows, send_event)
+
+
+def _announce_warm_start(reference: str, transfers: dict[str, Transfer], rows: Classes, send_event: SendEvent) -> None:
+    """One event that lists the layers that were copied and those that are new, and the same of classes."""
+    known = [rows.own[row] for row, _ in rows.shared]
+    unknown = [name for name in rows.own if name not in known]
+    lines = [
+        f"{network}: {len(layers.copied)} layers copied, {len(layers.new)} new ({listed(layers.new, LISTED_LAYERS)})"
+        if layers.new
+        else f"{network}: all {len(layers.copied)} layers copied"
+        for network, layers in transfers.items()
+    ]
+    if rows.own:
+        kept = listed(known, LISTED_LAYERS) if known else "none"
+        fresh = listed(unknown, LISTED_LAYERS) if unknown else "none"
+        lines.append(f"classes that keep their weights: {kept}; new classes: {fresh}")
+    data = {name: {"copied": layers.copied, "new": layers.new} for name, layers in transfers.items()}
+    message = f"starting with the weights of {reference}; {'; '.join(lines)}"
+    send_event("initialized", message, layers=data, classes_kept=known, classes_new=unknown)
 
 
 def continue_from(
@@ -72,6 +136,13 @@ def _read(reference: str, artifacts: ArtifactStore, send_event: SendEvent) -> tu
         points = find_starting_points(reference, artifacts)
     except LookupError as error:
         raise BadConfig(str(error)) from None
+    return _read_first(reference, points, artifacts, send_event)
+
+
+def _read_first(
+    reference: str, points: list[StartingPoint], artifacts: ArtifactStore, send_event: SendEvent
+) -> tuple[dict[str, Any], StartingPoint]:
+    """The first intact one of the points. Raises BadConfig."""
     for point in points:
         try:
             data = artifacts.read(point.key)

@@ -31,7 +31,7 @@ def first(settings: Settings, client: TestClient) -> str:
 
 
 @pytest.mark.parametrize("start", ["{}", "{}@2000", "{}@1000"])
-@pytest.mark.parametrize("field", ["from_checkpoint", "init_discriminator_from"])
+@pytest.mark.parametrize("field", ["from_checkpoint", "init_discriminator_from", "warm_start_from"])
 def test_an_existing_checkpoint_is_accepted(client: TestClient, first: str, field: str, start: str) -> None:
     body = {"preset": "tiny", "overrides": {field: start.format(first)}}
     answer = client.post("/jobs", json=body)
@@ -54,6 +54,10 @@ def test_an_existing_checkpoint_is_accepted(client: TestClient, first: str, fiel
          "its networks have another shape; set these overrides as in that job: d_channels=(48, 96, 192)"),
         ({"init_discriminator_from": "{}", "from_checkpoint": "{}"}, "init_discriminator_from",
          "from_checkpoint already sets the discriminator; remove one of the two"),
+        ({"warm_start_from": "nothing"}, "warm_start_from", "job nothing has no checkpoint"),
+        ({"warm_start_from": "starter"}, "warm_start_from", "the starter model in "),
+        ({"warm_start_from": "{}", "from_checkpoint": "{}"}, "warm_start_from",
+         "from_checkpoint and init_discriminator_from set the same weights; remove them or this"),
         ({"from_checkpoint": "../etc"}, "from_checkpoint", "String should match pattern"),
     ],
 )  # fmt: skip

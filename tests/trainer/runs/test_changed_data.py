@@ -89,11 +89,11 @@ def test_a_warm_start_from_other_classes_is_refused_by_name(
     config = small_config(**reference)
     colours = ("blue", "green", "red", "yellow")
     with pytest.raises(BadConfig, match=r"classes bee, cat, cow, dog; this data set has blue, green, red, yellow"):
-        apply_starting_point(TrainState(config, 4, CPU), colours, artifacts, EventLog())
+        apply_starting_point(TrainState(config, 4, CPU), colours, artifacts, Path(), EventLog())
 
 
 def test_an_unconditional_warm_start_may_have_other_classes(artifacts: ArtifactStore, tmp_path: Path) -> None:
     leave_checkpoint(artifacts, conditional=False)
     state, events = TrainState(small_config(conditional=False, from_checkpoint="first"), 1, CPU), EventLog()
-    apply_starting_point(state, ("flower",), artifacts, events)
+    apply_starting_point(state, ("flower",), artifacts, Path(), events)
     assert events.kinds == ["resumed"]

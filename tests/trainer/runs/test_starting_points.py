@@ -32,9 +32,9 @@ class Place:
     settings: Settings
     events: EventLog = field(default_factory=EventLog)
 
-    def begin(self, config: TrainConfig, num_classes: int = 10) -> TrainState:
+    def begin(self, config: TrainConfig, num_classes: int = 10, classes: tuple[str, ...] = ()) -> TrainState:
         state = TrainState(config, num_classes, CPU)
-        apply_starting_point(state, DATASET.classes, self.artifacts, self.events)
+        apply_starting_point(state, classes or DATASET.classes, self.artifacts, self.settings.starter, self.events)
         return state
 
     def leave(self, run_id: str, state: TrainState, *, snapshot: bool = False) -> TrainState:
@@ -50,7 +50,9 @@ class Place:
 
 @pytest.fixture
 def place(tmp_path: Path, shipped_classifier: Path) -> Place:
-    return Place(ArtifactStore(f"file://{tmp_path}"), Settings(data=tmp_path, classifier=shipped_classifier))
+    return Place(
+        ArtifactStore(f"file://{tmp_path}"), Settings(data=tmp_path, classifier=shipped_classifier, starter=tmp_path)
+    )
 
 
 def ignore(message: loop.Message) -> None:
