@@ -64,6 +64,15 @@ def test_a_file_of_another_program_has_no_provenance(form: LossyFormat) -> None:
     assert read_provenance(buffer.getvalue()) is None
 
 
+def test_a_webp_file_without_the_header_that_exif_needs_is_refused() -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(gradient()).save(buffer, "WEBP")
+
+    assert read_provenance(buffer.getvalue()) is None
+    with pytest.raises(ValueError, match="so Kiln did not write it"):
+        read_size(buffer.getvalue())
+
+
 @EACH
 def test_another_size_is_refused_before_decoding(form: LossyFormat) -> None:
     data = encode_lossy(gradient(), PROVENANCE, form, 90)
