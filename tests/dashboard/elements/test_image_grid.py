@@ -10,4 +10,4 @@ def test_a_grid_knows_the_position_and_the_address_of_each_tile() -> None:
 
     assert "--x: 100.0000%; --y: 100.0000%" in grid.tile_style(5)
     assert "--x: 50.0000%; --y: 0.0000%" in grid.tile_style(1)
-    assert grid.tile_url(5) == "/files/generate?class=cat&seed=7&n=1&columns=1&first_index=5"
+    assert grid.tile_url(5) == "/files/generate?class=cat&seed=7&n=1&columns=1&first_index=5&format=png"
