@@ -92,7 +92,7 @@ class ModelsPage:
                 link(manifest["job_id"], f"/jobs/{manifest['job_id']}")
 
     def _draw_figures(self, metrics: Mapping[str, Any]) -> None:
-        if metrics.get("fid") is None:
+        if all(metrics.get(prefix + name) is None for prefix in JUDGES for name in FIGURES):
             text("Not evaluated. Set eval_images in a job to evaluate its model.", "p", "help")
             return
         protocol = metrics.get("protocol") or {}
