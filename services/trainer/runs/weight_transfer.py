@@ -60,7 +60,7 @@ def transfer(network: nn.Module, saved: Mapping[str, Tensor], classes: Classes, 
         for name, trained in (source or {}).items():
             if layer not in tables or name.endswith("._v"):  # spectral norm's vector over the columns
                 state[name].copy_(trained)
-            else:
+            elif not name.endswith("._u"):  # the one over the rows, which the next step computes
                 _copy_rows(state[name], trained, classes, new_rows_are_means=is_generator)
     return Transfer(copied, new)
 
