@@ -55,7 +55,7 @@ def is_grey(image: Image.Image) -> bool:
     if image.mode == "L":
         return True
     pixels = np.asarray(image)
-    # Most colour images are told from every 64th row.
+    # Every 64th row shows of most colour images that they are in colour.
     return all(bool((rows[..., :1] == rows).all()) for rows in (pixels[::64], pixels))
 
 

@@ -12,9 +12,10 @@ from pathlib import Path
 import torch
 
 from services.trainer.classifier.files import export_classifier
-from services.trainer.classifier.training import ClassifierState, class_accuracies, train
-from services.trainer.data.datasets import ImageDataset, has_test_split, load_dataset, load_test_split
+from services.trainer.classifier.training import ClassifierState, class_accuracies, overall_accuracy, train
+from services.trainer.data.datasets import ImageDataset
 from services.trainer.data.device_memory import image_limit_bytes
+from services.trainer.data.loading import load_test_images, load_training_images
 from services.trainer.data.packing import Preprocessing
 from services.trainer.data.progress import loading_progress
 from services.trainer.data.pushed import locate_dataset
@@ -73,16 +74,8 @@ def _train_on(
     should_stop: Callable[[], StopSignal | None],
 ) -> ClassifierManifest | None:
     send_event = event_sender(send)
-    cache, on_progress = settings.data / "cache", loading_progress(send_event)
-    folder = locate_dataset(spec.dataset, settings)
-    images = load_dataset(
-        folder.parent,
-        folder.name,
-        preprocessing=Preprocessing.of(spec.config),
-        on_bad_file=spec.config.on_bad_file,
-        cache=cache,
-        on_progress=on_progress,
-    )
+    preprocessing, on_progress = Preprocessing.of(spec.config), loading_progress(send_event)
+    images = load_training_images(spec.dataset, settings, preprocessing, spec.config.on_bad_file, on_progress)
     test = _load_test_images(spec.dataset, images, settings, send_event)
     images = images.to(device, image_limit_bytes(device, settings.device_images_gb))
     state = ClassifierState(spec.config, len(images.classes), device)
@@ -119,7 +112,6 @@ def _measure_and_write(
     crops = class_accuracies(state.network, test, multicrop=True)
     files, parity = export_classifier(state.network, images.images.shape[-1])
     counts = test.labels.bincount(minlength=len(images.classes))
-    correct = (accuracies * counts)[counts > 0]
     draft = ClassifierManifest(
         created_at=datetime.now(UTC),
         dataset=spec.dataset,
@@ -129,8 +121,8 @@ def _measure_and_write(
         resolution=images.images.shape[-1],
         feature_dim=state.network.linear.in_features,
         test_images=len(test),
-        test_accuracy=round(correct.sum().item() / len(test), 6),
-        multicrop_accuracy=round((crops[counts > 0] * counts[counts > 0]).sum().item() / len(test), 6),
+        test_accuracy=round(overall_accuracy(accuracies, test), 6),
+        multicrop_accuracy=round(overall_accuracy(crops, test), 6),
         class_accuracy={
             name: accuracy
             for name, accuracy, count in zip(images.classes, accuracies.tolist(), counts.tolist(), strict=True)
@@ -160,21 +152,12 @@ def run_job(job: Job, settings: Settings, send: SendMessage, should_stop: Callab
 
 def _load_test_images(name: str, images: ImageDataset, settings: Settings, send_event: SendEvent) -> ImageDataset:
     """The test images, whose accuracy the classifier is judged by. Raises BadDataset; warns of classes without any."""
-    folder = locate_dataset(name, settings)
-    if not has_test_split(folder.parent, folder.name):
+    test = load_test_images(name, images, settings, loading_progress(send_event))
+    if test is None:
         raise BadDataset(
             f"data set {name} has no test split, which a classifier needs to measure its accuracy: put images that it "
-            f"is not trained on into {folder / 'test'}/<class>"
+            f"is not trained on into {locate_dataset(name, settings) / 'test'}/<class>"
         )
-    cache, on_progress = settings.data / "cache", loading_progress(send_event)
-    test = load_test_split(
-        folder.parent,
-        folder.name,
-        images.classes,
-        preprocessing=images.preprocessing,
-        cache=cache,
-        on_progress=on_progress,
-    )
     counts = test.labels.bincount(minlength=len(images.classes)).tolist()
     if empty := [label for label, count in zip(images.classes, counts, strict=True) if not count]:
         send_event("warning", f"the test split has no images of {', '.join(empty)}; their accuracy is not measured")

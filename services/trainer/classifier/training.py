@@ -203,6 +203,12 @@ def class_accuracies(network: nn.Module, dataset: ImageDataset, *, multicrop: bo
     return torch.stack([is_right[labels == label].mean() for label in range(len(dataset.classes))])
 
 
+def overall_accuracy(accuracies: Tensor, dataset: ImageDataset) -> float:
+    """Share of all images that are recognised, from the share of each class [classes]."""
+    counts = dataset.labels.cpu().bincount(minlength=len(dataset.classes))
+    return (accuracies * counts)[counts > 0].sum().item() / len(dataset)
+
+
 def _close_tick(state: ClassifierState) -> dict[str, float]:
     loss, correct, images = state.sums.tolist()
     state.sums.zero_()

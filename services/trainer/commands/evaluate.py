@@ -100,9 +100,8 @@ def evaluate(evaluation: Evaluation, settings: Settings, on_status: Callable[[st
 
     Raises InvalidInput, NotFound, CorruptArtifact, BadDataset.
     """
-    from services.trainer.data.datasets import load_dataset
+    from services.trainer.data.loading import load_training_images
     from services.trainer.data.packing import Preprocessing
-    from services.trainer.data.pushed import locate_dataset
     from services.trainer.metrics.classification_accuracy import open_scorer, score_spec
     from services.trainer.metrics.evaluation import open_evaluator
     from services.trainer.metrics.extractor import find_extractor
@@ -117,17 +116,13 @@ def evaluate(evaluation: Evaluation, settings: Settings, on_status: Callable[[st
         spec = score_spec(evaluation.cas_images, evaluation.cas_epochs, evaluation.seed)
     device = pick_device(settings)
     extractors = [find_extractor(name, evaluation.weights, settings, device) for name in evaluation.judges]
-    cache = settings.data / "cache"
 
     @functools.cache
     def open_data(
         name: str, preprocessing: Preprocessing, on_bad_file: OnBadFile
     ) -> tuple[Evaluator, AccuracyScorer | None]:
-        on_status(f"computing features of the real images of {name}; they are cached in {cache}")
-        folder = locate_dataset(name, settings)
-        dataset = load_dataset(
-            folder.parent, folder.name, preprocessing=preprocessing, on_bad_file=on_bad_file, cache=cache
-        )
+        on_status(f"computing features of the real images of {name}; they are cached in {settings.data / 'cache'}")
+        dataset = load_training_images(name, settings, preprocessing, on_bad_file)
         # First the scorer, which refuses a data set without test images: features take minutes.
         scorer = open_scorer(settings, name, dataset, device, spec) if spec else None
         return open_evaluator(extractors, settings, name, dataset), scorer

@@ -57,10 +57,15 @@ def rotate(images: Tensor, degrees: Tensor) -> Tensor:
 
 def crop(images: Tensor, top: Tensor, left: Tensor, padding: int) -> Tensor:
     """Pads with black on all sides, then crops image i at (top[i], left[i]) to its original size."""
-    count, _, height, width = images.shape
+    height, width = images.shape[2:]
     padded = F.pad(images, (padding, padding, padding, padding))
     rows = top[:, None] + torch.arange(height, device=images.device)  # [N, H]
     columns = left[:, None] + torch.arange(width, device=images.device)  # [N, W]
-    index = torch.arange(count, device=images.device)[:, None, None]
-    cut = padded.permute(0, 2, 3, 1)[index, rows[:, :, None], columns[:, None, :]]  # [N, H, W, C]
-    return cut.permute(0, 3, 1, 2)
+    return pick(padded, rows, columns)
+
+
+def pick(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """The pixels of image i at `rows[i]` [N, H'] and `columns[i]` [N, W']: [N, C, H, W] -> [N, C, H', W']."""
+    index = torch.arange(len(images), device=images.device)[:, None, None]
+    picked = images.permute(0, 2, 3, 1)[index, rows[:, :, None], columns[:, None, :]]  # [N, H', W', C]
+    return picked.permute(0, 3, 1, 2)

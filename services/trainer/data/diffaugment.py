@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from services.trainer.data.augment import pick
+
 # The paper's strengths, as shares of the image's side.
 TRANSLATION = 1 / 8
 CUTOUT = 1 / 2
@@ -49,8 +51,7 @@ def translate(images: Tensor, down: Tensor, right: Tensor) -> Tensor:
     height, width = images.shape[2:]
     rows = _mirrored(torch.arange(height, device=images.device) - down[:, None], height)  # [N, H]
     columns = _mirrored(torch.arange(width, device=images.device) - right[:, None], width)  # [N, W]
-    index = torch.arange(len(images), device=images.device)[:, None, None]
-    return images.permute(0, 2, 3, 1)[index, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    return pick(images, rows, columns)
 
 
 def cut_out(images: Tensor, down: Tensor, right: Tensor, chosen: Tensor) -> Tensor:

@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from services.trainer.classifier.training import ClassifierState, class_accuracies, train
-from services.trainer.data.datasets import ImageDataset, has_test_split, load_test_split
+from services.trainer.classifier.training import ClassifierState, class_accuracies, overall_accuracy, train
+from services.trainer.data.datasets import ImageDataset
 from services.trainer.data.labels import labels_in_proportion
+from services.trainer.data.loading import load_test_images
 from services.trainer.data.pushed import locate_dataset
 from services.trainer.data.sampler import Sampler
 from services.trainer.metrics.evaluation import Generator, generate
@@ -113,15 +114,12 @@ def open_scorer(
     settings: Settings, name: str, real: ImageDataset, device: torch.device, spec: ScoreSpec
 ) -> AccuracyScorer:
     """A scorer for the named data set, with its training images. Raises BadDataset if it has no test images."""
-    folder = locate_dataset(name, settings)
-    if not has_test_split(folder.parent, folder.name):
+    test = load_test_images(name, real, settings)
+    if test is None:
         raise BadDataset(
             f"data set {name} has no test split, on which the classification accuracy score is measured: put real "
-            f"images into {folder / 'test'}/<class>, or evaluate without --cas"
+            f"images into {locate_dataset(name, settings) / 'test'}/<class>, or evaluate without --cas"
         )
-    test = load_test_split(
-        folder.parent, folder.name, real.classes, preprocessing=real.preprocessing, cache=settings.data / "cache"
-    )
     return AccuracyScorer(real, test, spec, device)
 
 
@@ -131,9 +129,7 @@ def train_and_test(config: ClassifierConfig, images: ImageDataset, test: ImageDa
     state = ClassifierState(quiet, len(images.classes), device)
     images, test = _in_colour(images), _in_colour(test)
     train(state, images.to(device), lambda _: None, lambda: None, lambda: None)
-    counts = test.labels.cpu().bincount(minlength=len(test.classes)).double()
-    correct = (class_accuracies(state.network, test) * counts)[counts > 0]
-    return correct.sum().item() / len(test)
+    return overall_accuracy(class_accuracies(state.network, test), test)
 
 
 def _in_colour(dataset: ImageDataset) -> ImageDataset:

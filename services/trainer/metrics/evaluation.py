@@ -11,14 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from services.trainer.data.augment import to_bytes
-from services.trainer.data.datasets import (
-    ImageDataset,
-    has_test_split,
-    ignore_progress,
-    load_test_split,
-)
+from services.trainer.data.datasets import ImageDataset, ignore_progress
 from services.trainer.data.labels import labels_in_proportion
-from services.trainer.data.pushed import locate_dataset
+from services.trainer.data.loading import load_test_images
 from services.trainer.metrics.collapse import collapse_signals
 from services.trainer.metrics.distances import (
     Moments,
@@ -285,18 +280,9 @@ def open_evaluator(
 
     `on_progress` is called after each test image that is read, `on_batch` after each batch that is measured.
     """
-    test, cache = None, settings.data / "cache"
-    folder = locate_dataset(name, settings)
-    if has_test_split(folder.parent, folder.name):
-        test = load_test_split(
-            folder.parent,
-            folder.name,
-            dataset.classes,
-            preprocessing=dataset.preprocessing,
-            cache=cache,
-            on_progress=on_progress,
-        )
-    return make_evaluator(extractors, dataset, test, ArtifactStore(f"file://{cache}"), on_batch)
+    test = load_test_images(name, dataset, settings, on_progress)
+    cache = ArtifactStore(f"file://{settings.data / 'cache'}")
+    return make_evaluator(extractors, dataset, test, cache, on_batch)
 
 
 def evaluate_generator(

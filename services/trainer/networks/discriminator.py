@@ -27,7 +27,7 @@ class Discriminator(nn.Module):
         """Prepares a frozen part for the data, by real images, uint8 [N, 3, H, W]. Does nothing without one."""
 
     def forward_with_logits(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Scores, and logits [N, classes] where the config has a class loss."""
+        """Scores, and logits [N, classes], or [N, classes, heads], where the config has a class loss."""
         raise NotImplementedError
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:

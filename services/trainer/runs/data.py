@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from services.trainer.data.datasets import ImageDataset, ignore_progress, load_dataset
+from services.trainer.data.datasets import ImageDataset, ignore_progress
 from services.trainer.data.device_memory import image_limit_bytes
+from services.trainer.data.loading import load_training_images
 from services.trainer.data.packing import Preprocessing
-from services.trainer.data.pushed import locate_dataset
 from shared.configs.train import TrainConfig
 from shared.datasets.report import DatasetReport, OnProgress
 from shared.datasets.text import counted, listed
@@ -29,15 +29,7 @@ def load_images(
     on_progress: OnProgress = ignore_progress,
 ) -> ImageDataset:
     """The training images, read by the config's rules: on the device, or streamed to it. Raises BadDataset, OSError."""
-    folder = locate_dataset(name, settings)
-    dataset = load_dataset(
-        folder.parent,
-        folder.name,
-        preprocessing=Preprocessing.of(config),
-        on_bad_file=config.on_bad_file,
-        cache=settings.data / "cache",
-        on_progress=on_progress,
-    )
+    dataset = load_training_images(name, settings, Preprocessing.of(config), config.on_bad_file, on_progress)
     return dataset.to(device, image_limit_bytes(device, settings.device_images_gb))
 
 
