@@ -37,6 +37,12 @@ def small_keras(preset: str = "dcgan", **overrides: Any) -> TrainConfig:
     return small_config(preset, **{"d_channels": [8, 8]} | overrides)
 
 
+def small_projected(**overrides: Any) -> TrainConfig:
+    """Small residual networks whose discriminator has two heads on the features of the frozen network."""
+    options: dict[str, Any] = {"discriminator": "projected", "d_channels": [8, 6], "spectral_norm": True}
+    return small_resnet(**options | overrides)
+
+
 def random_images(count: int = 100, num_classes: int = 10) -> ImageDataset:
     """Noise, always the same."""
     rng = torch.Generator().manual_seed(0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from shared.configs.train import TrainConfig
 
@@ -17,3 +18,8 @@ class Preset:
     config: TrainConfig
     parameters: Mapping[str, int]  # per network, with ten classes; a test counts the real ones
     sources: Mapping[str, str] = field(default_factory=dict)  # field -> source of its value
+
+
+def changed(base: TrainConfig, **changes: Any) -> TrainConfig:
+    """`base` with other values, checked by the rules of all configs."""
+    return TrainConfig.model_validate(base.model_dump() | changes)

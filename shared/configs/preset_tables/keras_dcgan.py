@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from shared.configs.preset_tables import Preset
+from shared.configs.preset_tables import Preset, changed
 from shared.configs.train import TrainConfig
 
 REPORT_2 = "report 2 (hyper-parameters of a DCGAN made with Keras)"
@@ -44,7 +44,7 @@ _G, _D = 920_515, 23_489  # derived by hand in tests/trainer/networks/test_keras
 
 def _row(name: str, summary: str, generator: int = _G, discriminator: int = _D, **changes: Any) -> Preset:
     parameters = {"generator": generator, "discriminator": discriminator}
-    config = TrainConfig.model_validate(_BASE.model_dump() | changes)
+    config = changed(_BASE, **changes)
     sources = _SOURCES | dict.fromkeys(changes.keys() - {"snapshot_nimg"}, REPORT_2)
     return Preset(name, summary, config, parameters, sources)
 

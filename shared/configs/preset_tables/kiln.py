@@ -69,7 +69,7 @@ _CPU_HOURS_SOURCES = {
     "lr_d": f"{FROM_SCRATCH}, and two time scales as in Heusel et al. 2017, arXiv:1706.08500",
 }
 
-_CPU_PROJECTED = TrainConfig(
+CPU_PROJECTED = TrainConfig(
     architecture="resnet",
     discriminator="projected",
     conditional=True,
@@ -110,8 +110,8 @@ _CPU_PROJECTED_SOURCES = {
     "lr": f"{SEARCH}; the paper has 2e-4 for batches of 64",
     "adam_beta1": f"{PROJECTED}, section 4.1",
     "adam_beta2": f"{PROJECTED}, section 4.1",
-    "diffaugment": f"{PROJECTED}, section 4.1, has DiffAugment with colour too; it left neon hues",
-    "diffaugment_p": f"{SEARCH}: always translated images taught the generator black borders",
+    "diffaugment": f"{PROJECTED}, section 4.1, has DiffAugment with colour too; see {SEARCH}",
+    "diffaugment_p": "below 1, so that the generator does not learn it: Karras et al. 2020, arXiv:2006.06676",
 }
 
 BIGGAN = "BigGAN, Brock et al. 2019, arXiv:1809.11096"
@@ -182,7 +182,7 @@ ROWS = (
     Preset(
         name="cpu-hours-projected",
         summary="With a projected discriminator: more variety than cpu-hours, less distinct classes.",
-        config=_CPU_PROJECTED,
+        config=CPU_PROJECTED,
         parameters={"generator": 904_899, "discriminator": 349_672},
         sources=_CPU_PROJECTED_SOURCES,
     ),

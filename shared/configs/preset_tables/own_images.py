@@ -2,63 +2,41 @@
 
 from __future__ import annotations
 
-from shared.configs.preset_tables import Preset
-from shared.configs.preset_tables.kiln import PROJECTED, SEARCH
-from shared.configs.train import TrainConfig
+from shared.configs.preset_tables import Preset, changed
+from shared.configs.preset_tables.kiln import CPU_PROJECTED, PROJECTED, SEARCH
 
-_CPU_64 = TrainConfig(
-    architecture="resnet",
-    discriminator="projected",
+_CPU_64 = changed(
+    CPU_PROJECTED,
     feature_px=64,
-    conditional=True,
     resolution=64,
-    latent_dim=64,
     g_channels=(256, 128, 64, 32, 16),
-    d_channels=(64, 64, 64, 64),
-    spectral_norm=True,
-    loss="hinge",
-    class_weight=0.3,
-    batch_size=32,
-    g_batch="shared",
     total_nimg=1_000_000,
-    max_minutes=120.0,
-    lr=3e-4,
-    adam_beta1=0.0,
-    adam_beta2=0.99,
-    lr_tail=0.3,
-    ema_halflife_nimg=20_000,
-    precision="bf16",
-    flip=True,
-    diffaugment=("translation", "cutout"),
-    diffaugment_p=0.7,
-    tick_nimg=10_000,
     snapshot_nimg=50_000,
     eval_images=2_000,
 )
 
-_GPU_64 = _CPU_64.model_copy(
-    update={
-        "feature_px": 128,
-        "latent_dim": 128,
-        "g_channels": (512, 256, 128, 64, 64),
-        "d_channels": (128, 128, 128, 128),
-        "batch_size": 64,
-        "total_nimg": 5_000_000,
-        "max_minutes": None,
-        "lr": 2e-4,
-        "ema_halflife_nimg": 100_000,
-        "tick_nimg": 50_000,
-        "snapshot_nimg": 500_000,
-        "eval_images": 5_000,
-    }
+_GPU_64 = changed(
+    _CPU_64,
+    feature_px=128,
+    latent_dim=128,
+    g_channels=(512, 256, 128, 64, 64),
+    d_channels=(128, 128, 128, 128),
+    batch_size=64,
+    total_nimg=5_000_000,
+    max_minutes=None,
+    lr=2e-4,
+    ema_halflife_nimg=100_000,
+    tick_nimg=50_000,
+    snapshot_nimg=500_000,
+    eval_images=5_000,
 )
 
-_GPU_128 = _GPU_64.model_copy(update={"resolution": 128, "feature_px": 256, "g_channels": (512, 512, 256, 128, 64, 32)})
+_GPU_128 = changed(_GPU_64, resolution=128, feature_px=256, g_channels=(512, 512, 256, 128, 64, 32))
 
 _SOURCES = {
     "discriminator": f"{PROJECTED}, section 5: its lead is largest on small data sets; untested here",
-    "diffaugment": "Zhao et al. 2020, arXiv:2006.10738: good results from a hundred images",
-    "diffaugment_p": f"{SEARCH}: always translated images taught the generator black borders",
+    "diffaugment": "Zhao et al. 2020, arXiv:2006.10738: for data sets of a hundred images and more",
+    "diffaugment_p": "below 1, so that the generator does not learn it: Karras et al. 2020, arXiv:2006.06676",
     "class_weight": f"{SEARCH}, on CIFAR-10",
     "flip": "false for images whose two sides differ, such as writing",
     "adam_beta1": f"{PROJECTED}, section 4.1",

@@ -17,12 +17,7 @@ from services.trainer.networks.frozen_features import TAPS, FrozenFeatures
 from services.trainer.training.losses import class_loss
 from shared.configs.train import TrainConfig
 from shared.errors import BadConfig
-from tests.trainer.small import random_images, small_resnet
-
-
-def small_projected(**overrides: Any) -> TrainConfig:
-    options: dict[str, Any] = {"discriminator": "projected", "d_channels": [8, 6], "spectral_norm": True}
-    return small_resnet(**options | overrides)
+from tests.trainer.small import random_images, small_projected
 
 
 def discriminator_of(config: TrainConfig) -> projected.Discriminator:

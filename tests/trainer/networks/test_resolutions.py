@@ -19,17 +19,15 @@ from services.trainer.training.steps import train_iteration
 from shared.configs.presets import resolve
 from shared.configs.train import TrainConfig
 from shared.errors import InvalidInput
-from tests.trainer.small import CPU, small_config, small_resnet
-
-PROJECTED: dict[str, Any] = {"discriminator": "projected", "spectral_norm": True, "feature_px": 64}
+from tests.trainer.small import CPU, small_config, small_projected, small_resnet
 
 CASES: dict[str, TrainConfig] = {
     "dcgan, 64": small_config(resolution=64, g_channels=[8, 8, 8, 4], d_channels=[4, 8, 8, 8]),
     "resnet, 64": small_resnet(resolution=64, g_channels=[8, 8, 8, 4, 4], d_channels=[8, 8, 8, 8]),
     "resnet, 128, grey": small_resnet(resolution=128, channels=1, g_channels=[8, 8, 4, 4, 4, 4], d_channels=[4, 8]),
     "resnet, 256": small_resnet(resolution=256, g_channels=[8, 8, 4, 4, 4, 2, 2], d_channels=[2, 4, 8]),
-    "projected, 64, grey": small_resnet(
-        resolution=64, channels=1, g_channels=[8, 8, 8, 4, 4], d_channels=[8, 8], g_batch="shared", **PROJECTED
+    "projected, 64, grey": small_projected(
+        resolution=64, channels=1, g_channels=[8, 8, 8, 4, 4], g_batch="shared", feature_px=64
     ),
     "dcgan, 32, grey": small_config(channels=1),
 }

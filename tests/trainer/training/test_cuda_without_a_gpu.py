@@ -21,7 +21,7 @@ from services.trainer.training.runtime import fastest
 from services.trainer.training.state import TrainState
 from services.trainer.training.steps import train_iteration
 from shared.configs.train import TrainConfig
-from tests.trainer.small import small_config, small_keras, small_resnet
+from tests.trainer.small import small_config, small_keras, small_projected, small_resnet
 
 CUDA = torch.device("cuda")
 AUGMENTED: dict[str, Any] = {"flip": True, "rotation_degrees": 10.0, "crop_padding": 2}
@@ -35,10 +35,7 @@ CASES: dict[str, TrainConfig] = {
     "keras-dcgan, classes": small_keras("dcgan", conditional=True),
     "resnet": small_resnet("tiny", spectral_norm=True),
     "resnet, penalty": small_resnet("wgan-gp", n_critic=2),
-    "projected": small_resnet(
-        discriminator="projected",
-        d_channels=[8, 8],
-        spectral_norm=True,
+    "projected": small_projected(
         g_batch="shared",
         diffaugment=["color", "translation", "cutout"],
     ),

@@ -24,7 +24,7 @@ from services.trainer.training.stopwatch import OFF
 from shared.configs.train import TrainConfig
 from shared.errors import InvalidInput
 from shared.settings import FAST_PATHS, Settings, read_settings
-from tests.trainer.small import CPU, random_images, small_config, small_keras, small_resnet
+from tests.trainer.small import CPU, random_images, small_config, small_keras, small_projected, small_resnet
 from tests.trainer.training.reference import reference_iteration
 
 DATASET = random_images(40)
@@ -43,12 +43,8 @@ CASES: dict[str, TrainConfig] = {
     "cpu-hours": small_resnet("cpu-hours", d_channels=[8, 8, 8], total_nimg=10**6),
     "wgan-gp, bf16": small_config("wgan-gp", n_critic=2, precision="bf16", **WIDE),
     "resnet, penalty": small_resnet("wgan-gp", n_critic=2, total_nimg=10**6),
-    "projected": small_resnet(
-        "tiny",
-        discriminator="projected",
-        d_channels=[8, 8],
+    "projected": small_projected(
         feature_px=32,
-        spectral_norm=True,
         g_batch="shared",
         diffaugment=["translation", "cutout"],
         diffaugment_p=0.7,

@@ -28,7 +28,15 @@ from services.trainer.training.steps import (
 from shared.configs.train import TrainConfig
 from shared.errors import Diverged
 from shared.jobs.trainer_messages import StopSignal
-from tests.trainer.small import CPU, LinearCritic, random_images, small_config, small_keras, small_resnet
+from tests.trainer.small import (
+    CPU,
+    LinearCritic,
+    random_images,
+    small_config,
+    small_keras,
+    small_projected,
+    small_resnet,
+)
 
 DATASET = random_images(36)  # not a multiple of the batch size, so batches cross the ends of epochs
 ITERATIONS = 6  # of 8 images and more: beyond one epoch
@@ -48,12 +56,8 @@ CASES: dict[str, TrainConfig] = {
     "resnet, hinge, spectral norm": small_resnet(
         "tiny", spectral_norm=True, total_nimg=ITERATIONS * 8, lr_d=1e-3, crop_padding=2, **REPORTING
     ),
-    "projected, shared batch, DiffAugment": small_resnet(
-        "tiny",
-        discriminator="projected",
-        d_channels=[8, 8],
+    "projected, shared batch, DiffAugment": small_projected(
         feature_px=32,
-        spectral_norm=True,
         g_batch="shared",
         diffaugment=["color", "translation", "cutout"],
         diffaugment_p=0.7,
