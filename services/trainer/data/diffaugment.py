@@ -2,9 +2,8 @@
 
 Zhao et al. 2020, arXiv:2006.10738. With few training images a discriminator learns them by heart; augmented images are
 many more. Gradients reach the generator through the augmentation, so that it learns to generate unaugmented images.
-Two differences from the paper: each augmentation is applied with a probability, and a translated image continues with
-its own mirror image instead of black. Always black borders taught the generator to draw black borders
-(docs/explanation/experiments.md, 2026-11-25).
+Two differences from the paper, so that the generator does not learn to draw augmented images: each augmentation is
+applied with a probability, and a translated image continues with its own mirror image instead of black.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Projected GANs, Sauer et al. 2021, arXiv:2111.01007. Images are enlarged to `fea
 EfficientNet-lite0. Random frozen convolutions mix its features at two to four scales, across channels and from coarse
 to fine, so that no head can rely on a few features only. One small head per scale scores each position. The class
 enters by projection in each head (Sauer et al. 2022, StyleGAN-XL, arXiv:2202.00273). No head has a score without the
-class: with one, heads learn realism long before they learn classes (docs/explanation/experiments.md, 2026-11-25).
+class, so that the class counts from the first step on.
 """
 
 from __future__ import annotations
