@@ -112,7 +112,8 @@ def _details(dataset: DatasetData) -> RenderableType:
     parts.append(table)
     if sizes := report.get("resolutions"):
         shown = ", ".join(f"{size} ({count:,})" for size, count in list(sizes.items())[:5])
-        parts.append(Text(f"{len(sizes)} sizes: {shown}" + (", ..." if len(sizes) > 5 else "")))
+        noun = "size" if len(sizes) == 1 else "sizes"
+        parts.append(Text(f"{len(sizes)} {noun}: {shown}" + (", ..." if len(sizes) > 5 else "")))
     if dataset.digest:
         parts.append(Text(f"digest {dataset.digest}", style="dim"))
     if held_out := report.get("held_out"):
